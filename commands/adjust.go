@@ -1,0 +1,106 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// AdjustStock asks to add units to what can be sold, or to take some away.
+type AdjustStock struct {
+	SKU            string
+	Delta          int64 // units; below 0 takes away
+	Reason         string
+	IdempotencyKey string
+}
+
+// Adjustment is the stock after it.
+type Adjustment struct {
+	SKU       string
+	Available int64
+	Replayed  bool
+	Position  events.Position
+}
+
+func (c AdjustStock) validate() error {
+	var f faults
+	f.sku(c.SKU)
+	if c.Delta == 0 {
+		f.add("delta", "must not be 0")
+	}
+	f.between("delta", c.Delta, -DeltaMax, DeltaMax)
+	f.name("reason", c.Reason, reasonMax)
+	if c.Reason == events.ReasonExternal {
+		f.add("reason", "%q is kept for changes made past this service", events.ReasonExternal)
+	}
+	f.name("idempotency_key", c.IdempotencyKey, keyMax)
+	return f.err()
+}
+
+func (c AdjustStock) fingerprint() string {
+	return fingerprint("adjust", c.SKU, strconv.FormatInt(c.Delta, 10), c.Reason)
+}
+
+// AdjustStock changes the available stock; adding to an unknown SKU makes it known. Its errors are *ValidationError,
+// ErrUnknownSKU, ErrInsufficientStock, ErrStockLimit, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrStale
+// and ErrUnavailable.
+func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, error) {
+	if err := c.validate(); err != nil {
+		return Adjustment{}, err
+	}
+	d := &decision{
+		script: adjustScript,
+		keys:   []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey), s.pool.MetaKey(), s.pool.StreamKey()},
+		args:   []any{c.SKU, c.Delta, c.fingerprint(), s.config.KeepMemory.Milliseconds()},
+	}
+	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason}
+	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
+		return Adjustment{}, err
+	}
+	return Adjustment{
+		SKU: c.SKU, Available: d.answer.int(0), Replayed: d.answer.status == statusReplayed, Position: s.position(d.answer),
+	}, nil
+}
+
+// Available returns the units of a SKU that could be reserved now. Its errors are *ValidationError, ErrUnknownSKU,
+// ErrStateInvalid, ErrNotReady and ErrUnavailable.
+func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
+	var f faults
+	if f.sku(sku); f.err() != nil {
+		return 0, f.err()
+	}
+	if !s.open.Load() {
+		return 0, ErrNotReady
+	}
+	stock, err := s.redis.Get(ctx, s.pool.StockKey(sku)).Result()
+	if errors.Is(err, redis.Nil) {
+		return 0, s.unstocked(ctx, sku)
+	}
+	if err != nil {
+		return 0, decisionError(err)
+	}
+	available, err := strconv.ParseInt(stock, 10, 64)
+	if err != nil || available < 0 {
+		return 0, &Error{Code: ErrStateInvalid.Code, Detail: fmt.Sprintf("the key %s holds %.20q, which is no stock", s.pool.StockKey(sku), stock)}
+	}
+	return available, nil
+}
+
+// unstocked tells an SKU that nobody stocked from one whose counter was deleted, and both from an emptied Redis.
+func (s *Service) unstocked(ctx context.Context, sku string) error {
+	meta, err := s.redis.HMGet(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku).Result()
+	switch {
+	case err != nil:
+		return decisionError(err)
+	case meta[0] == nil:
+		return ErrNotReady
+	case meta[1] == nil:
+		return ErrUnknownSKU
+	}
+	return nil
+}

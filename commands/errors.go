@@ -1,0 +1,118 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// Error is a command that was refused. Its Code is stable and part of the API; errors.Is compares by it alone.
+type Error struct {
+	Code   string
+	Detail string
+	// Available is how many units there are, for SOLD_OUT, INSUFFICIENT_STOCK and STOCK_LIMIT.
+	Available int64
+	// Position is the end of the log as the decision saw it; zero where no decision was taken.
+	Position events.Position
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Detail }
+
+// Is reports whether target is a refusal with the same code.
+func (e *Error) Is(target error) bool {
+	other, ok := target.(*Error)
+	return ok && other.Code == e.Code
+}
+
+// The refusals there are.
+var (
+	ErrSoldOut             = &Error{Code: "SOLD_OUT", Detail: "fewer units are available than were asked for"}
+	ErrInsufficientStock   = &Error{Code: "INSUFFICIENT_STOCK", Detail: "fewer units are available than the adjustment takes away"}
+	ErrStockLimit          = &Error{Code: "STOCK_LIMIT", Detail: "the stock of one SKU is limited to 1000000000000 units"}
+	ErrUnknownSKU          = &Error{Code: "UNKNOWN_SKU", Detail: "this SKU was never stocked"}
+	ErrUnknownHold         = &Error{Code: "UNKNOWN_HOLD", Detail: "there is no hold with this id, or it ended long ago"}
+	ErrHoldConfirmed       = &Error{Code: "HOLD_CONFIRMED", Detail: "the hold is an order already"}
+	ErrHoldCancelled       = &Error{Code: "HOLD_CANCELLED", Detail: "the hold was cancelled"}
+	ErrHoldExpired         = &Error{Code: "HOLD_EXPIRED", Detail: "the hold's deadline has passed"}
+	ErrNotDue              = &Error{Code: "NOT_DUE", Detail: "the hold's deadline has not passed"}
+	ErrIdempotencyMismatch = &Error{Code: "IDEMPOTENCY_MISMATCH", Detail: "the key was used before for another request"}
+	ErrStateInvalid        = &Error{Code: "STATE_INVALID", Detail: "a key in Redis does not hold what it must"}
+	ErrNotReady            = &Error{Code: "NOT_READY", Detail: "the pool is not open for commands"}
+	ErrStale               = &Error{Code: "STALE", Detail: "Redis is behind what it has acknowledged before"}
+	// ErrUnavailable: Redis did not answer, or cannot write. Whether the command took effect is unknown; the same
+	// key sent again tells.
+	ErrUnavailable = &Error{Code: "UNAVAILABLE", Detail: "Redis did not decide in time; repeat with the same key to learn the outcome"}
+)
+
+// refusals maps the status words of the scripts to typed errors; this is the only place that does.
+var refusals = map[string]*Error{
+	statusSoldOut:             ErrSoldOut,
+	statusInsufficientStock:   ErrInsufficientStock,
+	statusStockLimit:          ErrStockLimit,
+	statusUnknownSKU:          ErrUnknownSKU,
+	statusUnknownHold:         ErrUnknownHold,
+	statusHoldConfirmed:       ErrHoldConfirmed,
+	statusHoldCancelled:       ErrHoldCancelled,
+	statusHoldExpired:         ErrHoldExpired,
+	statusNotDue:              ErrNotDue,
+	statusIdempotencyMismatch: ErrIdempotencyMismatch,
+	statusStateInvalid:        ErrStateInvalid,
+	statusNotReady:            ErrNotReady,
+	statusStale:               ErrStale,
+	statusHoldChanged:         errHoldChanged,
+}
+
+// errHoldChanged asks Confirm and Cancel to read the hold again; it does not leave the package.
+var errHoldChanged = &Error{Code: statusHoldChanged, Detail: "the hold changed while the command was built"}
+
+// refusal returns the typed error for an answer that is one, or nil.
+func refusal(pool events.Pool, a answer) error {
+	known, refused := refusals[a.status]
+	if !refused {
+		return nil
+	}
+	e := *known
+	if a.seq > 0 {
+		e.Position = events.Position{Pool: pool.Name(), Seq: a.seq}
+	}
+	switch a.status {
+	case statusSoldOut, statusInsufficientStock, statusStockLimit:
+		e.Available = a.int(0)
+	case statusStateInvalid:
+		e.Detail = fmt.Sprintf("the key %s does not hold what it must (for stock: a whole number from 0 to 1000000000000); set it right", a.text(0))
+	}
+	return &e
+}
+
+// cannotDecide lists the beginnings of Redis's errors that pass by themselves, or when an operator acts; none of them
+// comes after a script's first write.
+var cannotDecide = []string{
+	"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "UNBLOCKED",
+}
+
+// decisionError turns an error of the call itself into a typed one.
+func decisionError(err error) error {
+	var known *Error
+	if errors.As(err, &known) {
+		return err
+	}
+	var reply redis.Error
+	if !errors.As(err, &reply) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	text := strings.TrimPrefix(reply.Error(), "ERR ")
+	for _, word := range cannotDecide {
+		if strings.HasPrefix(text, word) {
+			return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "Redis cannot write at the moment (" + word + "); nothing was changed"}, err)
+		}
+	}
+	if strings.Contains(text, "WRONGTYPE") {
+		return fmt.Errorf("%w: %w", ErrStateInvalid, err)
+	}
+	return err
+}

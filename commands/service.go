@@ -1,0 +1,133 @@
+package commands
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// Config bounds what commands may ask for.
+type Config struct {
+	HoldTTL    time.Duration // how long a hold lives that names no ttl
+	HoldTTLMax time.Duration // the longest that a hold may ask for
+	KeepMemory time.Duration // how long idempotency keys, and holds that ended, are remembered
+	Timeout    time.Duration // how long a command may take
+}
+
+// DefaultConfig is what an installation starts with.
+func DefaultConfig() Config {
+	return Config{HoldTTL: 5 * time.Minute, HoldTTLMax: time.Hour, KeepMemory: 24 * time.Hour, Timeout: 5 * time.Second}
+}
+
+// Validate reports every fault at once.
+func (c Config) Validate() error {
+	var errs []error
+	if c.HoldTTL < time.Second {
+		errs = append(errs, fmt.Errorf("hold TTL %s: must be at least 1s", c.HoldTTL))
+	}
+	if c.HoldTTLMax < c.HoldTTL {
+		errs = append(errs, fmt.Errorf("longest hold TTL %s: must not be below the default of %s", c.HoldTTLMax, c.HoldTTL))
+	}
+	if c.KeepMemory < c.HoldTTLMax {
+		errs = append(errs, fmt.Errorf("memory of keys %s: must outlast the longest hold of %s", c.KeepMemory, c.HoldTTLMax))
+	}
+	if c.Timeout <= 0 {
+		errs = append(errs, fmt.Errorf("command timeout %s: must be above 0", c.Timeout))
+	}
+	return errors.Join(errs...)
+}
+
+// Service takes commands for one pool.
+type Service struct {
+	pool      events.Pool
+	config    Config
+	redis     redis.Cmdable
+	publisher message.Publisher
+	fence     *fence
+	open      atomic.Bool
+	openFault atomic.Pointer[error] // why it is not open, after a try
+}
+
+// NewService returns a service that answers NOT_READY until Open has succeeded. The client stays the caller's to
+// close, after Close.
+func NewService(pool events.Pool, client *redis.Client, config Config, log *slog.Logger) (*Service, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	// Commands of concurrent requests travel to Redis together, which saves most of the cost of a round trip.
+	pipeline, err := client.AutoPipeline()
+	if err != nil {
+		return nil, fmt.Errorf("pipeline to Redis: %w", err)
+	}
+	fence := &fence{}
+	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
+		Client:     decidingClient{UniversalClient: client, scripts: pipeline, fence: fence},
+		Marshaller: events.Codec{},
+	}, watermill.NewSlogLogger(log))
+	if err != nil {
+		return nil, fmt.Errorf("publisher: %w", err)
+	}
+	return &Service{pool: pool, config: config, redis: pipeline, publisher: publisher, fence: fence}, nil
+}
+
+// Close closes the publisher.
+func (s *Service) Close() error { return s.publisher.Close() }
+
+// decide publishes the event through the script that rules on it. The error is a refusal of the package's own where
+// the script or Redis refuses.
+func (s *Service) decide(ctx context.Context, eventID string, event events.Event, d *decision) error {
+	if !s.open.Load() {
+		return ErrNotReady
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	msg, err := events.NewMessage(eventID, event)
+	if err != nil {
+		return err
+	}
+	for key, value := range metadataOf(ctx) {
+		msg.Metadata.Set(key, value)
+	}
+	msg.SetContext(context.WithValue(ctx, decisionKey{}, d))
+	if err := s.publisher.Publish(s.pool.StreamKey(), msg); err != nil {
+		return decisionError(err)
+	}
+	return refusal(s.pool, d.answer)
+}
+
+// position is the place of a decided command's event.
+func (s *Service) position(a answer) events.Position {
+	return events.Position{Pool: s.pool.Name(), Seq: a.seq}
+}
+
+type metadataKey struct{}
+
+// WithMetadata attaches metadata (correlation_id, causation_id, traceparent) to the events of the commands that are
+// given the returned context.
+func WithMetadata(ctx context.Context, metadata map[string]string) context.Context {
+	return context.WithValue(ctx, metadataKey{}, metadata)
+}
+
+func metadataOf(ctx context.Context) map[string]string {
+	metadata, _ := ctx.Value(metadataKey{}).(map[string]string)
+	return metadata
+}
+
+// fingerprint tells requests apart that came with the same idempotency key. The parts hold no newlines.
+func fingerprint(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}

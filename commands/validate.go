@@ -1,0 +1,93 @@
+package commands
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// FieldError says what is wrong with one field of a command.
+type FieldError struct {
+	Field   string `json:"field"`
+	Message string `json:"message"`
+}
+
+// ValidationError is a command that was refused before it reached Redis. It names every fault at once.
+type ValidationError struct{ Fields []FieldError }
+
+func (e *ValidationError) Error() string {
+	texts := make([]string, len(e.Fields))
+	for i, f := range e.Fields {
+		texts[i] = f.Field + " " + f.Message
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Limits of what a command may ask for.
+const (
+	QtyMax         = 1_000_000         // units in one hold
+	DeltaMax       = 1_000_000_000_000 // units in one adjustment
+	skuMax         = 64                // characters, as all below
+	userIDMax      = 64
+	keyMax         = 128
+	paymentRefMax  = 128
+	reasonMax      = 64
+	holdIDMax      = 64
+	allowedInNames = "letters, digits and . _ - : @ + = /"
+)
+
+// faults collects what is wrong with a command.
+type faults []FieldError
+
+func (f *faults) add(field, format string, args ...any) {
+	*f = append(*f, FieldError{Field: field, Message: fmt.Sprintf(format, args...)})
+}
+
+// name checks an identifier that a client chose: it becomes part of a key in Redis and of JSON built in a script, so
+// braces (which would move it to another slot), quotes, spaces and control characters are out.
+func (f *faults) name(field, value string, lengthMax int) {
+	switch {
+	case value == "":
+		f.add(field, "must not be empty")
+	case len(value) > lengthMax:
+		f.add(field, "must have at most %d characters", lengthMax)
+	case strings.IndexFunc(value, func(r rune) bool { return !allowed(r) }) >= 0:
+		f.add(field, "may hold only %s", allowedInNames)
+	}
+}
+
+// sku is a name that also stands in the path of a URL.
+func (f *faults) sku(value string) {
+	if strings.Contains(value, "/") {
+		f.add("sku", "may hold only letters, digits and . _ - : @ + =")
+		return
+	}
+	f.name("sku", value, skuMax)
+}
+
+func (f *faults) between(field string, value, least, most int64) {
+	if value < least || value > most {
+		f.add(field, "must be from %d to %d", least, most)
+	}
+}
+
+func (f *faults) ttl(ttl, ttlMax time.Duration) {
+	if ttl != 0 && (ttl < time.Second || ttl > ttlMax) {
+		f.add("ttl_seconds", "must be from 1 to %d", int64(ttlMax/time.Second))
+	}
+}
+
+func (f *faults) err() error {
+	if len(*f) == 0 {
+		return nil
+	}
+	return &ValidationError{Fields: *f}
+}
+
+func allowed(r rune) bool {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		return true
+	}
+	return strings.ContainsRune("._-:@+=/", r)
+}

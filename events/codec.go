@@ -1,0 +1,91 @@
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Codec is the wire form of an event on the stream: plain, readable fields instead of watermill-redisstream's
+// msgpack, so that redis-cli and the scripts can read them, and so can any stock Watermill subscriber.
+type Codec struct{}
+
+var _ redisstream.MarshallerUnmarshaller = Codec{}
+
+// Metadata keys of a message that carries an event. All other metadata is the event's own.
+const (
+	metadataType       = "stockstream.type"
+	metadataSeq        = "stockstream.seq"
+	metadataAt         = "stockstream.at"
+	metadataUnreadable = "stockstream.unreadable"
+)
+
+// NewMessage returns the message that publishes an event under this id.
+func NewMessage(eventID string, event Event) (*message.Message, error) {
+	payload, err := json.Marshal(event)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", event.Type(), err)
+	}
+	msg := message.NewMessage(eventID, payload)
+	msg.Metadata.Set(metadataType, string(event.Type()))
+	return msg, nil
+}
+
+// Marshal returns the fields event_id, type, payload and metadata; the script that appends adds seq and at.
+func (Codec) Marshal(_ string, msg *message.Message) (map[string]any, error) {
+	eventType := msg.Metadata.Get(metadataType)
+	if eventType == "" {
+		return nil, fmt.Errorf("message %s has no event type: build it with events.NewMessage", msg.UUID)
+	}
+	metadata := []byte("{}")
+	if len(msg.Metadata) > 1 {
+		own := make(map[string]string, len(msg.Metadata))
+		for key, value := range msg.Metadata {
+			if key != metadataType {
+				own[key] = value
+			}
+		}
+		var err error
+		if metadata, err = json.Marshal(own); err != nil {
+			return nil, fmt.Errorf("encode metadata of %s: %w", msg.UUID, err)
+		}
+	}
+	return map[string]any{
+		fieldEventID:  msg.UUID,
+		fieldType:     eventType,
+		fieldPayload:  string(msg.Payload),
+		fieldMetadata: string(metadata),
+	}, nil
+}
+
+// Unmarshal never fails, because an error here would end a stock subscriber's subscription: an entry that cannot be
+// read becomes a message whose payload is the raw fields, marked so that UnreadableReason tells.
+func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
+	entry := parseEntry("", "", values)
+	if entry.Err != nil {
+		msg := message.NewMessage(text(values[fieldEventID]), entry.Raw())
+		msg.Metadata.Set(metadataUnreadable, entry.Err.Error())
+		return msg, nil
+	}
+	msg := message.NewMessage(entry.Envelope.EventID.String(), message.Payload(entry.Envelope.Payload))
+	var own map[string]any
+	if json.Unmarshal(entry.Envelope.Metadata, &own) == nil {
+		for key, value := range own {
+			msg.Metadata.Set(key, fmt.Sprint(value))
+		}
+	}
+	msg.Metadata.Set(metadataType, string(entry.Envelope.Type))
+	msg.Metadata.Set(metadataSeq, text(values[fieldSeq]))
+	msg.Metadata.Set(metadataAt, text(values[fieldAt]))
+	return msg, nil
+}
+
+// UnreadableReason says why a message made by Unmarshal is not an event, or "" where it is one.
+func UnreadableReason(msg *message.Message) string { return msg.Metadata.Get(metadataUnreadable) }
+
+// StreamFields returns the values of Marshal's fields in the order in which the scripts take them.
+func StreamFields(values map[string]any) []any {
+	return []any{values[fieldEventID], values[fieldType], values[fieldPayload], values[fieldMetadata]}
+}

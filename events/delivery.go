@@ -1,0 +1,61 @@
+package events
+
+import (
+	"context"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Batch is one delivery of the journal: consecutive events of a pool, and the session to write their effects with.
+// It rides in the context of a Watermill message, because it never leaves the process.
+type Batch struct {
+	Pool   string
+	Events []Envelope // in order of seq, without a hole unless the journal has one
+	Lease  *Lease
+}
+
+// StreamBatch is one delivery of the stream: entries in stream order, events or not.
+type StreamBatch struct {
+	Pool    Pool
+	Entries []Entry
+	Lease   *Lease
+}
+
+type batchKey struct{}
+
+// BatchOf returns the batch that a message carries. It is nil for a message that another subscriber made.
+func BatchOf[T Batch | StreamBatch](msg *message.Message) *T {
+	batch, _ := msg.Context().Value(batchKey{}).(*T)
+	return batch
+}
+
+// drainTimeout is how long a batch that is being handled may go on after its line was told to stop.
+const drainTimeout = 20 * time.Second
+
+// deliver hands a batch over and reports whether it was acknowledged. The Router runs a goroutine per message, so a
+// line has one delivery under way at a time, or its order would be lost. The message's own context ends with the
+// handling, not with the intake: a batch in flight at shutdown is finished, not torn.
+func deliver(intake context.Context, out chan<- *message.Message, id string, batch any) (acked bool) {
+	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(intake), batchKey{}, batch))
+	defer cancel()
+	stop := context.AfterFunc(intake, func() {
+		timer := time.AfterFunc(drainTimeout, cancel)
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	})
+	defer stop()
+
+	msg := message.NewMessage(id, nil)
+	msg.SetContext(ctx)
+	select {
+	case <-intake.Done():
+		return false
+	case out <- msg:
+	}
+	select {
+	case <-msg.Acked():
+		return true
+	case <-msg.Nacked():
+		return false
+	}
+}

@@ -1,0 +1,159 @@
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// Envelope is one event as the log holds it.
+type Envelope struct {
+	Pool    string
+	Seq     int64 // dense per pool, from 1
+	EventID uuid.UUID
+	Type    Type
+	SKU     string // lifted from the payload; "" where it has none
+	HoldID  string // lifted from the payload; "" where it has none
+	// Payload and Metadata are JSON objects, except that an entry that could not be read has the payload null.
+	Payload  json.RawMessage
+	Metadata json.RawMessage
+	At       time.Time // Redis's clock, to the millisecond
+}
+
+// Decode returns the payload as its Go type; see the function Decode for its errors.
+func (e *Envelope) Decode() (Event, error) { return Decode(e.Type, e.Payload) }
+
+// Names of a stream entry's fields.
+const (
+	fieldEventID  = "event_id"
+	fieldType     = "type"
+	fieldPayload  = "payload"
+	fieldMetadata = "metadata"
+	fieldSeq      = "seq"
+	fieldAt       = "at"
+)
+
+// Entry is one entry of the stream. Every entry becomes an Entry, whatever is in it: one that cannot be read carries
+// the reason in Err, and as much of its Envelope as could be read.
+type Entry struct {
+	StreamID string
+	Fields   map[string]any
+	Envelope Envelope
+	// Err says why the entry is not an event of ours. Where it is set and Envelope.Seq is above 0, the entry
+	// still counts in the pool's sequence.
+	Err error
+}
+
+var errNoSeq = errors.New("no seq: the entry was not written by a command")
+
+// parseEntry reads a stream entry. It never fails: the reason goes into Err.
+func parseEntry(pool, streamID string, fields map[string]any) Entry {
+	entry := Entry{StreamID: streamID, Fields: fields}
+	e := &entry.Envelope
+	e.Pool = pool
+	e.Metadata, e.Payload = json.RawMessage("{}"), json.RawMessage("null")
+	e.Type = Type(validText(fields[fieldType]))
+
+	seq, err := strconv.ParseInt(text(fields[fieldSeq]), 10, 64)
+	if err != nil || seq < 1 {
+		entry.Err = errNoSeq
+		return entry
+	}
+	e.Seq = seq
+
+	var faults []error
+	if e.EventID, err = uuid.Parse(text(fields[fieldEventID])); err != nil {
+		faults = append(faults, fmt.Errorf("event_id: %w", err))
+		e.EventID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(pool+"/"+streamID))
+	}
+	if e.At, err = parseMillis(text(fields[fieldAt])); err != nil {
+		faults = append(faults, err)
+	}
+	if e.Type == "" {
+		faults = append(faults, errors.New("type: empty, or not UTF-8"))
+	}
+	if err := e.setPayload(text(fields[fieldPayload])); err != nil {
+		faults = append(faults, err)
+	}
+	if metadata := text(fields[fieldMetadata]); metadata != "" && metadata != "{}" {
+		if err := storableJSON([]byte(metadata), &map[string]any{}); err != nil {
+			faults = append(faults, fmt.Errorf("metadata: %w", err))
+		} else {
+			e.Metadata = json.RawMessage(metadata)
+		}
+	}
+	entry.Err = errors.Join(faults...)
+	return entry
+}
+
+// setPayload takes the payload, and lifts from it the two keys by which events are found and kept in order.
+func (e *Envelope) setPayload(payload string) error {
+	var keys struct {
+		SKU    string `json:"sku"`
+		HoldID string `json:"hold_id"`
+	}
+	raw := []byte(payload)
+	if err := storableJSON(raw, &keys); err != nil {
+		return fmt.Errorf("payload: %w", err)
+	}
+	e.Payload, e.SKU, e.HoldID = raw, keys.SKU, keys.HoldID
+	return nil
+}
+
+// storableJSON decodes an object that Postgres can store as jsonb, which excludes NUL and broken UTF-8.
+func storableJSON(raw []byte, into any) error {
+	if !utf8.Valid(raw) || bytes.Contains(raw, []byte(`\u0000`)) {
+		return errors.New("not UTF-8, or holds a NUL character")
+	}
+	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+		return errors.New("not a JSON object")
+	}
+	return json.Unmarshal(raw, into)
+}
+
+func parseMillis(s string) (time.Time, error) {
+	ms, err := strconv.ParseInt(s, 10, 64)
+	const maxMs = 253402300799999 // the end of the year 9999, the last that every store here can hold
+	if err != nil || ms < 0 || ms > maxMs {
+		return time.UnixMilli(0), fmt.Errorf("at: %q is no time in milliseconds", s)
+	}
+	return time.UnixMilli(ms), nil
+}
+
+func text(value any) string {
+	s, _ := value.(string)
+	return s
+}
+
+// validText returns "" for a text that Postgres could not store.
+func validText(value any) string {
+	s := text(value)
+	if !utf8.ValidString(s) || bytes.IndexByte([]byte(s), 0) >= 0 {
+		return ""
+	}
+	return s
+}
+
+// Raw returns the entry's fields as JSON, for a dead letter. Bytes that are not UTF-8 are kept as base64 under
+// "<field>_base64".
+func (e Entry) Raw() []byte {
+	fields := make(map[string]any, len(e.Fields))
+	for name, value := range e.Fields {
+		if s, ok := value.(string); ok && !utf8.ValidString(s) {
+			fields[name+"_base64"] = []byte(s)
+			continue
+		}
+		fields[name] = value
+	}
+	raw, err := json.Marshal(fields)
+	if err != nil {
+		return fmt.Appendf(nil, "%q", fields)
+	}
+	return raw
+}

@@ -1,0 +1,167 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+)
+
+// Journal appends what the stream delivers to the table events: in order, without a hole, each event once.
+type Journal struct {
+	// Park stores entries that are not events, in the transaction that moves the checkpoint past them.
+	Park func(ctx context.Context, tx pgx.Tx, entries []Entry) error
+	// Redis is asked for the end of the log, which tells a hole from an entry with an invented seq.
+	Redis redis.Cmdable
+	Log   *slog.Logger
+}
+
+// JournalCheckpoint is the name under which the journal keeps its own checkpoint.
+const JournalCheckpoint = "journal"
+
+// journalChannel is what the journal notifies its readers on.
+const journalChannel = "stockstream_journal"
+
+// Errors that stop the journal's line. They are not healed by parking: an event is missing, or there are two.
+var (
+	ErrHole = errors.New("the log has a hole")
+	ErrFork = errors.New("the log has forked")
+)
+
+// Handle is the Router's handler: it takes a StreamBatch. When it returns nil, every event of the batch is in the
+// journal and every other entry is parked. ErrHole and ErrFork ask for an operator.
+func (j *Journal) Handle(msg *message.Message) error {
+	ctx, batch := msg.Context(), BatchOf[StreamBatch](msg)
+	if batch == nil {
+		return errors.New("journal: the message carries no batch of the stream")
+	}
+	return pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
+		pool := batch.Pool.Name()
+		checkpoint, err := ReadCheckpoint(ctx, tx, JournalCheckpoint, pool)
+		if err != nil {
+			return err
+		}
+		sorted, err := j.sort(ctx, batch.Pool, checkpoint, batch.Entries)
+		if err != nil {
+			return err
+		}
+		if err := verifyRepeats(ctx, tx, pool, sorted.repeated); err != nil {
+			return err
+		}
+		if len(sorted.parked) > 0 {
+			j.Log.Error("entries of the stream parked as dead letters", "count", len(sorted.parked), "first", sorted.parked[0].StreamID, "error", sorted.parked[0].Err)
+			if err := j.Park(ctx, tx, sorted.parked); err != nil {
+				return fmt.Errorf("park entries: %w", err)
+			}
+		}
+		return appendEvents(ctx, tx, pool, checkpoint, sorted.fresh)
+	})
+}
+
+// sortedEntries is a delivery, sorted by what is to be done. An entry that counts in the sequence but cannot be read
+// is both fresh, so that the journal stays dense, and parked, so that nothing of it is lost.
+type sortedEntries struct {
+	fresh    []Envelope
+	repeated []Envelope
+	parked   []Entry
+}
+
+func (j *Journal) sort(ctx context.Context, pool Pool, checkpoint int64, entries []Entry) (sortedEntries, error) {
+	var sorted sortedEntries
+	next := checkpoint + 1
+	for _, entry := range entries {
+		seq := entry.Envelope.Seq
+		switch {
+		case entry.Fields == nil: // deleted from the stream; the sequence tells whether it mattered
+		case seq == 0:
+			sorted.parked = append(sorted.parked, entry)
+		case seq == next:
+			next++
+			sorted.fresh = append(sorted.fresh, entry.Envelope)
+			if entry.Err != nil {
+				sorted.parked = append(sorted.parked, entry)
+			}
+		case seq < next:
+			sorted.repeated = append(sorted.repeated, entry.Envelope)
+		default:
+			end, exists, err := LogEnd(ctx, j.Redis, pool)
+			if err != nil {
+				return sorted, err
+			}
+			if seq <= end || !exists {
+				return sorted, fmt.Errorf("%w: the journal ends at seq %d, the stream goes on with %d", ErrHole, next-1, seq)
+			}
+			entry.Err = fmt.Errorf("seq %d was never assigned: the log ends at %d", seq, end)
+			sorted.parked = append(sorted.parked, entry)
+		}
+	}
+	return sorted, nil
+}
+
+// verifyRepeats makes sure that what looks like a redelivery is one: the same seq must mean the same event.
+func verifyRepeats(ctx context.Context, tx pgx.Tx, pool string, repeated []Envelope) error {
+	if len(repeated) == 0 {
+		return nil
+	}
+	seqs, ids := make([]int64, len(repeated)), make([]uuid.UUID, len(repeated))
+	for i, e := range repeated {
+		seqs[i], ids[i] = e.Seq, e.EventID
+	}
+	const query = `
+		SELECT seq FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS repeat (seq, event_id) USING (seq)
+		WHERE pool = $1 AND events.event_id <> repeat.event_id ORDER BY seq LIMIT 1`
+	var forked int64
+	err := tx.QueryRow(ctx, query, pool, seqs, ids).Scan(&forked)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("compare repeated entries: %w", err)
+	}
+	return fmt.Errorf("%w: seq %d is one event in the journal and another in the stream", ErrFork, forked)
+}
+
+var eventColumns = []string{"pool", "seq", "event_id", "type", "sku", "hold_id", "payload", "metadata", "at"}
+
+func appendEvents(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, fresh []Envelope) error {
+	if len(fresh) == 0 {
+		return nil
+	}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"events"}, eventColumns, pgx.CopyFromSlice(len(fresh), func(i int) ([]any, error) {
+		e := &fresh[i]
+		return []any{e.Pool, e.Seq, e.EventID, string(e.Type), e.SKU, e.HoldID, e.Payload, e.Metadata, e.At}, nil
+	}))
+	if err != nil {
+		return fmt.Errorf("append to the journal: %w", err)
+	}
+	if err := MoveCheckpoint(ctx, tx, JournalCheckpoint, pool, checkpoint, fresh[len(fresh)-1].Seq); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, journalChannel, pool); err != nil {
+		return fmt.Errorf("notify readers of the journal: %w", err)
+	}
+	return nil
+}
+
+// ReadEvents returns up to limit events of a pool's journal after a seq, in order.
+func ReadEvents(ctx context.Context, db Querier, pool string, after int64, limit int) ([]Envelope, error) {
+	query := `SELECT ` + strings.Join(eventColumns, ", ") + ` FROM events WHERE pool = $1 AND seq > $2 ORDER BY seq LIMIT $3`
+	rows, err := db.Query(ctx, query, pool, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e Envelope, err error) {
+		err = row.Scan(&e.Pool, &e.Seq, &e.EventID, &e.Type, &e.SKU, &e.HoldID, &e.Payload, &e.Metadata, &e.At)
+		return e, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	return found, nil
+}

@@ -1,0 +1,98 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+)
+
+// JournalSubscriber delivers a pool's journal to one reader, in order and in batches, from the reader's checkpoint on.
+// Of several processes one delivers at a time; another takes over within seconds when it dies.
+type JournalSubscriber struct {
+	*Line
+	config JournalSubscriberConfig
+}
+
+// JournalSubscriberConfig says for whom to read, and with what.
+type JournalSubscriberConfig struct {
+	Postgres *pgx.ConnConfig
+	Pool     Pool
+	Reader   string // the checkpoint to read from; the handler moves it
+	BatchMax int    // events in a delivery; 2,000 unless set
+	Log      *slog.Logger
+}
+
+// journalPoll is how often the journal is looked at without having been notified.
+const journalPoll = time.Second
+
+var _ message.Subscriber = (*JournalSubscriber)(nil)
+
+// NewJournalSubscriber returns a subscriber for one reader of one pool's journal.
+func NewJournalSubscriber(config JournalSubscriberConfig) *JournalSubscriber {
+	if config.BatchMax == 0 {
+		config.BatchMax = 2000
+	}
+	return &JournalSubscriber{Line: NewLine(config.Reader, config.Log), config: config}
+}
+
+// JournalTopic is the topic under which a pool's journal is subscribed to.
+func JournalTopic(pool Pool) string { return "journal/" + pool.Name() }
+
+// Subscribe implements message.Subscriber. The topic must be the pool's JournalTopic.
+func (s *JournalSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	if topic != JournalTopic(s.config.Pool) {
+		return nil, fmt.Errorf("subscribe to %q: this subscriber reads %q", topic, JournalTopic(s.config.Pool))
+	}
+	return s.Start(ctx, s.read)
+}
+
+// read delivers until something fails.
+func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Message) error {
+	pool, reader := s.config.Pool.Name(), s.config.Reader
+	lease, err := AcquireLease(ctx, s.config.Postgres, "reader/"+reader+"/"+pool)
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	if _, err := lease.Conn.Exec(ctx, "LISTEN "+journalChannel); err != nil {
+		return fmt.Errorf("listen to the journal: %w", err)
+	}
+	checkpoint, err := ReadCheckpoint(ctx, lease.Conn, reader, pool)
+	if err != nil {
+		return err
+	}
+	s.Running()
+	for {
+		found, err := ReadEvents(ctx, lease.Conn, pool, checkpoint, s.config.BatchMax)
+		switch {
+		case err != nil:
+			return err
+		case len(found) == 0:
+			if err := awaitJournal(ctx, lease.Conn); err != nil {
+				return err
+			}
+			continue
+		}
+		last := found[len(found)-1].Seq
+		if !deliver(ctx, out, fmt.Sprintf("%s/%d-%d", pool, found[0].Seq, last), &Batch{Pool: pool, Events: found, Lease: lease}) {
+			return fmt.Errorf("%s did not take the batch from seq %d to %d", reader, found[0].Seq, last)
+		}
+		checkpoint = last
+	}
+}
+
+// awaitJournal returns when the journal was written to, or when it is time to look anyway.
+func awaitJournal(ctx context.Context, conn *pgx.Conn) error {
+	wait, cancel := context.WithTimeout(ctx, journalPoll)
+	defer cancel()
+	_, err := conn.WaitForNotification(wait)
+	if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+		return fmt.Errorf("wait for the journal: %w", err)
+	}
+	return nil
+}

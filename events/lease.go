@@ -1,0 +1,107 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Lease is the right to be the only runner of one named line of work. It is a Postgres session that holds an advisory
+// lock, and the work goes through the same session: a runner that loses its connection loses the lock and its open
+// transaction together, so two runners can never write at once.
+type Lease struct {
+	Conn *pgx.Conn
+	name string
+}
+
+// leaseRetryInterval is how soon a waiting process takes over after the holder died.
+const leaseRetryInterval = time.Second
+
+// AcquireLease connects to Postgres and waits until the named line of work is free. The name is the lease's own
+// within the connection's schema. Errors are those of the connection, and ctx's.
+func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	conn, err := pgx.ConnectConfig(ctx, config.Copy())
+	if err != nil {
+		return nil, fmt.Errorf("lease %s: %w", name, err)
+	}
+	lease := &Lease{Conn: conn, name: name}
+	for {
+		taken, err := lease.try(ctx)
+		if err != nil {
+			lease.Release()
+			return nil, err
+		}
+		if taken {
+			return lease, nil
+		}
+		if err := sleep(ctx, leaseRetryInterval); err != nil {
+			lease.Release()
+			return nil, err
+		}
+	}
+}
+
+// try takes the lock if it is free. Waiting inside Postgres would be prompter, but would hold back vacuum.
+func (l *Lease) try(ctx context.Context) (taken bool, err error) {
+	const query = `SELECT pg_try_advisory_lock(hashtextextended('stockstream/' || current_schema() || '/' || $1, 0))`
+	if err := l.Conn.QueryRow(ctx, query, l.name).Scan(&taken); err != nil {
+		return false, fmt.Errorf("lease %s: %w", l.name, err)
+	}
+	return taken, nil
+}
+
+// Release gives the lease up by closing its connection.
+func (l *Lease) Release() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = l.Conn.Close(ctx) // nothing depends on a polite goodbye
+}
+
+// ErrFenced is returned when a checkpoint is not where its runner left it: another runner has moved it.
+var ErrFenced = errors.New("the checkpoint was moved by another runner")
+
+// ReadCheckpoint returns how far a reader has come in a pool's log, 0 for one that has not begun.
+func ReadCheckpoint(ctx context.Context, db Querier, projection, pool string) (seq int64, err error) {
+	const query = `SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2), 0)`
+	if err := db.QueryRow(ctx, query, projection, pool).Scan(&seq); err != nil {
+		return 0, fmt.Errorf("read checkpoint of %s: %w", projection, err)
+	}
+	return seq, nil
+}
+
+// MoveCheckpoint moves a checkpoint from one seq to another. It fails with ErrFenced where it does not stand at from.
+// It belongs into the transaction that writes the rows it accounts for.
+func MoveCheckpoint(ctx context.Context, tx pgx.Tx, projection, pool string, from, to int64) error {
+	const query = `
+		INSERT INTO checkpoints AS c (projection, pool, seq) VALUES ($1, $2, $4)
+		ON CONFLICT (projection, pool) DO UPDATE SET seq = $4, updated_at = now() WHERE c.seq = $3`
+	tag, err := tx.Exec(ctx, query, projection, pool, from, to)
+	if err != nil {
+		return fmt.Errorf("move checkpoint of %s: %w", projection, err)
+	}
+	if tag.RowsAffected() != 1 {
+		return fmt.Errorf("move checkpoint of %s from %d to %d: %w", projection, from, to, ErrFenced)
+	}
+	return nil
+}
+
+// Querier is what a single query needs: a pool, a connection or a transaction.
+type Querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// sleep waits, or returns ctx's error as soon as there is one.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,124 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Line is one ordered line of work, kept running: it waits for its lease, delivers batches, and after any failure
+// begins again at its checkpoint, so that nothing is lost in between. It is the part that the subscribers of the
+// stream and of the journal have in common. Status may be called from anywhere.
+type Line struct {
+	name string
+	log  *slog.Logger
+
+	mu     sync.Mutex
+	status LineStatus
+	closed bool
+	cancel []context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// LineStatus says how a line stands in this process.
+type LineStatus struct {
+	Name  string
+	State LineState
+	// Error is the last failure of a line that is not running, or of one that has not yet delivered since.
+	Error string
+	Since time.Time
+}
+
+// LineState is one of the states below.
+type LineState string
+
+// A line that is waiting does so for its turn: another process runs it, or Postgres cannot be reached.
+const (
+	LineWaiting LineState = "waiting"
+	LineRunning LineState = "running"
+	LineStopped LineState = "stopped"
+)
+
+// NewLine returns a line that has not been started.
+func NewLine(name string, log *slog.Logger) *Line {
+	return &Line{name: name, log: log.With("line", name), status: LineStatus{Name: name, State: LineStopped, Since: time.Now()}}
+}
+
+// Status returns how the line stands now.
+func (l *Line) Status() LineStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status
+}
+
+// Running says that a stretch of work has what it needs and delivers.
+func (l *Line) Running() { l.set(LineRunning, "") }
+
+func (l *Line) set(state LineState, fault string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.status.State != state || l.status.Error != fault {
+		l.status = LineStatus{Name: l.name, State: state, Error: fault, Since: time.Now()}
+	}
+}
+
+var errLineClosed = errors.New("the subscriber is closed")
+
+// Start runs stretches of work until ctx ends or Close is called, and then closes the channel it returns.
+func (l *Line) Start(ctx context.Context, stretch func(context.Context, chan<- *message.Message) error) (<-chan *message.Message, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errLineClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	l.cancel = append(l.cancel, cancel)
+	out := make(chan *message.Message)
+	l.done.Go(func() {
+		defer close(out)
+		defer cancel()
+		l.keepRunning(ctx, func(ctx context.Context) error { return stretch(ctx, out) })
+		l.set(LineStopped, "")
+	})
+	return out, nil
+}
+
+// Close stops the intake and waits until the batch in flight is finished. It closes no client.
+func (l *Line) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	for _, cancel := range l.cancel {
+		cancel()
+	}
+	l.mu.Unlock()
+	l.done.Wait()
+	return nil
+}
+
+// keepRunning pauses after a stretch that failed, longer with every failure in a row.
+func (l *Line) keepRunning(ctx context.Context, stretch func(context.Context) error) {
+	const pauseMin, pauseMax = 50 * time.Millisecond, 4 * time.Second
+	pause := pauseMin
+	l.set(LineWaiting, "")
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := stretch(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.set(LineWaiting, err.Error())
+		if time.Since(began) > 2*pauseMax {
+			pause = pauseMin
+		}
+		l.log.Warn("line interrupted; it begins again at its checkpoint", "error", err, "pause_ms", pause.Milliseconds())
+		if sleep(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
+			return
+		}
+		pause = min(2*pause, pauseMax)
+	}
+}

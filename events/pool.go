@@ -1,0 +1,63 @@
+package events
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Pool is the unit of atomicity and order: one slot in Redis, one stream, one sequence. It is also the only place
+// where names of keys are made; scripts receive them ready.
+//
+// The pool "main" carries no prefix, so that its keys read as they are typed: stock:iphone. Any other pool is
+// hash-tagged ({eu}:stock:iphone), which keeps all its keys in one slot of a Redis Cluster.
+type Pool struct {
+	name   string
+	prefix string
+}
+
+// MainPool is the pool every installation starts with.
+var MainPool = Pool{name: "main"}
+
+// Name is the pool's name as the journal and the checkpoints store it.
+func (p Pool) Name() string { return p.name }
+
+// StockKey is the counter of units available now.
+func (p Pool) StockKey(sku string) string { return p.prefix + "stock:" + sku }
+
+// HoldKey is the hash that says how a hold stands. It outlives the hold, so that repeats get the same answer.
+func (p Pool) HoldKey(holdID string) string { return p.prefix + "hold:" + holdID }
+
+// IdempotencyKey remembers what a client's key stood for, and what it was answered.
+func (p Pool) IdempotencyKey(key string) string { return p.prefix + "idem:" + key }
+
+// DueKey is the sorted set of live holds by their deadline in milliseconds.
+func (p Pool) DueKey() string { return p.prefix + "holds:due" }
+
+// MetaKey is the hash with the pool's epoch and seq, and the stock that events have recorded per SKU.
+func (p Pool) MetaKey() string { return p.prefix + "inventory.meta" }
+
+// StreamKey is the stream of events, and the Watermill topic they are published to.
+func (p Pool) StreamKey() string { return p.prefix + "inventory.events" }
+
+// ConsumerGroup is the group the journal reads the stream with.
+const ConsumerGroup = "inventory.cg"
+
+// Position is a place in a pool's log: right after the event with this seq. Its text form is "main:42".
+type Position struct {
+	Pool string
+	Seq  int64
+}
+
+// String returns the form the HTTP API shows: pool, colon, seq.
+func (p Position) String() string { return p.Pool + ":" + strconv.FormatInt(p.Seq, 10) }
+
+// ParsePosition reads what String wrote.
+func ParsePosition(s string) (Position, error) {
+	pool, seq, found := strings.Cut(s, ":")
+	n, err := strconv.ParseInt(seq, 10, 64)
+	if !found || pool == "" || err != nil || n < 0 {
+		return Position{}, fmt.Errorf("position %q: want pool:seq, as in main:42", s)
+	}
+	return Position{Pool: pool, Seq: n}, nil
+}

@@ -1,0 +1,171 @@
+package httpapi
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/projections"
+)
+
+// ReserveRequest is the body of POST /holds. The key may come as the header Idempotency-Key instead.
+type ReserveRequest struct {
+	SKU            string `json:"sku"`
+	Qty            int64  `json:"qty"`
+	UserID         string `json:"user_id"`
+	TTLSeconds     *int64 `json:"ttl_seconds"`
+	IdempotencyKey string `json:"idempotency_key"`
+}
+
+// ReserveAnswer is a hold as it was made, or, for a repeated request, as it stands.
+type ReserveAnswer struct {
+	HoldID      string    `json:"hold_id"`
+	SKU         string    `json:"sku"`
+	Qty         int64     `json:"qty"`
+	UserID      string    `json:"user_id"`
+	Status      string    `json:"status"`
+	ExpiresAt   time.Time `json:"expires_at"`
+	ExpiresInMs int64     `json:"expires_in_ms"`
+}
+
+func (a *api) reserve(c *gin.Context) {
+	var request ReserveRequest
+	if err := decode(c, &request, false); err != nil {
+		a.fail(c, err)
+		return
+	}
+	key, err := idempotencyKey(c, request.IdempotencyKey)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	ttl, err := ttlOf(request.TTLSeconds)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	r, err := a.Commands.Reserve(c.Request.Context(), commands.Reserve{
+		SKU: request.SKU, Qty: request.Qty, UserID: request.UserID, TTL: ttl, IdempotencyKey: key,
+	})
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	c.Header("Location", "/holds/"+r.HoldID)
+	a.decided(c, http.StatusCreated, r.Position, r.Replayed, ReserveAnswer{
+		HoldID: r.HoldID, SKU: r.SKU, Qty: r.Qty, UserID: r.UserID, Status: string(r.Status),
+		ExpiresAt: r.ExpiresAt, ExpiresInMs: r.ExpiresIn.Milliseconds(),
+	})
+}
+
+// ttlOf returns 0 for a ttl that was not given; one that was must be above 0. The limit above is the command's.
+func ttlOf(seconds *int64) (time.Duration, error) {
+	const secondsMax = 1 << 32 // keeps the product within a Duration
+	switch {
+	case seconds == nil:
+		return 0, nil
+	case *seconds < 1 || *seconds > secondsMax:
+		return 0, invalid("ttl_seconds", "must be a number of seconds above 0, and not absurd")
+	}
+	return time.Duration(*seconds) * time.Second, nil
+}
+
+// ConfirmRequest is the body of POST /holds/confirm. With the id in the path, hold_id may be left out.
+type ConfirmRequest struct {
+	HoldID     string `json:"hold_id"`
+	PaymentRef string `json:"payment_ref"`
+}
+
+// ConfirmAnswer is the order that a hold became.
+type ConfirmAnswer struct {
+	OrderID    string `json:"order_id"`
+	HoldID     string `json:"hold_id"`
+	SKU        string `json:"sku"`
+	Qty        int64  `json:"qty"`
+	UserID     string `json:"user_id"`
+	Status     string `json:"status"`
+	PaymentRef string `json:"payment_ref"`
+}
+
+func (a *api) confirm(c *gin.Context) {
+	var request ConfirmRequest
+	if err := decode(c, &request, false); err != nil {
+		a.fail(c, err)
+		return
+	}
+	id, err := holdID(c, request.HoldID)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	done, err := a.Commands.Confirm(c.Request.Context(), commands.Confirm{HoldID: id, PaymentRef: request.PaymentRef})
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	a.decided(c, http.StatusOK, done.Position, done.Replayed, ConfirmAnswer{
+		OrderID: done.OrderID, HoldID: done.HoldID, SKU: done.SKU, Qty: done.Qty, UserID: done.UserID,
+		Status: string(commands.HoldConfirmed), PaymentRef: done.PaymentRef,
+	})
+}
+
+// CancelRequest is the body of POST /holds/cancel. With the id in the path, the body may be left out.
+type CancelRequest struct {
+	HoldID string `json:"hold_id"`
+}
+
+// CancelAnswer is the hold as it ended.
+type CancelAnswer struct {
+	HoldID string `json:"hold_id"`
+	SKU    string `json:"sku"`
+	Qty    int64  `json:"qty"`
+	UserID string `json:"user_id"`
+	Status string `json:"status"`
+}
+
+func (a *api) cancel(c *gin.Context) {
+	var request CancelRequest
+	if err := decode(c, &request, c.Param("id") != ""); err != nil {
+		a.fail(c, err)
+		return
+	}
+	id, err := holdID(c, request.HoldID)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	done, err := a.Commands.Cancel(c.Request.Context(), commands.Cancel{HoldID: id})
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	a.decided(c, http.StatusOK, done.Position, done.Replayed, CancelAnswer{
+		HoldID: done.HoldID, SKU: done.SKU, Qty: done.Qty, UserID: done.UserID, Status: string(done.Status),
+	})
+}
+
+// HoldAnswer is a hold as the read table has it: a moment behind the commands.
+type HoldAnswer struct {
+	HoldID         string    `json:"hold_id"`
+	SKU            string    `json:"sku"`
+	Qty            int64     `json:"qty"`
+	UserID         string    `json:"user_id"`
+	Status         string    `json:"status"`
+	ExpiresAt      time.Time `json:"expires_at"`
+	CreatedAt      time.Time `json:"created_at"`
+	IdempotencyKey string    `json:"idempotency_key"`
+}
+
+func (a *api) getHold(c *gin.Context) {
+	h, err := projections.FindHold(c.Request.Context(), a.Postgres, text(c.Param("id")))
+	if err != nil {
+		a.fail(c, readError(err, "UNKNOWN_HOLD", "no such hold in the read tables; one made this moment appears within a second"))
+		return
+	}
+	a.write(c, http.StatusOK, HoldAnswer{
+		HoldID: h.HoldID, SKU: h.SKU, Qty: h.Qty, UserID: h.UserID, Status: h.Status,
+		ExpiresAt: h.ExpiresAt.UTC(), CreatedAt: h.CreatedAt.UTC(), IdempotencyKey: h.IdempotencyKey,
+	})
+}

@@ -1,0 +1,53 @@
+package httpapi
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/stockstream/stockstream/projections"
+)
+
+// OrderAnswer is an order as the read table has it: a moment behind the commands.
+type OrderAnswer struct {
+	OrderID    string    `json:"order_id"`
+	HoldID     string    `json:"hold_id"`
+	UserID     string    `json:"user_id"`
+	SKU        string    `json:"sku"`
+	Qty        int64     `json:"qty"`
+	Status     string    `json:"status"`
+	PaymentRef string    `json:"payment_ref"`
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+func (a *api) getOrder(c *gin.Context) {
+	order, err := projections.FindOrder(c.Request.Context(), a.Postgres, text(c.Param("id")))
+	a.answerOrder(c, order, err)
+}
+
+// findOrder serves GET /orders?hold_id=…: a hold becomes at most one order, so the answer is that order.
+func (a *api) findOrder(c *gin.Context) {
+	id := text(c.Query("hold_id"))
+	if id == "" {
+		a.fail(c, invalid("hold_id", "is required: /orders?hold_id=…"))
+		return
+	}
+	order, err := projections.FindOrderOfHold(c.Request.Context(), a.Postgres, id)
+	a.answerOrder(c, order, err)
+}
+
+func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) {
+	if err != nil {
+		a.fail(c, readError(err, codeUnknownOrder, "no such order in the read tables; one made this moment appears within a second"))
+		return
+	}
+	a.write(c, http.StatusOK, OrderAnswer{
+		OrderID: o.OrderID, HoldID: o.HoldID, UserID: o.UserID, SKU: o.SKU, Qty: o.Qty, Status: o.Status,
+		PaymentRef: o.PaymentRef, CreatedAt: o.CreatedAt.UTC(),
+	})
+}
+
+// text drops what no id holds and Postgres would not take.
+func text(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }

@@ -1,0 +1,117 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/migrations"
+	"github.com/stockstream/stockstream/projections"
+)
+
+// Readiness is the answer of GET /readyz. Its status code says whether commands are taken; with ?verbose it names
+// everything that the service depends on. Trouble with Postgres is told, and does not make commands unready.
+type Readiness struct {
+	Status      string             `json:"status"` // ready, unready or draining
+	Checks      []Check            `json:"checks,omitempty"`
+	Lines       []LineReport       `json:"lines,omitempty"`
+	Journal     *JournalReport     `json:"journal,omitempty"`
+	Projections []ProjectionReport `json:"projections,omitempty"`
+}
+
+// Check is one dependency.
+type Check struct {
+	Name  string `json:"name"`
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"`
+}
+
+// LineReport is a line of work of this process.
+type LineReport struct {
+	Name  string    `json:"name"`
+	State string    `json:"state"` // running, waiting (for its turn, or for a dependency) or stopped
+	Error string    `json:"error,omitempty"`
+	Since time.Time `json:"since"`
+}
+
+// JournalReport is how far the journal is behind the stream.
+type JournalReport struct {
+	Seq       int64 `json:"seq"`
+	LagEvents int64 `json:"lag_events"`
+}
+
+// ProjectionReport is how far a projection is behind the journal.
+type ProjectionReport struct {
+	Name       string  `json:"name"`
+	Seq        int64   `json:"seq"`
+	LagEvents  int64   `json:"lag_events"`
+	LagSeconds float64 `json:"lag_seconds"` // age of the oldest event not yet applied
+}
+
+const readyTimeout = 2 * time.Second
+
+func (a *api) readyz(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
+	defer cancel()
+	commandsErr := a.Commands.Ready(ctx)
+	report := Readiness{Status: "ready"}
+	status := http.StatusOK
+	switch {
+	case a.draining():
+		report.Status, status = "draining", http.StatusServiceUnavailable
+	case commandsErr != nil:
+		report.Status, status = "unready", http.StatusServiceUnavailable
+	}
+	if _, verbose := c.GetQuery("verbose"); verbose {
+		a.describe(ctx, &report, commandsErr)
+	}
+	if status != http.StatusOK {
+		c.Header("Retry-After", retryAfterSeconds)
+	}
+	a.write(c, status, report)
+}
+
+func (a *api) draining() bool {
+	select {
+	case <-a.Draining:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *api) describe(ctx context.Context, report *Readiness, commandsErr error) {
+	end, _, redisErr := events.LogEnd(ctx, a.Redis, a.Pool)
+	schemaErr := migrations.Check(ctx, a.Postgres)
+	report.Checks = []Check{check("redis", redisErr), check("commands", commandsErr), check("postgres", a.Postgres.Ping(ctx)), check("schema", schemaErr)}
+	for _, line := range a.Lines {
+		s := line.Status()
+		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC()})
+	}
+	if schemaErr != nil {
+		return
+	}
+	journaled, err := events.ReadCheckpoint(ctx, a.Postgres, events.JournalCheckpoint, a.Pool.Name())
+	if err == nil && redisErr == nil {
+		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, end-journaled)}
+	}
+	lags, err := projections.ReadLag(ctx, a.Postgres, a.Pool.Name(), a.Projections...)
+	if err != nil {
+		report.Checks = append(report.Checks, check("projections", err))
+	}
+	for _, lag := range lags {
+		report.Projections = append(report.Projections, ProjectionReport{
+			Name: lag.Projection, Seq: lag.Checkpoint, LagEvents: lag.Events, LagSeconds: lag.Age.Seconds(),
+		})
+	}
+}
+
+func check(name string, err error) Check {
+	if err != nil {
+		return Check{Name: name, Error: err.Error()}
+	}
+	return Check{Name: name, OK: true}
+}

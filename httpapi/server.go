@@ -1,0 +1,77 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+// Config is what the API works with. All of it stays the caller's to close.
+type Config struct {
+	Commands    *commands.Service
+	Postgres    *pgxpool.Pool
+	Redis       redis.Cmdable
+	Pool        events.Pool
+	Projections []projections.Projection
+	// Lines are the lines of work that this process runs beside the API, for /readyz.
+	Lines []*events.Line
+	// Draining is closed when the process is about to stop: /readyz then says so, and commands still work.
+	Draining <-chan struct{}
+	Log      *slog.Logger
+}
+
+type api struct {
+	Config
+}
+
+// NewServer returns a server for the API, without a listener. Its limits of time and size are those of a service that
+// strangers may reach.
+func NewServer(config Config) *http.Server {
+	return &http.Server{
+		Handler:           NewHandler(config),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(config.Log.Handler(), slog.LevelWarn),
+	}
+}
+
+// NewHandler returns the API's routes.
+func NewHandler(config Config) http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	a := &api{Config: config}
+	engine := gin.New()
+	engine.HandleMethodNotAllowed = true
+	engine.RedirectTrailingSlash = false
+	engine.UseRawPath = true // an encoded slash is part of a name, not a path
+	engine.UnescapePathValues = true
+	_ = engine.SetTrustedProxies(nil) // nobody's word on the client's address is taken
+	engine.Use(a.recover, a.correlate)
+	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
+	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
+
+	engine.POST("/holds", a.reserve)
+	engine.POST("/holds/reserve", a.reserve)
+	engine.POST("/holds/confirm", a.confirm)
+	engine.POST("/holds/cancel", a.cancel)
+	engine.POST("/holds/:id/confirm", a.confirm)
+	engine.POST("/holds/:id/cancel", a.cancel)
+	engine.GET("/holds/:id", a.getHold)
+	engine.POST("/stock/:sku/adjustments", a.adjust)
+	engine.GET("/stock/:sku", a.getStock)
+	engine.GET("/orders/:id", a.getOrder)
+	engine.GET("/orders", a.findOrder)
+	engine.GET("/livez", a.livez)
+	engine.GET("/readyz", a.readyz)
+	return engine
+}

@@ -1,0 +1,53 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/stockstream/stockstream/commands"
+)
+
+// AdjustRequest is the body of POST /stock/{sku}/adjustments. The key may come as the header Idempotency-Key instead.
+type AdjustRequest struct {
+	Delta          int64  `json:"delta"`
+	Reason         string `json:"reason"`
+	IdempotencyKey string `json:"idempotency_key"`
+}
+
+// StockAnswer is what of a SKU can be reserved.
+type StockAnswer struct {
+	SKU       string `json:"sku"`
+	Available int64  `json:"available"`
+}
+
+func (a *api) adjust(c *gin.Context) {
+	var request AdjustRequest
+	if err := decode(c, &request, false); err != nil {
+		a.fail(c, err)
+		return
+	}
+	key, err := idempotencyKey(c, request.IdempotencyKey)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	done, err := a.Commands.AdjustStock(c.Request.Context(), commands.AdjustStock{
+		SKU: c.Param("sku"), Delta: request.Delta, Reason: request.Reason, IdempotencyKey: key,
+	})
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	a.decided(c, http.StatusOK, done.Position, done.Replayed, StockAnswer{SKU: done.SKU, Available: done.Available})
+}
+
+// getStock answers from Redis: live, and nothing to rely on a moment later. Only a reservation is a promise.
+func (a *api) getStock(c *gin.Context) {
+	available, err := a.Commands.Available(c.Request.Context(), c.Param("sku"))
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	a.write(c, http.StatusOK, StockAnswer{SKU: c.Param("sku"), Available: available})
+}

@@ -1,0 +1,123 @@
+// Package migrations holds the schema as numbered SQL files, embedded, and runs them with golang-migrate.
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/golang-migrate/migrate/v4"
+	driver "github.com/golang-migrate/migrate/v4/database/pgx/v5"
+	"github.com/golang-migrate/migrate/v4/source"
+	"github.com/golang-migrate/migrate/v4/source/iofs"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+//go:embed *.sql
+var files embed.FS
+
+// Latest is the schema version that this build works with.
+var Latest = latest()
+
+func latest() uint {
+	entries, err := fs.Glob(files, "*.up.sql")
+	if err != nil || len(entries) == 0 {
+		panic("migrations: no embedded files")
+	}
+	m, err := source.DefaultParse(entries[len(entries)-1]) // Glob sorts, and the numbers are zero-padded
+	if err != nil {
+		panic(err)
+	}
+	return m.Version
+}
+
+// Up brings the database to Latest. Running it twice, or from two processes at once, is harmless.
+func Up(ctx context.Context, databaseURL string) error {
+	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Up() })
+}
+
+// Down takes everything back, the journal included.
+func Down(ctx context.Context, databaseURL string) error {
+	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Down() })
+}
+
+func run(ctx context.Context, databaseURL string, do func(*migrate.Migrate) error) (err error) {
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return fmt.Errorf("database URL: %w", err)
+	}
+	db := stdlib.OpenDB(*config)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.PingContext(ctx); err != nil {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	m, err := open(db)
+	if err != nil {
+		return fmt.Errorf("prepare migrations: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
+	defer stop()
+	err = do(m)
+	if errors.Is(err, migrate.ErrNoChange) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("migrate: %w", err)
+	}
+	sourceErr, databaseErr := m.Close()
+	return errors.Join(err, sourceErr, databaseErr)
+}
+
+func open(db *sql.DB) (*migrate.Migrate, error) {
+	src, err := iofs.New(files, ".")
+	if err != nil {
+		return nil, err
+	}
+	dst, err := driver.WithInstance(db, &driver.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return migrate.NewWithInstance("embedded", src, "postgres", dst)
+}
+
+// ErrSchema is returned by Check for a schema that this build must not work with.
+var ErrSchema = errors.New("schema does not fit")
+
+// Version returns the schema's version, 0 for an empty database, and whether a migration was left half done.
+func Version(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) (version uint, dirty bool, err error) {
+	err = db.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations`).Scan(&version, &dirty)
+	const undefinedTable = "42P01"
+	if fault := new(pgconn.PgError); errors.Is(err, pgx.ErrNoRows) || errors.As(err, &fault) && fault.Code == undefinedTable {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("read schema version: %w", err)
+	}
+	return version, dirty, nil
+}
+
+// Check fails with ErrSchema unless the schema is exactly Latest. A newer one is refused too: it may have dropped
+// what this build writes.
+func Check(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) error {
+	version, dirty, err := Version(ctx, db)
+	switch {
+	case err != nil:
+		return err
+	case dirty:
+		return fmt.Errorf("%w: migration %d was left half done; repair it, then run `stockstream migrate up`", ErrSchema, version)
+	case version < Latest:
+		return fmt.Errorf("%w: it is at version %d, this build needs %d; run `stockstream migrate up`", ErrSchema, version, Latest)
+	case version > Latest:
+		return fmt.Errorf("%w: it is at version %d, this build knows only %d; use a newer build", ErrSchema, version, Latest)
+	}
+	return nil
+}

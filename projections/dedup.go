@@ -1,0 +1,54 @@
+package projections
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// dedup is the middleware that makes each event count once. It opens the transaction, drops what the checkpoint says
+// was applied before, and moves the checkpoint in the same transaction as the rows. A batch that begins beyond the
+// next event is refused: a hole is never skipped.
+func dedup(p Projection) message.HandlerMiddleware {
+	return func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			batch := events.BatchOf[events.Batch](msg)
+			if batch == nil {
+				return nil, errors.New("the message carries no batch of the journal")
+			}
+			ctx := msg.Context()
+			return nil, pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
+				checkpoint, err := events.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
+				if err != nil {
+					return err
+				}
+				fresh, err := after(checkpoint, batch.Events)
+				if err != nil || len(fresh) == 0 {
+					return err
+				}
+				withWork(msg, &work{tx: tx, pool: batch.Pool, fresh: fresh})
+				if _, err := next(msg); err != nil {
+					return err
+				}
+				return events.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
+			})
+		}
+	}
+}
+
+// after returns the events beyond the checkpoint, or events.ErrHole where one is missing.
+func after(checkpoint int64, batch []events.Envelope) ([]events.Envelope, error) {
+	for len(batch) > 0 && batch[0].Seq <= checkpoint {
+		batch = batch[1:]
+	}
+	for i := range batch {
+		if want := checkpoint + 1 + int64(i); batch[i].Seq != want {
+			return nil, fmt.Errorf("%w: the journal has no event %d, and goes on with %d", events.ErrHole, want, batch[i].Seq)
+		}
+	}
+	return batch, nil
+}

@@ -1,0 +1,57 @@
+package projections
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// Config says what to run projections with. The Router and its lifetime are the caller's.
+type Config struct {
+	Postgres *pgx.ConnConfig
+	Pool     events.Pool
+	BatchMax int // events in a transaction; 2,000 unless set
+	Log      *slog.Logger
+}
+
+// AddTo adds one handler per projection to the router, and returns their lines. The middlewares stand in the order in
+// which a batch meets them. What is transient (a lost connection, a deadlock, a shutdown) is nobody's to park: it
+// fails the delivery, and the line begins again at the checkpoint.
+func AddTo(router *message.Router, config Config, list ...Projection) []*events.Line {
+	lines := make([]*events.Line, len(list))
+	for i, p := range list {
+		subscriber := events.NewJournalSubscriber(events.JournalSubscriberConfig{
+			Postgres: config.Postgres, Pool: config.Pool, Reader: p.Name, BatchMax: config.BatchMax, Log: config.Log,
+		})
+		handler := router.AddConsumerHandler("projection "+p.Name, events.JournalTopic(config.Pool), subscriber, func(msg *message.Message) error {
+			w := workOf(msg)
+			return p.Apply(msg.Context(), w.tx, w.ready)
+		})
+		handler.AddMiddleware(dedup(p), park(p, config.Log.With("projection", p.Name)))
+		lines[i] = subscriber.Line
+	}
+	return lines
+}
+
+// work is what the middlewares hand down with a message: the transaction, and what of the batch is to be done in it.
+type work struct {
+	tx    pgx.Tx
+	pool  string
+	fresh []events.Envelope // what dedup left
+	ready []Event           // what park lets through
+}
+
+type workKey struct{}
+
+func workOf(msg *message.Message) *work {
+	w, _ := msg.Context().Value(workKey{}).(*work)
+	return w
+}
+
+func withWork(msg *message.Message, w *work) {
+	msg.SetContext(context.WithValue(msg.Context(), workKey{}, w))
+}

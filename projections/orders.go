@@ -1,0 +1,62 @@
+package projections
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// Order is a row of orders: a hold that was confirmed.
+type Order struct {
+	OrderID    string
+	HoldID     string
+	UserID     string
+	SKU        string
+	Qty        int64
+	Status     string // CONFIRMED
+	PaymentRef string
+	CreatedAt  time.Time
+}
+
+// Orders is the projection of orders, one row each. However late a confirmation is projected, it is an order: whether
+// it came in time was decided when it was appended.
+func Orders() Projection {
+	return Projection{
+		Name:   "orders",
+		Tables: []string{"orders"},
+		Wants:  []events.Type{events.TypeHoldConfirmed},
+		Key:    ByHold,
+		Apply:  addOrders,
+	}
+}
+
+func addOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
+	columns := []string{"order_id", "hold_id", "user_id", "sku", "qty", "status", "payment_ref", "created_at"}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"orders"}, columns, pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
+		p, ok := batch[i].Payload.(*events.HoldConfirmed)
+		if !ok {
+			return nil, fmt.Errorf("%s is no confirmation", batch[i].Type)
+		}
+		return []any{events.OrderID(p.HoldID), p.HoldID, p.UserID, p.SKU, p.Qty, "CONFIRMED", p.PaymentRef, batch[i].At}, nil
+	}))
+	if err != nil {
+		return fmt.Errorf("add orders: %w", err)
+	}
+	return nil
+}
+
+const selectOrder = `SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders `
+
+// FindOrder returns one order, or ErrNotFound.
+func FindOrder(ctx context.Context, db events.Querier, orderID string) (Order, error) {
+	return one[Order](ctx, db, "find order", selectOrder+`WHERE order_id = $1`, orderID)
+}
+
+// FindOrderOfHold returns the order that a hold became, or ErrNotFound.
+func FindOrderOfHold(ctx context.Context, db events.Querier, holdID string) (Order, error) {
+	return one[Order](ctx, db, "find order of hold", selectOrder+`WHERE hold_id = $1`, holdID)
+}

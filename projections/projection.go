@@ -1,0 +1,74 @@
+package projections
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// Projection is a read model of the journal. SQL in Apply uses unqualified table names.
+type Projection struct {
+	Name string
+	// Tables are the tables it owns: it alone writes them, and they hold nothing but what it wrote.
+	Tables []string
+	// Wants are the event types that Apply is given.
+	Wants []events.Type
+	// Key is the sequence key: events of one key are applied in order or not at all, so that when one is parked,
+	// later ones of its key wait behind it. It must work for an event that cannot be decoded, too.
+	Key func(*events.Envelope) string
+	// Apply writes a batch within the transaction. An error parks events (after a bisection found which), unless
+	// Postgres or the connection is to blame. Apply may therefore be called again with a part of the batch, after
+	// its writes were rolled back; it must have no effects beside those writes.
+	Apply func(ctx context.Context, tx pgx.Tx, batch []Event) error
+}
+
+// Event is an event of the journal with its payload decoded.
+type Event struct {
+	*events.Envelope
+	Payload events.Event // *events.HoldCreated and so on
+}
+
+// BuiltIn returns the projections that every installation runs. The lines here are the registration.
+func BuiltIn() []Projection {
+	return []Projection{
+		Holds(),
+		Orders(),
+		StockLevels(),
+	}
+}
+
+// ByHold is the sequence key of read models with a row per hold.
+func ByHold(e *events.Envelope) string { return e.HoldID }
+
+// BySKU is the sequence key of read models with a row per SKU.
+func BySKU(e *events.Envelope) string { return e.SKU }
+
+// PerEvent makes an Apply of a function that queues the SQL for one event. The statements of a batch travel to
+// Postgres together. It is the easy way to write a projection; folding a batch in memory and writing sets is the fast
+// one.
+func PerEvent(queue func(e Event, sql *pgx.Batch) error) func(context.Context, pgx.Tx, []Event) error {
+	return func(ctx context.Context, tx pgx.Tx, batch []Event) error {
+		var sql pgx.Batch
+		for _, e := range batch {
+			if err := queue(e, &sql); err != nil {
+				return fmt.Errorf("%s at seq %d: %w", e.Type, e.Seq, err)
+			}
+		}
+		if sql.Len() == 0 {
+			return nil
+		}
+		return tx.SendBatch(ctx, &sql).Close()
+	}
+}
+
+func (p Projection) wants(t events.Type) bool {
+	for _, wanted := range p.Wants {
+		if wanted == t {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,115 @@
+package sagas
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// DueSubscriber delivers holds whose deadline has passed, by Redis's clock: one message per hold, its UUID the hold's
+// id. Messages are in flight together, since they have no order among themselves.
+type DueSubscriber struct {
+	*events.Line
+	redis redis.Cmdable
+	pool  events.Pool
+}
+
+const (
+	dueInterval   = 200 * time.Millisecond // between looks at the set, and so how late an expiry begins
+	dueInFlight   = 256
+	expiryTimeout = 15 * time.Second // for one hold, at shutdown too
+)
+
+var _ message.Subscriber = (*DueSubscriber)(nil)
+
+// NewDueSubscriber returns a subscriber for one pool's due holds. The client stays the caller's to close.
+func NewDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *DueSubscriber {
+	return &DueSubscriber{Line: events.NewLine("saga", log), redis: client, pool: pool}
+}
+
+// Subscribe implements message.Subscriber. The topic must be the pool's set of due holds.
+func (s *DueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	if topic != s.pool.DueKey() {
+		return nil, fmt.Errorf("subscribe to %q: this subscriber reads %q", topic, s.pool.DueKey())
+	}
+	return s.Start(ctx, s.watch)
+}
+
+// watch sweeps the set again and again, until a sweep fails.
+func (s *DueSubscriber) watch(ctx context.Context, out chan<- *message.Message) error {
+	tick := time.NewTicker(dueInterval)
+	defer tick.Stop()
+	for {
+		if err := s.sweep(ctx, out); err != nil {
+			return err
+		}
+		s.Running()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// sweep delivers every hold that is due now. Those that were not handled stay in the set; they are passed over until
+// the next sweep, so that they block nobody.
+func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("read Redis's clock: %w", err)
+	}
+	unhandled := 0
+	for {
+		due, err := s.redis.ZRangeByScore(ctx, s.pool.DueKey(), &redis.ZRangeBy{
+			Min: "-inf", Max: strconv.FormatInt(now.UnixMilli(), 10), Offset: int64(unhandled), Count: dueInFlight,
+		}).Result()
+		if err != nil {
+			return fmt.Errorf("read due holds: %w", err)
+		}
+		if len(due) == 0 {
+			break
+		}
+		failed, err := deliverAll(ctx, out, due)
+		if err != nil {
+			return err
+		}
+		unhandled += failed
+	}
+	if unhandled > 0 {
+		return fmt.Errorf("%d due holds were not handled", unhandled)
+	}
+	return nil
+}
+
+// deliverAll hands the holds over, waits for all of them, and counts those that were not acknowledged.
+func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) (failed int, err error) {
+	handling, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
+	defer cancel()
+	var inFlight []*message.Message
+	for i := 0; i < len(due) && err == nil; i++ {
+		msg := message.NewMessage(due[i], nil)
+		msg.SetContext(handling)
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case out <- msg:
+			inFlight = append(inFlight, msg)
+		}
+	}
+	for _, msg := range inFlight {
+		select {
+		case <-msg.Acked():
+		case <-msg.Nacked():
+			failed++
+		}
+	}
+	return failed, err
+}
