@@ -165,3 +165,10 @@ func ReadEvents(ctx context.Context, db Querier, pool string, after int64, limit
 	}
 	return found, nil
 }
+
+// AddTo adds the journal of a pool to the router, and returns its line.
+func (j *Journal) AddTo(router *message.Router, config StreamSubscriberConfig) *Line {
+	subscriber := NewStreamSubscriber(config)
+	router.AddConsumerHandler("journal", config.Pool.StreamKey(), subscriber, j.Handle)
+	return subscriber.Line
+}

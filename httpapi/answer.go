@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -30,33 +31,34 @@ func (a *api) write(c *gin.Context, status int, body any) {
 		a.fail(c, err)
 		return
 	}
-	c.Data(status, "application/json", raw)
+	c.Data(status, "application/json", append(raw, '\n'))
 }
 
 // correlate carries the client's own ids into the events that its commands make.
 func (a *api) correlate(c *gin.Context) {
+	requestID, traceParent := traceHeader(c, "X-Request-Id"), traceHeader(c, "Traceparent")
+	if requestID == "" && traceParent == "" {
+		return
+	}
 	metadata := map[string]string{}
-	for header, name := range map[string]string{"X-Request-Id": "correlation_id", "Traceparent": "traceparent"} {
-		if value := c.GetHeader(header); value != "" && len(value) <= 128 && printable(value) {
-			metadata[name] = value
-		}
+	if requestID != "" {
+		metadata["correlation_id"] = requestID
+		c.Header("X-Request-Id", requestID)
 	}
-	if len(metadata) > 0 {
-		if id := metadata["correlation_id"]; id != "" {
-			c.Header("X-Request-Id", id)
-		}
-		c.Request = c.Request.WithContext(commands.WithMetadata(c.Request.Context(), metadata))
+	if traceParent != "" {
+		metadata["traceparent"] = traceParent
 	}
-	c.Next()
+	c.Request = c.Request.WithContext(commands.WithMetadata(c.Request.Context(), metadata))
 }
 
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
+// traceHeader returns a header that will be stored with events, or "" for one that should not be.
+func traceHeader(c *gin.Context, name string) string {
+	value := c.GetHeader(name)
+	unprintable := func(r rune) bool { return r < ' ' || r > '~' }
+	if len(value) > 128 || strings.IndexFunc(value, unprintable) >= 0 {
+		return ""
 	}
-	return true
+	return value
 }
 
 // livez says that the process answers; nothing else decides whether to restart it.

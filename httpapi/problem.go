@@ -93,7 +93,7 @@ func (a *api) fail(c *gin.Context, err error) {
 	if marshalErr != nil {
 		body = []byte(`{"type":"about:blank","status":500,"code":"INTERNAL"}`)
 	}
-	c.Data(p.Status, "application/problem+json", body)
+	c.Data(p.Status, "application/problem+json", append(body, '\n'))
 	c.Abort()
 }
 

@@ -25,7 +25,9 @@ type Config struct {
 	Lines []*events.Line
 	// Draining is closed when the process is about to stop: /readyz then says so, and commands still work.
 	Draining <-chan struct{}
-	Log      *slog.Logger
+	// HealthOnly leaves everything but /livez and /readyz to other processes.
+	HealthOnly bool
+	Log        *slog.Logger
 }
 
 type api struct {
@@ -60,6 +62,15 @@ func NewHandler(config Config) http.Handler {
 	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
 	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
 
+	engine.GET("/livez", a.livez)
+	engine.GET("/readyz", a.readyz)
+	if !config.HealthOnly {
+		a.route(engine)
+	}
+	return engine
+}
+
+func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds", a.reserve)
 	engine.POST("/holds/reserve", a.reserve)
 	engine.POST("/holds/confirm", a.confirm)
@@ -71,7 +82,4 @@ func NewHandler(config Config) http.Handler {
 	engine.GET("/stock/:sku", a.getStock)
 	engine.GET("/orders/:id", a.getOrder)
 	engine.GET("/orders", a.findOrder)
-	engine.GET("/livez", a.livez)
-	engine.GET("/readyz", a.readyz)
-	return engine
 }

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/deadletters"
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/httpapi"
+	"github.com/stockstream/stockstream/migrations"
+	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/sagas"
+)
+
+// app is a running process: its clients, and the parts that its roles ask for.
+type app struct {
+	config   *Config
+	log      *slog.Logger
+	pool     events.Pool
+	redis    *redis.Client
+	postgres *pgxpool.Pool
+	commands *commands.Service
+	router   *message.Router
+	lines    []*events.Line
+	listener net.Listener
+	server   *http.Server
+	draining chan struct{}
+}
+
+const (
+	shutdownTimeout = 20 * time.Second // for requests under way
+	schemaInterval  = time.Second      // between looks at a schema that does not fit yet
+)
+
+// newApp builds the parts in the order in which they depend on each other. Neither Redis nor Postgres has to be there
+// yet; the port has to be free.
+func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err error) {
+	a = &app{config: config, log: log, pool: events.MainPool, draining: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr); err != nil {
+		return a, fmt.Errorf("listen on %s (another address: --http-addr or STOCKSTREAM_HTTP_ADDR): %w", config.HTTPAddr, err)
+	}
+	options, err := redis.ParseURL(config.RedisURL)
+	if err != nil {
+		return a, fmt.Errorf("redis URL: %w", err)
+	}
+	a.redis = redis.NewClient(options)
+	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
+		return a, fmt.Errorf("database URL: %w", err)
+	}
+	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands, log); err != nil {
+		return a, err
+	}
+	if err := a.addLines(); err != nil {
+		return a, err
+	}
+	a.server = httpapi.NewServer(httpapi.Config{
+		Commands: a.commands, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(),
+		Lines: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
+	})
+	return a, nil
+}
+
+// addLines puts the handlers of this process's roles on one Watermill Router.
+func (a *app) addLines() (err error) {
+	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug} // the Router's news of itself are details here
+	a.router, err = message.NewRouter(message.RouterConfig{}, watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
+	if err != nil {
+		return fmt.Errorf("router: %w", err)
+	}
+	a.router.AddMiddleware(middleware.Recoverer)
+	session := a.postgres.Config().ConnConfig
+	if a.config.has(roleJournal) {
+		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
+		a.lines = append(a.lines, journal.AddTo(a.router, events.StreamSubscriberConfig{
+			Redis: a.redis, Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Log: a.log,
+		}))
+	}
+	if a.config.has(roleProjections) {
+		a.lines = append(a.lines, projections.AddTo(a.router, projections.Config{
+			Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Log: a.log,
+		}, projections.BuiltIn()...)...)
+	}
+	if a.config.has(roleSagas) {
+		expiry := &sagas.Expiry{Commands: a.commands, Redis: a.redis, Postgres: a.postgres, Pool: a.pool, Log: a.log}
+		a.lines = append(a.lines, expiry.AddTo(a.router))
+	}
+	return nil
+}
+
+// addr is where the app listens.
+func (a *app) addr() string { return a.listener.Addr().String() }
+
+// run works until ctx ends, and then drains: requests first, then the lines, each batch to its end. The first part
+// that fails stops all.
+func (a *app) run(ctx context.Context) error {
+	defer a.close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		if !a.awaitSchema(ctx) {
+			return nil
+		}
+		group.Go(func() error { return a.runLines(ctx) })
+		if a.config.has(roleAPI) || a.config.has(roleSagas) {
+			a.commands.KeepOpening(ctx, a.postgres.Config().ConnConfig, a.log)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		return a.drain()
+	})
+	return group.Wait()
+}
+
+// runLines runs the Router until it is closed. The lines do not see ctx: drain stops them when their turn has come.
+func (a *app) runLines(ctx context.Context) error {
+	if len(a.lines) == 0 || ctx.Err() != nil {
+		return nil
+	}
+	if err := a.router.Run(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("run the lines: %w", err)
+	}
+	if ctx.Err() == nil {
+		return errors.New("the lines ended by themselves")
+	}
+	return nil
+}
+
+func (a *app) drain() error {
+	a.log.Info("draining")
+	close(a.draining)
+	time.Sleep(a.config.DrainDelay)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	return errors.Join(a.server.Shutdown(ctx), a.router.Close())
+}
+
+// awaitSchema waits for a schema that fits this build, and reports whether it came.
+func (a *app) awaitSchema(ctx context.Context) bool {
+	var last string
+	for {
+		err := migrations.Check(ctx, a.postgres)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if err.Error() != last {
+			last = err.Error()
+			a.log.Error("waiting for Postgres", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(schemaInterval):
+		}
+	}
+}
+
+// close closes what newApp opened, in reverse.
+func (a *app) close() {
+	if a.commands != nil {
+		_ = a.commands.Close()
+	}
+	if a.postgres != nil {
+		a.postgres.Close()
+	}
+	if a.redis != nil {
+		_ = a.redis.Close()
+	}
+	if a.listener != nil {
+		_ = a.listener.Close()
+	}
+}
+
+// session opens one connection to Postgres for a command that ends by itself.
+func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	return conn, nil
+}

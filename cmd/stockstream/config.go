@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/pflag"
+
+	"github.com/stockstream/stockstream/commands"
+)
+
+// Config is everything that can be set, by flag or by environment. The flags in addFlags are the one source of names,
+// defaults and explanations; the README's table is made from them.
+type Config struct {
+	HTTPAddr    string
+	RedisURL    string
+	DatabaseURL string
+	Roles       []string
+	Commands    commands.Config
+	BatchMax    int
+	DrainDelay  time.Duration
+	LogLevel    string
+	LogFormat   string
+}
+
+// Roles of a process. Several processes of each may run.
+const (
+	roleAPI         = "api"
+	roleJournal     = "journal"
+	roleProjections = "projections"
+	roleSagas       = "sagas"
+)
+
+var allRoles = []string{roleAPI, roleJournal, roleProjections, roleSagas}
+
+func defaultConfig() *Config {
+	return &Config{
+		HTTPAddr:    "127.0.0.1:8080",
+		RedisURL:    "redis://127.0.0.1:6379/0",
+		DatabaseURL: "postgres://app@127.0.0.1:5432/inventory",
+		Roles:       allRoles,
+		Commands:    commands.DefaultConfig(),
+		BatchMax:    2000,
+		LogLevel:    "info",
+		LogFormat:   "text",
+	}
+}
+
+func (c *Config) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.HTTPAddr, "http-addr", c.HTTPAddr, "address to listen on; port 0 takes a free one")
+	f.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis that decides: redis://, rediss:// or unix://")
+	f.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "Postgres that records")
+	f.StringSliceVar(&c.Roles, "roles", c.Roles, "what this process does")
+	f.DurationVar(&c.Commands.HoldTTL, "hold-ttl", c.Commands.HoldTTL, "how long a hold lives that names no ttl_seconds")
+	f.DurationVar(&c.Commands.HoldTTLMax, "hold-ttl-max", c.Commands.HoldTTLMax, "the longest that a hold may ask for")
+	f.DurationVar(&c.Commands.KeepMemory, "keep-memory", c.Commands.KeepMemory, "how long idempotency keys and ended holds are remembered")
+	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout, "how long Redis may take to decide")
+	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax, "events in one transaction of the journal or of a projection")
+	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says \"draining\" before the listener closes")
+	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
+	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
+}
+
+// Validate reports every fault at once.
+func (c *Config) Validate() error {
+	errs := []error{c.Commands.Validate()}
+	if _, err := redis.ParseURL(c.RedisURL); err != nil {
+		errs = append(errs, fmt.Errorf("redis URL: %w", err))
+	}
+	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
+		errs = append(errs, fmt.Errorf("database URL: %w", err))
+	}
+	if len(c.Roles) == 0 {
+		errs = append(errs, errors.New("roles: name at least one"))
+	}
+	for _, role := range c.Roles {
+		if !slices.Contains(allRoles, role) {
+			errs = append(errs, fmt.Errorf("roles: %q is none of %s", role, strings.Join(allRoles, ", ")))
+		}
+	}
+	if c.BatchMax < 1 || c.BatchMax > 100_000 {
+		errs = append(errs, fmt.Errorf("batch max %d: must be from 1 to 100000", c.BatchMax))
+	}
+	if c.DrainDelay < 0 {
+		errs = append(errs, fmt.Errorf("drain delay %s: must not be below 0", c.DrainDelay))
+	}
+	if new(slog.Level).UnmarshalText([]byte(c.LogLevel)) != nil {
+		errs = append(errs, fmt.Errorf("log level %q: want debug, info, warn or error", c.LogLevel))
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		errs = append(errs, fmt.Errorf("log format %q: want text or json", c.LogFormat))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
+
+func (c *Config) logger(out io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // Validate has tried it
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(out, options))
+	}
+	return slog.New(slog.NewTextHandler(out, options))
+}
+
+const environmentPrefix = "STOCKSTREAM_"
+
+// environmentName is the variable that sets a flag: --http-addr is STOCKSTREAM_HTTP_ADDR.
+func environmentName(flag string) string {
+	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// readEnvironment sets the flags that the command line does not. A variable of ours that sets nothing is an error: it
+// is misspelt, and somebody relies on it.
+func readEnvironment(flags *pflag.FlagSet, environ []string) error {
+	byName := map[string]*pflag.Flag{}
+	flags.VisitAll(func(f *pflag.Flag) { byName[environmentName(f.Name)] = f })
+	var errs []error
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(name, environmentPrefix) {
+			continue
+		}
+		flag, known := byName[name]
+		switch {
+		case !known:
+			errs = append(errs, fmt.Errorf("environment: %s is not a setting; see `stockstream help serve`", name))
+		case !flag.Changed:
+			if err := flags.Set(flag.Name, value); err != nil {
+				errs = append(errs, fmt.Errorf("environment: %s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

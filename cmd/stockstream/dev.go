@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/migrations"
+)
+
+// devOptions are what only `stockstream dev` takes.
+type devOptions struct {
+	dir          string
+	redisAddr    string
+	postgresAddr string
+}
+
+func newDev(config *Config) *cobra.Command {
+	options := devOptions{dir: ".stockstream", redisAddr: "127.0.0.1:6380", postgresAddr: "127.0.0.1:5433"}
+	dev := &cobra.Command{
+		Use:   "dev",
+		Short: "Run the service with a Redis and a Postgres of its own; data are kept in ./.stockstream",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runDev(cmd.Context(), config, options, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	dev.Flags().StringVar(&options.dir, "dir", options.dir, "where Redis and Postgres keep their data and logs")
+	dev.Flags().StringVar(&options.redisAddr, "dev-redis-addr", options.redisAddr, "where its Redis listens; port 0 takes a free one")
+	dev.Flags().StringVar(&options.postgresAddr, "dev-postgres-addr", options.postgresAddr, "where its Postgres listens; port 0 takes a free one")
+	return dev
+}
+
+// runDev starts the two servers, brings the schema up, and runs the service until ctx ends. It stops in the reverse
+// order. When one of the servers dies, the service goes on and says so, as it would anywhere.
+func runDev(ctx context.Context, config *Config, options devOptions, out, errOut io.Writer) (err error) {
+	if err := local.CheckInstalled(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(options.dir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	fmt.Fprintf(out, "starting Redis and Postgres in %s …\n", options.dir)
+	redis, err := startLogged(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
+		return local.StartRedis(ctx, local.RedisOptions{Dir: dir, Addr: options.redisAddr, Log: log})
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopServer(redis.Stop)) }()
+	postgres, err := startLogged(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
+		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Addr: options.postgresAddr, Log: log})
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopServer(postgres.Stop)) }()
+	if err := migrations.Up(ctx, postgres.URL()); err != nil {
+		return err
+	}
+	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
+	a, err := newApp(ctx, config, config.logger(errOut))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
+	err = a.run(ctx)
+	fmt.Fprintln(out, "stopping Redis and Postgres …")
+	return err
+}
+
+// startLogged starts a server with a directory and a log file of its own below dir.
+func startLogged[S any](dir, name string, start func(dir string, log io.Writer) (S, error)) (server S, err error) {
+	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // below the directory that the user named
+	if err != nil {
+		return server, fmt.Errorf("log of %s: %w", name, err)
+	}
+	return start(filepath.Join(dir, name), log)
+}
+
+// stopServer gives a server time to end in good order. By now the program's own context has ended.
+func stopServer(stop func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	return stop(ctx)
+}
+
+const devBanner = `
+StockStream is ready.
+
+  API        http://%[1]s
+  health     http://%[1]s/readyz?verbose
+  Postgres   psql '%[2]s'
+  Redis      redis-cli -u %[3]s
+
+Try:
+
+  redis-cli -u %[3]s SET stock:iphone_15_pro_256 3
+  curl -i http://%[1]s/holds/reserve -H 'Content-Type: application/json' \
+    -d '{"sku":"iphone_15_pro_256","qty":1,"user_id":"u1","idempotency_key":"first-try"}'
+
+Ctrl-C stops all of it; the data stay.
+
+`

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+)
+
+// finding is what the doctor says of one thing.
+type finding struct {
+	Name    string  `json:"name"`
+	Verdict verdict `json:"verdict"`
+	Found   string  `json:"found"`
+	Advice  string  `json:"advice,omitempty"`
+}
+
+type verdict string
+
+// Only an unsafe finding fails the command.
+const (
+	verdictOK      verdict = "ok"
+	verdictUnknown verdict = "unknown" // it could not be asked; a managed service may not tell
+	verdictUnsafe  verdict = "UNSAFE"
+)
+
+func newDoctor(config *Config) *cobra.Command {
+	var output string
+	doctor := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check Redis and Postgres for settings that can lose a sale; exits 1 on any that is unsafe",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("output %q: want table or json", output)
+			}
+			findings := append(examineRedis(cmd.Context(), config), examinePostgres(cmd.Context(), config)...)
+			if err := printFindings(cmd.OutOrStdout(), findings, output); err != nil {
+				return err
+			}
+			unsafe := 0
+			for _, f := range findings {
+				if f.Verdict == verdictUnsafe {
+					unsafe++
+				}
+			}
+			if unsafe > 0 {
+				return fmt.Errorf("%d of %d findings are unsafe", unsafe, len(findings))
+			}
+			return nil
+		},
+	}
+	doctor.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return doctor
+}
+
+func printFindings(out io.Writer, findings []finding, output string) error {
+	if output == "json" {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(findings)
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, f := range findings {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, f.Found, f.Advice)
+	}
+	return table.Flush()
+}
+
+// judge makes a finding: unsafe, with the advice, unless it is fine.
+func judge(name, found string, fine bool, advice string) finding {
+	if fine {
+		return finding{Name: name, Verdict: verdictOK, Found: found}
+	}
+	return finding{Name: name, Verdict: verdictUnsafe, Found: found, Advice: advice}
+}
+
+func unknown(name string, err error) finding {
+	return finding{Name: name, Verdict: verdictUnknown, Found: err.Error()}
+}
+
+func redisClient(config *Config) (*redis.Client, error) {
+	options, err := redis.ParseURL(config.RedisURL)
+	if err != nil {
+		return nil, fmt.Errorf("redis URL: %w", err)
+	}
+	return redis.NewClient(options), nil
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func examineRedis(ctx context.Context, config *Config) []finding {
+	client, err := redisClient(config)
+	if err != nil {
+		return []finding{judge("redis", err.Error(), false, "set STOCKSTREAM_REDIS_URL")}
+	}
+	defer client.Close() //nolint:errcheck // nothing depends on it
+	info, err := client.InfoMap(ctx, "server", "replication").Result()
+	if err != nil {
+		return []finding{judge("redis", err.Error(), false, "start it, or set STOCKSTREAM_REDIS_URL")}
+	}
+	version := info["Server"]["redis_version"]
+	return []finding{
+		judge("redis version", version, major(version) >= 7, "use Redis 7.0 or newer"),
+		judge("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master", "point STOCKSTREAM_REDIS_URL at the primary"),
+		setting(ctx, client, "appendonly", "yes", "without the log of writes a restart loses everything"),
+		setting(ctx, client, "appendfsync", "always", "anything else loses sales that were acknowledged when Redis dies"),
+		setting(ctx, client, "no-appendfsync-on-rewrite", "no", "yes acknowledges before the disk has it while the log is rewritten"),
+		setting(ctx, client, "maxmemory-policy", "noeviction", "an evicted stock counter or hold is a lost unit"),
+		examineACL(ctx, client),
+	}
+}
+
+func setting(ctx context.Context, client *redis.Client, name, want, why string) finding {
+	values, err := client.ConfigGet(ctx, name).Result()
+	if err != nil {
+		return unknown("redis "+name, err)
+	}
+	return judge("redis "+name, values[name], values[name] == want, fmt.Sprintf("CONFIG SET %s %s: %s", name, want, why))
+}
+
+// examineACL looks for a trap: when Redis replays its log of writes at a restart, it checks what scripts wrote against
+// the permissions of the user "default", and drops what that user may not do, without a word.
+func examineACL(ctx context.Context, client *redis.Client) finding {
+	const name = "redis user default"
+	reply, err := client.Do(ctx, "ACL", "GETUSER", "default").Slice()
+	if err != nil {
+		return unknown(name, err)
+	}
+	fields := map[string]string{}
+	for i := 0; i+1 < len(reply); i += 2 {
+		fields[fmt.Sprint(reply[i])] = flat(reply[i+1])
+	}
+	all := strings.HasPrefix(fields["commands"], "+@all") && !strings.Contains(fields["commands"], " -") &&
+		slices.Contains(strings.Fields(fields["keys"]), "~*")
+	return judge(name, "commands "+fields["commands"]+", keys "+fields["keys"], all,
+		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions a restart drops what scripts wrote")
+}
+
+func flat(value any) string {
+	if list, isList := value.([]any); isList {
+		texts := make([]string, len(list))
+		for i, item := range list {
+			texts[i] = fmt.Sprint(item)
+		}
+		return strings.Join(texts, " ")
+	}
+	return fmt.Sprint(value)
+}
+
+// major returns the first number of a version, 0 for what is none.
+func major(version string) int {
+	first, _, _ := strings.Cut(version, ".")
+	n, _ := strconv.Atoi(first)
+	return n
+}

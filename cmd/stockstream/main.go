@@ -1,0 +1,54 @@
+// Command stockstream sells a limited stock to a crowd. It is the only place where everything is wired together:
+// config.go reads the environment, app.go builds the parts in the order in which they depend on each other.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks for an orderly end; with the handler gone, a second one ends the process at once.
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stockstream:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the whole program, without the process around it.
+func run(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
+	root := newRoot(environ)
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	return root.ExecuteContext(ctx)
+}
+
+func newRoot(environ []string) *cobra.Command {
+	config := defaultConfig()
+	root := &cobra.Command{
+		Use:           "stockstream",
+		Short:         "Sell a limited stock to a crowd, without ever selling a unit twice or losing one",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return errors.Join(readEnvironment(cmd.Root().PersistentFlags(), environ), config.Validate())
+		},
+	}
+	config.addFlags(root.PersistentFlags())
+	root.AddCommand(
+		newServe(config), newDev(config), newMigrate(config), newDoctor(config), newDeadLetters(config), newVersion(),
+	)
+	return root
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/migrations"
+)
+
+func newMigrate(config *Config) *cobra.Command {
+	migrate := &cobra.Command{Use: "migrate", Short: "Bring the schema to this build's version, or take it back"}
+	var sure bool
+	down := &cobra.Command{
+		Use:   "down",
+		Short: "Drop everything, the journal included",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !sure {
+				return errors.New("this drops the journal, the record of every sale; add --yes if that is meant")
+			}
+			return migrations.Down(cmd.Context(), config.DatabaseURL)
+		},
+	}
+	down.Flags().BoolVar(&sure, "yes", false, "drop the journal")
+	migrate.AddCommand(
+		&cobra.Command{
+			Use:   "up",
+			Short: "Bring the schema to this build's version; harmless where it is there",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				if err := migrations.Up(cmd.Context(), config.DatabaseURL); err != nil {
+					return err
+				}
+				return printSchema(cmd, config)
+			},
+		},
+		down,
+		&cobra.Command{
+			Use:   "status",
+			Short: "Say at which version the schema is; exits 1 unless it is this build's",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return printSchema(cmd, config)
+			},
+		},
+	)
+	return migrate
+}
+
+func printSchema(cmd *cobra.Command, config *Config) error {
+	conn, err := session(cmd.Context(), config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(cmd.Context()) //nolint:errcheck // nothing depends on it
+	version, _, err := migrations.Version(cmd.Context(), conn)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "schema version %d, this build's is %d\n", version, migrations.Latest)
+	return migrations.Check(cmd.Context(), conn)
+}

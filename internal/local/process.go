@@ -1,0 +1,241 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is a child that runs until it is stopped or dies.
+type process struct {
+	name string
+	log  *tail
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the child has exited
+}
+
+// start runs the child. The goroutine that starts it is locked to its thread and stays for as long as the child
+// lives, because Linux ends a child with the thread, not the process, that made it.
+func (p *process) start(cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = p.log, p.log
+	ownGroup(cmd)
+	started, done := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is in its log
+			close(done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cmd, p.done = cmd, done
+	return nil
+}
+
+// Pid is the child's process id.
+func (p *process) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd.Process.Pid
+}
+
+// Done is closed when the child that runs now has exited.
+func (p *process) Done() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.done
+}
+
+// Signal sends the child a signal, and no error if it is gone.
+func (p *process) Signal(sig syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// Kill ends the child the hard way, and waits until it is gone.
+func (p *process) Kill() error {
+	err := p.Signal(syscall.SIGKILL)
+	<-p.Done()
+	return err
+}
+
+// stop asks the child to end, and kills it when ctx ends first.
+func (p *process) stop(ctx context.Context, ask syscall.Signal) error {
+	if err := p.Signal(ask); err != nil {
+		return err
+	}
+	select {
+	case <-p.Done():
+		return nil
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("%s did not stop in time and was killed", p.name), p.Kill())
+	}
+}
+
+const (
+	readyTimeout  = 30 * time.Second
+	readyInterval = 10 * time.Millisecond
+)
+
+// await polls until the child is ready, has exited, or takes too long.
+func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			return &exitError{name: p.name, log: p.log.String()}
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("%s is not ready: %w; its log ends with:\n%s", p.name, err, p.log), p.Kill())
+		case <-time.After(readyInterval):
+		}
+	}
+}
+
+// exitError is a child that exited before it was ready.
+type exitError struct{ name, log string }
+
+func (e *exitError) Error() string {
+	return fmt.Sprintf("%s exited at once; its log ends with:\n%s", e.name, e.log)
+}
+
+// portTaken reports whether a child exited because something else listens on its port.
+func portTaken(err error) bool {
+	var exited *exitError
+	return errors.As(err, &exited) && strings.Contains(exited.log, "ddress already in use")
+}
+
+// startOn calls start with a port: the one that addr names, or free ones until one stays free long enough.
+func startOn(addr string, start func(host string, port int) error) error {
+	host, wanted := "127.0.0.1", 0
+	if addr != "" {
+		h, p, err := net.SplitHostPort(addr)
+		if err != nil {
+			return fmt.Errorf("address %q: %w", addr, err)
+		}
+		if wanted, err = strconv.Atoi(p); err != nil {
+			return fmt.Errorf("address %q: %w", addr, err)
+		}
+		host = h
+	}
+	const attempts = 5
+	for attempt := 1; ; attempt++ {
+		port := wanted
+		if port == 0 {
+			var err error
+			if port, err = freePort(host); err != nil {
+				return err
+			}
+		}
+		err := start(host, port)
+		switch {
+		case err == nil:
+			return nil
+		case wanted != 0 && portTaken(err):
+			return fmt.Errorf("port %d is taken by another program: %w", port, err)
+		case !portTaken(err) || attempt == attempts:
+			return err
+		}
+	}
+}
+
+func freePort(host string) (int, error) {
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	if err := listener.Close(); err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(port)
+}
+
+// tail passes a log on, and keeps its end for error messages.
+type tail struct {
+	next io.Writer // may be nil
+
+	mu  sync.Mutex
+	end []byte
+}
+
+const tailMax = 4 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	t.end = append(t.end, p...)
+	if len(t.end) > tailMax {
+		t.end = bytes.Clone(t.end[len(t.end)-tailMax:])
+	}
+	t.mu.Unlock()
+	if t.next == nil {
+		return len(p), nil
+	}
+	return t.next.Write(p)
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.end)
+}
+
+// endLeftover stops a server that an earlier parent left behind on the same directory. The pid comes from a file in
+// that directory; it counts only while it is the server's, not some later process's.
+func endLeftover(pidFile, name string) error {
+	content, err := os.ReadFile(pidFile) //nolint:gosec // below the directory that the caller named
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a leftover %s: %w", name, err)
+	}
+	line, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || !runs(pid, name) {
+		return nil
+	}
+	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
+		return fmt.Errorf("stop a leftover %s (pid %d): %w", name, pid, err)
+	}
+	for deadline := time.Now().Add(readyTimeout); runs(pid, name); time.Sleep(readyInterval) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("a leftover %s (pid %d) does not stop", name, pid)
+		}
+	}
+	return nil
+}
+
+// runs reports whether a process is there and runs the named program.
+func runs(pid int, name string) bool {
+	out, err := exec.Command("ps", "-o", "stat=,args=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec // a number
+	return err == nil && strings.Contains(string(out), name) && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
+}

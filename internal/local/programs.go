@@ -1,0 +1,44 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"sort"
+)
+
+// CheckInstalled reports every server program that is missing, and how to get it.
+func CheckInstalled() error {
+	_, redisErr := redisServer()
+	_, postgresErr := postgresProgram("postgres")
+	return errors.Join(redisErr, postgresErr)
+}
+
+func redisServer() (string, error) {
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		return "", errors.New("redis-server is not installed: run `make deps` (Debian: redis-server, Homebrew: redis)")
+	}
+	return path, nil
+}
+
+// postgresProgram finds one of Postgres's programs. Debian keeps the server's apart, by version.
+func postgresProgram(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	var found []string
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/", "/opt/homebrew/opt/postgresql*/bin/", "/usr/local/opt/postgresql*/bin/"} {
+		paths, err := filepath.Glob(pattern + name)
+		if err != nil {
+			return "", fmt.Errorf("look for %s: %w", name, err)
+		}
+		found = append(found, paths...)
+	}
+	if len(found) == 0 {
+		return "", fmt.Errorf("%s is not installed: run `make deps` (Debian: postgresql, Homebrew: postgresql@17)", name)
+	}
+	sort.Strings(found) // by version, while those have two digits
+	return found[len(found)-1], nil
+}

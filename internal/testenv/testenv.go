@@ -1,0 +1,170 @@
+// Package testenv gives tests real servers: a Redis each, and a schema each on a Postgres that a package's tests share.
+// A server that is not installed fails the test; nothing is skipped.
+package testenv
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/stockstream/stockstream/internal/local"
+)
+
+// Main runs a package's tests, stops the servers that they share, and fails when goroutines are left over.
+func Main(m *testing.M, options ...goleak.Option) {
+	code := m.Run()
+	if err := shared.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "stop the shared Postgres:", err)
+		code = max(code, 1)
+	}
+	if code == 0 {
+		if err := goleak.Find(options...); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines are left over:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+const stopTimeout = 10 * time.Second
+
+// Redis starts a server for one test.
+func Redis(t testing.TB, args ...string) *local.Redis {
+	t.Helper()
+	r, err := local.StartRedis(context.Background(), local.RedisOptions{Dir: t.TempDir(), Args: args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		if err := r.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// RedisClient returns a client that is closed with the test.
+func RedisClient(t testing.TB, r *local.Redis) *redis.Client {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: r.Addr()})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// shared is the Postgres that a package's tests share.
+var shared sharedPostgres
+
+type sharedPostgres struct {
+	once   sync.Once
+	server *local.Postgres
+	dir    string
+	err    error
+}
+
+func (s *sharedPostgres) start() (*local.Postgres, error) {
+	s.once.Do(func() {
+		if s.dir, s.err = os.MkdirTemp("", "stockstream-test-"); s.err != nil {
+			return
+		}
+		s.server, s.err = local.StartPostgres(context.Background(), local.PostgresOptions{
+			Dir:      filepath.Join(s.dir, "postgres"),
+			Settings: map[string]string{"fsync": "off", "max_connections": "300"}, // no test here cuts the power
+		})
+	})
+	return s.server, s.err
+}
+
+func (s *sharedPostgres) stop() error {
+	if s.dir == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var err error
+	if s.server != nil {
+		err = s.server.Stop(ctx)
+	}
+	_ = os.RemoveAll(s.dir)
+	return err
+}
+
+var schemas atomic.Int64
+
+// Postgres returns the URL of a fresh, empty schema. It is dropped with the test.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	server, err := shared.start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := fmt.Sprintf("test_%d", schemas.Add(1))
+	execute(t, server.URL(), "CREATE SCHEMA "+schema)
+	t.Cleanup(func() { execute(t, server.URL(), "DROP SCHEMA "+schema+" CASCADE") })
+	u, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("search_path", schema)
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+// PostgresServer starts a server for one test, to be killed perhaps.
+func PostgresServer(t testing.TB) *local.Postgres {
+	t.Helper()
+	p, err := local.StartPostgres(context.Background(), local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		if err := p.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func execute(t testing.TB, databaseURL, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // a test's
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Eventually waits until a condition holds, and fails with its last detail when that takes too long.
+func Eventually(t testing.TB, timeout time.Duration, condition func() (ok bool, detail string)) {
+	t.Helper()
+	deadline := time.Now().Add(timeout)
+	for {
+		ok, detail := condition()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", timeout, detail)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
