@@ -12,7 +12,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Readiness is the answer of GET /readyz. Its status code says whether commands are taken; with ?verbose it names
+// Readiness is the answer of GET /readyz. Its status code says whether commands are taken (in a process without the API:
+// whether its lines can work); with ?verbose it names
 // everything that the service depends on. Trouble with Postgres is told, and does not make commands unready.
 type Readiness struct {
 	Status      string             `json:"status"` // ready, unready or draining
@@ -56,17 +57,17 @@ const readyTimeout = 2 * time.Second
 func (a *api) readyz(c *gin.Context) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	defer cancel()
-	commandsErr := a.Commands.Ready(ctx)
+	readyErr := a.Ready(ctx)
 	report := Readiness{Status: "ready"}
 	status := http.StatusOK
 	switch {
 	case a.draining():
 		report.Status, status = "draining", http.StatusServiceUnavailable
-	case commandsErr != nil:
+	case readyErr != nil:
 		report.Status, status = "unready", http.StatusServiceUnavailable
 	}
 	if _, verbose := c.GetQuery("verbose"); verbose {
-		a.describe(ctx, &report, commandsErr)
+		a.describe(ctx, &report, readyErr)
 	}
 	if status != http.StatusOK {
 		c.Header("Retry-After", retryAfterSeconds)
@@ -83,10 +84,10 @@ func (a *api) draining() bool {
 	}
 }
 
-func (a *api) describe(ctx context.Context, report *Readiness, commandsErr error) {
+func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	end, _, redisErr := events.LogEnd(ctx, a.Redis, a.Pool)
 	schemaErr := migrations.Check(ctx, a.Postgres)
-	report.Checks = []Check{check("redis", redisErr), check("commands", commandsErr), check("postgres", a.Postgres.Ping(ctx)), check("schema", schemaErr)}
+	report.Checks = []Check{check("redis", redisErr), check("ready", readyErr), check("postgres", a.Postgres.Ping(ctx)), check("schema", schemaErr)}
 	for _, line := range a.Lines {
 		s := line.Status()
 		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC()})

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -16,7 +17,9 @@ import (
 
 // Config is what the API works with. All of it stays the caller's to close.
 type Config struct {
-	Commands    *commands.Service
+	Commands *commands.Service
+	// Ready returns nil when this process can do what it is there for; /readyz answers by it.
+	Ready       func(ctx context.Context) error
 	Postgres    *pgxpool.Pool
 	Redis       redis.Cmdable
 	Pool        events.Pool

@@ -73,7 +73,7 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 		return a, err
 	}
 	a.server = httpapi.NewServer(httpapi.Config{
-		Commands: a.commands, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(),
+		Commands: a.commands, Ready: a.ready, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(),
 		Lines: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
 	})
 	return a, nil
@@ -106,6 +106,17 @@ func (a *app) addLines() (err error) {
 	return nil
 }
 
+// decides reports whether this process takes commands, from outside or from the saga.
+func (a *app) decides() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
+
+// ready is what /readyz answers by. Commands do not need Postgres, once the pool is open; the lines need nothing else.
+func (a *app) ready(ctx context.Context) error {
+	if a.decides() {
+		return a.commands.Ready(ctx)
+	}
+	return a.postgres.Ping(ctx)
+}
+
 // addr is where the app listens.
 func (a *app) addr() string { return a.listener.Addr().String() }
 
@@ -125,7 +136,7 @@ func (a *app) run(ctx context.Context) error {
 			return nil
 		}
 		group.Go(func() error { return a.runLines(ctx) })
-		if a.config.has(roleAPI) || a.config.has(roleSagas) {
+		if a.decides() {
 			a.commands.KeepOpening(ctx, a.postgres.Config().ConnConfig, a.log)
 		}
 		return nil

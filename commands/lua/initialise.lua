@@ -3,6 +3,7 @@
 -- KEYS  meta
 -- ARGV  1 epoch
 -- Answers  INITIALISED or EXISTS
+-- Keeps  a log that has begun is never begun again: its sequence would repeat.
 local meta_key = unpack(KEYS)
 local epoch = ARGV[1]
 

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// target is a server under measurement, in a process of its own.
+type target struct {
+	name  string
+	addr  string
+	ready string
+	cmd   *exec.Cmd
+}
+
+func launch(ctx context.Context, name, addr, ready, program string, args ...string) (*target, error) {
+	t := &target{name: name, addr: addr, ready: ready, cmd: exec.Command(program, args...)} //nolint:gosec // our own programs
+	t.cmd.Stderr = os.Stderr
+	if err := t.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+ready, nil)
+		if err != nil {
+			return nil, err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err == nil {
+			_, _ = io.Copy(io.Discard, response.Body)
+			_ = response.Body.Close()
+			if ready == "/" || response.StatusCode == http.StatusOK {
+				return t, nil
+			}
+		}
+		if time.Now().After(deadline) {
+			return nil, errors.Join(fmt.Errorf("%s does not come up", name), t.stop())
+		}
+	}
+}
+
+func (t *target) stop() error {
+	_ = t.cmd.Process.Signal(syscall.SIGTERM)
+	_ = t.cmd.Wait()
+	return nil
+}
+
+func freeAddr(ctx context.Context) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// launchService starts StockStream with some roles, on the run's servers.
+func launchService(ctx context.Context, o options, s *servers, roles string) (*target, error) {
+	addr, err := freeAddr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return launch(ctx, "stockstream "+roles, addr, "/readyz", o.binary, "serve", "--roles", roles, "--http-addr", addr,
+		"--redis-url", s.redis.URL(), "--database-url", s.postgres.URL(), "--log-level", "error")
+}
+
+func launchBaseline(ctx context.Context, kind string, s *servers) (*target, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	addr, err := freeAddr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return launch(ctx, kind, addr, "/", self, "-serve", kind, "-addr", addr, "-database", s.postgres.URL())
+}
+
+const everything = "api,journal,projections,sagas"
+
+// benchHTTP measures accepted reservations of one hot SKU. StockStream runs twice: alone with the API, and with all
+// roles on the same machine, journal and projections working while it sells.
+func benchHTTP(ctx context.Context, o options, s *servers) error {
+	conn, err := pgx.Connect(ctx, s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the end of a run
+	if _, err := conn.Exec(ctx, postgresSchema); err != nil {
+		return err
+	}
+	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer client.Close() //nolint:errcheck // the end of a run
+	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
+		return err
+	}
+	measured := map[string][]float64{}
+	for range o.rounds {
+		for _, connections := range []int{64, 256} {
+			for _, name := range []string{"noop", "postgres", "api", everything} {
+				perSecond, err := measure(ctx, o, s, name, connections)
+				if err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				key := fmt.Sprintf("%s/%d", name, connections)
+				measured[key] = append(measured[key], perSecond)
+				if err := drained(ctx, o, s, client, conn); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, connections := range []int{64, 256} {
+		of := func(name string) float64 { return median(measured[fmt.Sprintf("%s/%d", name, connections)]) }
+		fmt.Printf("\naccepted reserves/s of one hot SKU over HTTP, %d connections\n", connections)
+		fmt.Printf("  Gin handler that decodes and does nothing   %8.0f\n", of("noop"))
+		fmt.Printf("  one Postgres row                            %8.0f\n", of("postgres"))
+		fmt.Printf("  StockStream, role api                       %8.0f\n", of("api"))
+		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(everything))
+		goal("role api / Gin handler", of("api")/of("noop"), 0.5)
+		goal("all roles / Gin handler", of(everything)/of("noop"), 0.5)
+		goal("role api / Postgres row", of("api")/of("postgres"), 15)
+		goal("all roles / Postgres row", of(everything)/of("postgres"), 15)
+	}
+	return nil
+}
+
+func measure(ctx context.Context, o options, s *servers, name string, connections int) (float64, error) {
+	var t *target
+	var err error
+	if name == "noop" || name == "postgres" {
+		t, err = launchBaseline(ctx, name, s)
+	} else {
+		t, err = launchService(ctx, o, s, name)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer t.stop() //nolint:errcheck // the end of a measurement
+	return accepted(ctx, t.addr, connections, o.seconds)
+}
+
+// drained brings the read side level with what was sold, so that no measurement pays for the one before, and takes
+// what is in the journal off the stream.
+func drained(ctx context.Context, o options, s *servers, client *redis.Client, conn *pgx.Conn) error {
+	end, _, err := events.LogEnd(ctx, client, events.MainPool)
+	if err != nil {
+		return err
+	}
+	if err := projectedTo(ctx, conn, end); err == nil {
+		return nil
+	}
+	t, err := launchService(ctx, o, s, "journal,projections")
+	if err != nil {
+		return err
+	}
+	defer t.stop() //nolint:errcheck // the end of a measurement
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		err := projectedTo(ctx, conn, end)
+		if err == nil {
+			return client.XTrimMaxLen(ctx, events.MainPool.StreamKey(), 0).Err()
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// projectedTo fails unless the journal and every projection have come to a seq.
+func projectedTo(ctx context.Context, conn *pgx.Conn, seq int64) error {
+	var readers, least int64
+	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers, &least); err != nil {
+		return err
+	}
+	if readers < 4 || least < seq {
+		return fmt.Errorf("%d of 4 readers, the slowest at %d of %d", readers, least, seq)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// benchLatency measures the time from a hold's 201 to its row in holds, at a steady rate. Every 40th hold is watched,
+// by a query each half millisecond; the figures include that resolution.
+func benchLatency(ctx context.Context, o options, s *servers) error {
+	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer client.Close() //nolint:errcheck // the end of a run
+	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // the end of a run
+	t, err := launchService(ctx, o, s, everything)
+	if err != nil {
+		return err
+	}
+	defer t.stop() //nolint:errcheck // the end of a run
+	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	w := &watcher{pool: pool}
+	achieved, err := steady(ctx, t.addr, o.rate, 5*o.seconds, w)
+	if err != nil {
+		return err
+	}
+	w.group.Wait()
+	if len(w.took) == 0 {
+		return errors.Join(errors.New("no hold was watched"), w.err)
+	}
+	slices.Sort(w.took)
+	at := func(q float64) time.Duration {
+		return w.took[int(q*float64(len(w.took)-1))].Round(100 * time.Microsecond)
+	}
+	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %.0f reserves/s (asked: %d), %d holds watched\n", achieved, o.rate, len(w.took))
+	fmt.Printf("  p50 %s   p90 %s   p99 %s   max %s\n", at(0.5), at(0.9), at(0.99), at(1))
+	return w.err
+}
+
+// steady sends reservations at a rate, each at its own time, however long the answers take.
+func steady(ctx context.Context, addr string, rate int, duration time.Duration, w *watcher) (achieved float64, err error) {
+	const connections = 64
+	slots := make(chan time.Time, rate) // a second's worth may wait
+	var group sync.WaitGroup
+	errs := make(chan error, connections)
+	for range connections {
+		c, err := dial(ctx, addr)
+		if err != nil {
+			return 0, err
+		}
+		group.Go(func() {
+			defer c.conn.Close() //nolint:errcheck // the end of a measurement
+			for range slots {
+				body, err := c.reserve()
+				if err != nil {
+					errs <- err
+					return
+				}
+				w.saw(ctx, body)
+			}
+		})
+	}
+	began := time.Now()
+	sent := 0
+	for ; time.Since(began) < duration && ctx.Err() == nil; sent++ {
+		due := began.Add(time.Duration(sent) * time.Second / time.Duration(rate))
+		if wait := time.Until(due); wait > time.Millisecond {
+			time.Sleep(wait)
+		}
+		slots <- due
+	}
+	achieved = float64(sent) / time.Since(began).Seconds()
+	close(slots)
+	group.Wait()
+	close(errs)
+	return achieved, <-errs
+}
+
+// watcher waits for the rows of some of the holds.
+type watcher struct {
+	pool  *pgxpool.Pool
+	group sync.WaitGroup
+
+	mu   sync.Mutex
+	seen int
+	took []time.Duration
+	err  error
+}
+
+func (w *watcher) saw(ctx context.Context, body []byte) {
+	answered := time.Now()
+	w.mu.Lock()
+	w.seen++
+	watched := w.seen%40 == 0 && w.seen > 2000 // after a second of warming up
+	w.mu.Unlock()
+	if !watched {
+		return
+	}
+	w.group.Go(func() {
+		var hold struct {
+			HoldID string `json:"hold_id"`
+		}
+		err := json.Unmarshal(body, &hold)
+		for found := false; err == nil && !found; {
+			err = w.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM holds WHERE hold_id = $1)`, hold.HoldID).Scan(&found)
+			if !found {
+				time.Sleep(500 * time.Microsecond)
+			}
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.took = append(w.took, time.Since(answered))
+		w.err = errors.Join(w.err, err)
+	})
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// connection is one keep-alive connection that asks for reservations. It is as lean as it can be, because it shares
+// the machine with what it measures.
+type connection struct {
+	conn    net.Conn
+	reader  *bufio.Reader
+	request []byte
+	key     []byte // the part of request that holds the idempotency key
+}
+
+var keys atomic.Int64
+
+const keyDigits = 12
+
+// dial connects, and prepares a request whose key is of constant length.
+func dial(ctx context.Context, addr string) (*connection, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	zeros := bytes.Repeat([]byte("0"), keyDigits)
+	body := fmt.Sprintf(`{"sku":"hot","qty":1,"user_id":"buyer","idempotency_key":"k%s"}`, zeros)
+	request := fmt.Appendf(nil, "POST /holds HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	at := bytes.LastIndex(request, zeros)
+	return &connection{conn: conn, reader: bufio.NewReader(conn), request: request, key: request[at : at+keyDigits]}, nil
+}
+
+// reserve sends one request with a key of its own, and returns the answer's body. Anything but 201 is an error.
+func (c *connection) reserve() ([]byte, error) {
+	n := keys.Add(1)
+	for i := keyDigits - 1; i >= 0; i-- {
+		c.key[i] = byte('0' + n%10)
+		n /= 10
+	}
+	if _, err := c.conn.Write(c.request); err != nil {
+		return nil, err
+	}
+	return c.answer()
+}
+
+var (
+	created       = []byte("HTTP/1.1 201")
+	contentLength = []byte("Content-Length: ")
+)
+
+func (c *connection) answer() ([]byte, error) {
+	status, err := c.reader.ReadSlice('\n')
+	if err != nil {
+		return nil, err
+	}
+	accepted, text := bytes.HasPrefix(status, created), string(bytes.TrimSpace(status[9:]))
+	length := 0
+	for {
+		line, err := c.reader.ReadSlice('\n')
+		if err != nil {
+			return nil, err
+		}
+		if len(line) <= 2 {
+			break
+		}
+		if bytes.HasPrefix(line, contentLength) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(contentLength):]))); err != nil {
+				return nil, err
+			}
+		}
+	}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(c.reader, body); err != nil {
+		return nil, err
+	}
+	if !accepted {
+		return nil, fmt.Errorf("answered %s: %s", text, body)
+	}
+	return body, nil
+}
+
+// accepted counts the reservations that a server accepts in a second, with so many connections at once.
+func accepted(ctx context.Context, addr string, connections int, duration time.Duration) (perSecond float64, err error) {
+	var count atomic.Int64
+	var counting, stop atomic.Bool
+	var group sync.WaitGroup
+	errs := make(chan error, connections)
+	for range connections {
+		c, err := dial(ctx, addr)
+		if err != nil {
+			return 0, err
+		}
+		group.Go(func() {
+			defer c.conn.Close() //nolint:errcheck // the end of a measurement
+			for !stop.Load() {
+				if _, err := c.reserve(); err != nil {
+					errs <- err
+					return
+				}
+				if counting.Load() {
+					count.Add(1)
+				}
+			}
+		})
+	}
+	time.Sleep(duration / 4) // warm up
+	counting.Store(true)
+	began := time.Now()
+	time.Sleep(duration)
+	elapsed := time.Since(began)
+	perSecond = float64(count.Load()) / elapsed.Seconds()
+	stop.Store(true)
+	group.Wait()
+	close(errs)
+	return perSecond, errors.Join(<-errs, ctx.Err())
+}

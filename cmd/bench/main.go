@@ -1,0 +1,150 @@
+// Command bench measures StockStream beside what it is compared with, in one run, on servers that it starts itself.
+// It prints what it measured and nothing else. Figures of one machine are worth little; the ratios travel better.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/migrations"
+)
+
+// options of a run; the defaults are what `make bench` uses.
+type options struct {
+	only    string
+	rounds  int
+	seconds time.Duration
+	events  int
+	rate    int
+	binary  string
+}
+
+func main() {
+	var o options
+	var serve, addr, database string
+	flag.StringVar(&o.only, "only", "", "http, pipeline or latency; all of them unless set")
+	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds; the median counts")
+	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "of one measurement over HTTP")
+	flag.IntVar(&o.events, "events", 300_000, "events for the journal and the projections")
+	flag.IntVar(&o.rate, "rate", 2000, "reserves a second for the latency of the read table")
+	flag.StringVar(&o.binary, "binary", "bin/stockstream", "the program to measure")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of this process here")
+	flag.StringVar(&serve, "serve", "", "internal: run a baseline server (noop or postgres)")
+	flag.StringVar(&addr, "addr", "", "internal: where the baseline listens")
+	flag.StringVar(&database, "database", "", "internal: the baseline's Postgres")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if *profile != "" {
+		stopProfile, profileErr := startProfile(*profile)
+		if profileErr != nil {
+			fmt.Fprintln(os.Stderr, "bench:", profileErr)
+			os.Exit(1)
+		}
+		defer stopProfile()
+	}
+	if serve != "" {
+		err = serveBaseline(ctx, serve, addr, database)
+	} else {
+		err = run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// servers are the Redis and the Postgres of a run, with the settings of production.
+type servers struct {
+	redis    *local.Redis
+	postgres *local.Postgres
+	dir      string
+}
+
+func run(ctx context.Context, o options) (err error) {
+	s, err := startServers(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	fmt.Printf("%d CPUs, %s, appendfsync always; medians of %d interleaved rounds\n", runtime.NumCPU(), runtime.Version(), o.rounds)
+	parts := []struct {
+		name string
+		run  func(context.Context, options, *servers) error
+	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}}
+	for _, part := range parts {
+		if o.only != "" && o.only != part.name {
+			continue
+		}
+		if err := part.run(ctx, o, s); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+func startServers(ctx context.Context) (*servers, error) {
+	dir, err := os.MkdirTemp("", "stockstream-bench-")
+	if err != nil {
+		return nil, err
+	}
+	s := &servers{dir: dir}
+	if s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(dir, "redis")}); err != nil {
+		return nil, err
+	}
+	s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(dir, "postgres"), Settings: map[string]string{"max_connections": "300"}})
+	if err != nil {
+		return nil, errors.Join(err, s.redis.Kill())
+	}
+	return s, migrations.Up(ctx, s.postgres.URL())
+}
+
+func (s *servers) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return errors.Join(s.redis.Stop(ctx), s.postgres.Stop(ctx), os.RemoveAll(s.dir))
+}
+
+// median is of what was measured in interleaved rounds.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// goal prints a ratio beside what it is hoped to be.
+func goal(what string, ratio, least float64) {
+	verdict := "met"
+	if ratio < least {
+		verdict = "MISSED"
+	}
+	fmt.Printf("  %-62s %8.2f   goal %g: %s\n", what, ratio, least, verdict)
+}
+
+func startProfile(path string) (stop func(), err error) {
+	file, err := os.Create(path) //nolint:gosec // the user named it
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = file.Close()
+	}, nil
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/deadletters"
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+// benchPipeline measures how fast a backlog goes from the stream into the journal, and from there into the three read
+// tables, beside the stock subscriber with a transaction for each event.
+func benchPipeline(ctx context.Context, o options, s *servers) error {
+	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer client.Close() //nolint:errcheck // the end of a run
+	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	var journal, projected, stock []float64
+	for range min(o.rounds, 3) {
+		if err := backlog(ctx, client, pool, o.events); err != nil {
+			return err
+		}
+		perSecond, err := journalBacklog(ctx, client, pool, o.events)
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		journal = append(journal, perSecond)
+		if perSecond, err = projectBacklog(ctx, pool, o.events); err != nil {
+			return fmt.Errorf("projections: %w", err)
+		}
+		projected = append(projected, perSecond)
+		if perSecond, err = stockSubscriber(ctx, client, pool, 3000); err != nil {
+			return fmt.Errorf("stock subscriber: %w", err)
+		}
+		stock = append(stock, perSecond)
+	}
+	fmt.Printf("\nevents/s out of a backlog of %d\n", o.events)
+	fmt.Printf("  stream → journal                                %8.0f\n", median(journal))
+	fmt.Printf("  journal → holds, orders and stock_levels        %8.0f\n", median(projected))
+	fmt.Printf("  stock subscriber, one transaction per event     %8.0f\n", median(stock))
+	goal("journal, in thousands of events/s", median(journal)/1000, 60)
+	goal("three projections together, in thousands of events/s", median(projected)/1000, 50)
+	goal("journal / stock subscriber", median(journal)/median(stock), 50)
+	return reset(ctx, client, pool)
+}
+
+// reset empties everything.
+func reset(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) error {
+	_, err := pool.Exec(ctx, `TRUNCATE events, checkpoints, pools, dead_letters, holds, orders, stock_levels`)
+	return errors.Join(err, client.FlushAll(ctx).Err())
+}
+
+// backlog fills the stream with the life of many holds: each is made, seven of ten are confirmed, two cancelled.
+func backlog(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) error {
+	if err := reset(ctx, client, pool); err != nil {
+		return err
+	}
+	next := history(count)
+	pipe := client.Pipeline()
+	for seq := 1; seq <= count; seq++ {
+		event := next()
+		payload, err := json.Marshal(event)
+		if err != nil {
+			return err
+		}
+		pipe.XAdd(ctx, &redis.XAddArgs{Stream: events.MainPool.StreamKey(), Values: []any{
+			"event_id", uuid.Must(uuid.NewV7()).String(), "type", string(event.Type()), "payload", payload, "metadata", "{}",
+			"seq", seq, "at", time.Now().UnixMilli(),
+		}})
+		if seq%1000 == 0 || seq == count {
+			if _, err := pipe.Exec(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", count).Err()
+}
+
+// history returns a source of events that make sense in this order, on a hundred SKUs.
+func history(count int) func() events.Event {
+	var queue []events.Event
+	for i := range 100 {
+		queue = append(queue, &events.StockAdjusted{SKU: "sku-" + strconv.Itoa(i), Delta: int64(count), Reason: "delivery"})
+	}
+	n := 0
+	return func() events.Event {
+		if len(queue) == 0 {
+			n++
+			id, sku := events.NewID(), "sku-"+strconv.Itoa(n%100)
+			queue = append(queue, &events.HoldCreated{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", TTLMs: 300_000, IdempotencyKey: "k" + id})
+			switch n % 10 {
+			case 0, 1, 2, 3, 4, 5, 6:
+				queue = append(queue, &events.HoldConfirmed{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", PaymentRef: "pay-" + id})
+			case 7, 8:
+				queue = append(queue, &events.HoldCancelled{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", Reason: events.ReasonExpired})
+			}
+		}
+		event := queue[0]
+		queue = queue[1:]
+		return event
+	}
+}
+
+func journalBacklog(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
+	return timeRouter(ctx, pool, count, []string{events.JournalCheckpoint}, func(router *message.Router) {
+		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
+		journal.AddTo(router, events.StreamSubscriberConfig{
+			Redis: client, Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Log: slog.Default(),
+		})
+	})
+}
+
+func projectBacklog(ctx context.Context, pool *pgxpool.Pool, count int) (float64, error) {
+	return timeRouter(ctx, pool, count, []string{"holds", "orders", "stock_levels"}, func(router *message.Router) {
+		projections.AddTo(router, projections.Config{
+			Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Log: slog.Default(),
+		}, projections.BuiltIn()...)
+	})
+}
+
+// timeRouter runs handlers until the named checkpoints have come to the end of the backlog.
+func timeRouter(ctx context.Context, pool *pgxpool.Pool, count int, readers []string, add func(*message.Router)) (perSecond float64, err error) {
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	if err != nil {
+		return 0, err
+	}
+	add(router)
+	began := time.Now()
+	var group sync.WaitGroup
+	group.Go(func() { err = router.Run(ctx) })
+	for arrived := 0; arrived < len(readers); {
+		time.Sleep(5 * time.Millisecond)
+		const query = `SELECT count(*) FROM checkpoints WHERE projection = ANY($1) AND seq >= $2`
+		if err := pool.QueryRow(ctx, query, readers, count).Scan(&arrived); err != nil {
+			return 0, err
+		}
+	}
+	elapsed := time.Since(began)
+	closeErr := router.Close()
+	group.Wait()
+	return float64(count) / elapsed.Seconds(), errors.Join(err, closeErr)
+}
+
+// stockSubscriber journals the way watermill-redisstream does it out of the box: an entry a message, a message a
+// transaction.
+func stockSubscriber(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if _, err := pool.Exec(ctx, `DROP TABLE IF EXISTS plain_journal; CREATE TABLE plain_journal (event_id uuid PRIMARY KEY, payload jsonb NOT NULL)`); err != nil {
+		return 0, err
+	}
+	own := redis.NewClient(client.Options()) // the subscriber closes the client that it is given
+	subscriber, err := redisstream.NewSubscriber(redisstream.SubscriberConfig{
+		Client: own, Unmarshaller: events.Codec{}, ConsumerGroup: "stock", OldestId: "0",
+	}, watermill.NopLogger{})
+	if err != nil {
+		return 0, err
+	}
+	defer subscriber.Close() //nolint:errcheck // the end of a measurement
+	messages, err := subscriber.Subscribe(ctx, events.MainPool.StreamKey())
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	for range count {
+		msg := <-messages
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `INSERT INTO plain_journal VALUES ($1, $2) ON CONFLICT DO NOTHING`, msg.UUID, []byte(msg.Payload))
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		msg.Ack()
+	}
+	return float64(count) / time.Since(began).Seconds(), nil
+}
