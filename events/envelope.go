@@ -24,10 +24,19 @@ type Envelope struct {
 	Payload  json.RawMessage
 	Metadata json.RawMessage
 	At       time.Time // Redis's clock, to the millisecond
+
+	decoded   Event // by the journal's reader, once for everyone
+	decodeErr error
 }
 
-// Decode returns the payload as its Go type; see the function Decode for its errors.
-func (e *Envelope) Decode() (Event, error) { return Decode(e.Type, e.Payload) }
+// Decode returns the payload as its Go type; see the function Decode for its errors. The result is shared: nobody may
+// change it.
+func (e *Envelope) Decode() (Event, error) {
+	if e.decoded == nil && e.decodeErr == nil {
+		return Decode(e.Type, e.Payload)
+	}
+	return e.decoded, e.decodeErr
+}
 
 // Names of a stream entry's fields.
 const (

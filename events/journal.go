@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -135,7 +136,8 @@ func appendEvents(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64,
 	}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"events"}, eventColumns, pgx.CopyFromSlice(len(fresh), func(i int) ([]any, error) {
 		e := &fresh[i]
-		return []any{e.Pool, e.Seq, e.EventID, string(e.Type), e.SKU, e.HoldID, e.Payload, e.Metadata, e.At}, nil
+		id := pgtype.UUID{Bytes: e.EventID, Valid: true} // pgx would turn any other UUID into text and back
+		return []any{e.Pool, e.Seq, id, string(e.Type), e.SKU, e.HoldID, []byte(e.Payload), []byte(e.Metadata), e.At}, nil
 	}))
 	if err != nil {
 		return fmt.Errorf("append to the journal: %w", err)
@@ -149,7 +151,7 @@ func appendEvents(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64,
 	return nil
 }
 
-// ReadEvents returns up to limit events of a pool's journal after a seq, in order.
+// ReadEvents returns up to limit events of a pool's journal after a seq, in order, with their payloads decoded.
 func ReadEvents(ctx context.Context, db Querier, pool string, after int64, limit int) ([]Envelope, error) {
 	query := `SELECT ` + strings.Join(eventColumns, ", ") + ` FROM events WHERE pool = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 	rows, err := db.Query(ctx, query, pool, after, limit)
@@ -157,7 +159,10 @@ func ReadEvents(ctx context.Context, db Querier, pool string, after int64, limit
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e Envelope, err error) {
-		err = row.Scan(&e.Pool, &e.Seq, &e.EventID, &e.Type, &e.SKU, &e.HoldID, &e.Payload, &e.Metadata, &e.At)
+		var id pgtype.UUID
+		err = row.Scan(&e.Pool, &e.Seq, &id, (*string)(&e.Type), &e.SKU, &e.HoldID, (*[]byte)(&e.Payload), (*[]byte)(&e.Metadata), &e.At)
+		e.EventID = id.Bytes
+		e.decoded, e.decodeErr = Decode(e.Type, e.Payload)
 		return e, err
 	})
 	if err != nil {

@@ -22,8 +22,9 @@ type JournalSubscriber struct {
 type JournalSubscriberConfig struct {
 	Postgres *pgx.ConnConfig
 	Pool     Pool
-	Reader   string // the checkpoint to read from; the handler moves it
-	BatchMax int    // events in a delivery; 2,000 unless set
+	Pages    *JournalPages // shared by the readers of this process
+	Reader   string        // the checkpoint to read from; the handler moves it
+	BatchMax int           // events in a delivery; at most, and unless set, 2,000
 	Log      *slog.Logger
 }
 
@@ -35,7 +36,7 @@ var _ message.Subscriber = (*JournalSubscriber)(nil)
 // NewJournalSubscriber returns a subscriber for one reader of one pool's journal.
 func NewJournalSubscriber(config JournalSubscriberConfig) *JournalSubscriber {
 	if config.BatchMax == 0 {
-		config.BatchMax = 2000
+		config.BatchMax = pageEvents
 	}
 	return &JournalSubscriber{Line: NewLine(config.Reader, config.Log), config: config}
 }
@@ -59,16 +60,19 @@ func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Messag
 		return err
 	}
 	defer lease.Release()
-	if _, err := lease.Conn.Exec(ctx, "LISTEN "+journalChannel); err != nil {
+	// A reader's rows and its checkpoint are lost together, and come again from the journal: there is no need to wait
+	// for the disk at every commit.
+	if _, err := lease.Conn.Exec(ctx, "SET synchronous_commit = off; LISTEN "+journalChannel); err != nil {
 		return fmt.Errorf("listen to the journal: %w", err)
 	}
 	checkpoint, err := ReadCheckpoint(ctx, lease.Conn, reader, pool)
 	if err != nil {
 		return err
 	}
+	s.config.Pages.Forget()
 	s.Running()
 	for {
-		found, err := ReadEvents(ctx, lease.Conn, pool, checkpoint, s.config.BatchMax)
+		found, err := s.config.Pages.Read(ctx, lease.Conn, checkpoint, s.config.BatchMax)
 		switch {
 		case err != nil:
 			return err

@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
 // StreamSubscriber delivers a pool's stream in order and in batches, one message per batch.
@@ -56,7 +57,7 @@ func (s *StreamSubscriber) Subscribe(ctx context.Context, topic string) (<-chan 
 	return s.Start(ctx, s.read)
 }
 
-// read delivers until something fails: own pending entries first, then new ones.
+// read delivers until something fails. The next batch is fetched while one is being handled.
 func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message) error {
 	lease, err := AcquireLease(ctx, s.config.Postgres, "journal/"+s.config.Pool.Name())
 	if err != nil {
@@ -67,9 +68,37 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 		return err
 	}
 	s.Running()
-	const pending, fresh = "0", ">"
-	from := pending
-	for {
+	ahead, ctx := errgroup.WithContext(ctx)
+	fetched := make(chan []Entry)
+	ahead.Go(func() error { return s.fetchAll(ctx, fetched) })
+	ahead.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case entries := <-fetched:
+				if err := s.handOver(ctx, out, lease, entries); err != nil {
+					return err
+				}
+			}
+		}
+	})
+	return ahead.Wait()
+}
+
+// handOver delivers one batch, and acknowledges it once it was taken.
+func (s *StreamSubscriber) handOver(ctx context.Context, out chan<- *message.Message, lease *Lease, entries []Entry) error {
+	batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Lease: lease}
+	if !deliver(ctx, out, entries[0].StreamID, batch) {
+		return errors.New("the journal did not take the batch")
+	}
+	return s.acknowledge(ctx, entries)
+}
+
+// fetchAll reads own pending entries first, oldest first, and then new ones.
+func (s *StreamSubscriber) fetchAll(ctx context.Context, fetched chan<- []Entry) error {
+	const fresh = ">"
+	for from := "0"; ; {
 		entries, err := s.fetch(ctx, from)
 		switch {
 		case err != nil:
@@ -77,13 +106,13 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 		case len(entries) == 0:
 			from = fresh
 			continue
+		case from != fresh:
+			from = entries[len(entries)-1].StreamID
 		}
-		batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Lease: lease}
-		if !deliver(ctx, out, entries[0].StreamID, batch) {
-			return errors.New("the journal did not take the batch")
-		}
-		if err := s.acknowledge(ctx, entries); err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case fetched <- entries:
 		}
 	}
 }

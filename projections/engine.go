@@ -23,9 +23,10 @@ type Config struct {
 // fails the delivery, and the line begins again at the checkpoint.
 func AddTo(router *message.Router, config Config, list ...Projection) []*events.Line {
 	lines := make([]*events.Line, len(list))
+	pages := events.NewJournalPages(config.Pool)
 	for i, p := range list {
 		subscriber := events.NewJournalSubscriber(events.JournalSubscriberConfig{
-			Postgres: config.Postgres, Pool: config.Pool, Reader: p.Name, BatchMax: config.BatchMax, Log: config.Log,
+			Postgres: config.Postgres, Pool: config.Pool, Pages: pages, Reader: p.Name, BatchMax: config.BatchMax, Log: config.Log,
 		})
 		handler := router.AddConsumerHandler("projection "+p.Name, events.JournalTopic(config.Pool), subscriber, func(msg *message.Message) error {
 			w := workOf(msg)

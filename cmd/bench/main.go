@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"syscall"
@@ -44,6 +45,7 @@ func main() {
 	flag.StringVar(&addr, "addr", "", "internal: where the baseline listens")
 	flag.StringVar(&database, "database", "", "internal: the baseline's Postgres")
 	flag.Parse()
+	debug.SetGCPercent(400) // as the program that is measured
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
