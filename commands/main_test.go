@@ -155,7 +155,7 @@ func readLog(entries []redis.XMessage) ([]logged, error) {
 		}
 		id, err := uuid.Parse(field("event_id"))
 		if err != nil || id.Version() != 7 || id.Variant() != uuid.RFC4122 || ids[id] {
-			return nil, fmt.Errorf("entry %s: event_id %q is no UUIDv7, or was there before (%v)", entry.ID, field("event_id"), err)
+			return nil, fmt.Errorf("entry %s: event_id %q is no UUIDv7, or was there before (%w)", entry.ID, field("event_id"), err)
 		}
 		ids[id] = true
 		if field("seq") != strconv.Itoa(i+1) {

@@ -67,7 +67,7 @@ func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
 	if entry.Err != nil {
 		msg := message.NewMessage(text(values[fieldEventID]), entry.Raw())
 		msg.Metadata.Set(metadataUnreadable, entry.Err.Error())
-		return msg, nil
+		return msg, nil //nolint:nilerr // the message itself says what is wrong
 	}
 	msg := message.NewMessage(entry.Envelope.EventID.String(), message.Payload(entry.Envelope.Payload))
 	var own map[string]any

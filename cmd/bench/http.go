@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -46,15 +45,15 @@ func launch(ctx context.Context, name, addr, ready, program string, args ...stri
 			}
 		}
 		if time.Now().After(deadline) {
-			return nil, errors.Join(fmt.Errorf("%s does not come up", name), t.stop())
+			t.stop()
+			return nil, fmt.Errorf("%s does not come up", name)
 		}
 	}
 }
 
-func (t *target) stop() error {
+func (t *target) stop() {
 	_ = t.cmd.Process.Signal(syscall.SIGTERM)
 	_ = t.cmd.Wait()
-	return nil
 }
 
 func freeAddr(ctx context.Context) (string, error) {
@@ -96,12 +95,12 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // the end of a run
+	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, postgresSchema); err != nil {
 		return err
 	}
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close() //nolint:errcheck // the end of a run
+	defer client.Close()
 	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
 		return err
 	}
@@ -147,7 +146,7 @@ func measure(ctx context.Context, o options, s *servers, name string, connection
 	if err != nil {
 		return 0, err
 	}
-	defer t.stop() //nolint:errcheck // the end of a measurement
+	defer t.stop()
 	return accepted(ctx, t.addr, connections, o.seconds)
 }
 
@@ -165,7 +164,7 @@ func drained(ctx context.Context, o options, s *servers, client *redis.Client, c
 	if err != nil {
 		return err
 	}
-	defer t.stop() //nolint:errcheck // the end of a measurement
+	defer t.stop()
 	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := projectedTo(ctx, conn, end)
 		if err == nil {

@@ -20,7 +20,7 @@ import (
 // by a query each half millisecond; the figures include that resolution.
 func benchLatency(ctx context.Context, o options, s *servers) error {
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close() //nolint:errcheck // the end of a run
+	defer client.Close()
 	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
 		return err
 	}
@@ -28,12 +28,12 @@ func benchLatency(ctx context.Context, o options, s *servers) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // the end of a run
+	defer conn.Close(ctx)
 	t, err := launchService(ctx, o, s, everything)
 	if err != nil {
 		return err
 	}
-	defer t.stop() //nolint:errcheck // the end of a run
+	defer t.stop()
 	pool, err := pgxpool.New(ctx, s.postgres.URL())
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func steady(ctx context.Context, addr string, rate int, duration time.Duration, 
 			return 0, err
 		}
 		group.Go(func() {
-			defer c.conn.Close() //nolint:errcheck // the end of a measurement
+			defer c.conn.Close()
 			for range slots {
 				body, err := c.reserve()
 				if err != nil {

@@ -47,21 +47,13 @@ func main() {
 	flag.Parse()
 	debug.SetGCPercent(400) // as the program that is measured
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	var err error
-	if *profile != "" {
-		stopProfile, profileErr := startProfile(*profile)
-		if profileErr != nil {
-			fmt.Fprintln(os.Stderr, "bench:", profileErr)
-			os.Exit(1)
-		}
-		defer stopProfile()
-	}
 	if serve != "" {
 		err = serveBaseline(ctx, serve, addr, database)
 	} else {
-		err = run(ctx, o)
+		err = profiled(*profile, func() error { return run(ctx, o) })
 	}
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -137,16 +129,19 @@ func goal(what string, ratio, least float64) {
 	fmt.Printf("  %-62s %8.2f   goal %g: %s\n", what, ratio, least, verdict)
 }
 
-func startProfile(path string) (stop func(), err error) {
+// profiled runs work, and writes its CPU profile to a path unless that is "".
+func profiled(path string, work func() error) error {
+	if path == "" {
+		return work()
+	}
 	file, err := os.Create(path) //nolint:gosec // the user named it
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := pprof.StartCPUProfile(file); err != nil {
-		return nil, err
+		return err
 	}
-	return func() {
-		pprof.StopCPUProfile()
-		_ = file.Close()
-	}, nil
+	err = work()
+	pprof.StopCPUProfile()
+	return errors.Join(err, file.Close())
 }

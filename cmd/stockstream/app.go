@@ -151,7 +151,7 @@ func (a *app) run(ctx context.Context) error {
 // runLines runs the Router until it is closed. The lines do not see ctx: drain stops them when their turn has come.
 func (a *app) runLines(ctx context.Context) error {
 	if len(a.lines) == 0 || ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // stopped before it began
 	}
 	if err := a.router.Run(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("run the lines: %w", err)

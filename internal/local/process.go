@@ -221,7 +221,7 @@ func endLeftover(pidFile, name string) error {
 	line, _, _ := strings.Cut(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	if err != nil || !runs(pid, name) {
-		return nil
+		return nil //nolint:nilerr // a file without a pid names no process
 	}
 	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
 		return fmt.Errorf("stop a leftover %s (pid %d): %w", name, pid, err)
