@@ -77,13 +77,17 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 	if !s.open.Load() {
 		return 0, ErrNotReady
 	}
-	stock, err := s.redis.Get(ctx, s.pool.StockKey(sku)).Result()
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	cmd := redis.NewStringCmd(ctx, "get", s.pool.StockKey(sku))
+	err := s.pipeline.send(ctx, cmd)
 	if errors.Is(err, redis.Nil) {
 		return 0, s.unstocked(ctx, sku)
 	}
 	if err != nil {
 		return 0, decisionError(err)
 	}
+	stock := cmd.Val()
 	available, err := strconv.ParseInt(stock, 10, 64)
 	if err != nil || available < 0 {
 		return 0, &Error{Code: ErrStateInvalid.Code, Detail: fmt.Sprintf("the key %s holds %.20q, which is no stock", s.pool.StockKey(sku), stock)}
@@ -93,13 +97,13 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 
 // unstocked tells an SKU that nobody stocked from one whose counter was deleted, and both from an emptied Redis.
 func (s *Service) unstocked(ctx context.Context, sku string) error {
-	meta, err := s.redis.HMGet(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku).Result()
+	meta, err := s.pipeline.hashFields(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku)
 	switch {
 	case err != nil:
 		return decisionError(err)
-	case meta[0] == nil:
+	case meta[0] == "":
 		return ErrNotReady
-	case meta[1] == nil:
+	case meta[1] == "":
 		return ErrUnknownSKU
 	}
 	return nil

@@ -18,16 +18,14 @@ type hold struct {
 }
 
 func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
-	values, err := s.redis.HMGet(ctx, s.pool.HoldKey(holdID), "sku", "qty", "user_id", "state").Result()
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	fields, err := s.pipeline.hashFields(ctx, s.pool.HoldKey(holdID), "sku", "qty", "user_id", "state")
 	if err != nil {
 		return hold{}, decisionError(err)
 	}
-	var texts [4]string
-	for i := range texts {
-		texts[i], _ = values[i].(string)
-	}
-	qty, _ := strconv.ParseInt(texts[1], 10, 64)
-	return hold{sku: texts[0], qty: qty, userID: texts[2], status: HoldStatus(texts[3])}, nil
+	qty, _ := strconv.ParseInt(fields[1], 10, 64)
+	return hold{sku: fields[0], qty: qty, userID: fields[2], status: HoldStatus(fields[3])}, nil
 }
 
 // onHold builds a decision on a hold and takes it; once more when the hold was not what had been read, which takes a

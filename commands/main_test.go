@@ -209,15 +209,15 @@ func (s *shop) wantStock(t *testing.T, sku string, want int64) {
 	}
 }
 
-// wantRefusal fails when an error is not the typed one, and returns it as it came.
-func wantRefusal(t *testing.T, got error, want *Error) *Error {
+// wantRefusal fails when an error is not the typed one, and returns how many units it says there are.
+func wantRefusal(t *testing.T, got error, want *Error) (available int64) {
 	t.Helper()
 	var refused *Error
 	if !errors.Is(got, want) || !errors.As(got, &refused) {
 		t.Errorf("got error %v, want %s", got, want.Code)
-		return &Error{}
+		return 0
 	}
-	return refused
+	return refused.Available
 }
 
 func ignore[T any](_ T, err error) error { return err }

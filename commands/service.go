@@ -54,7 +54,8 @@ func (c Config) Validate() error {
 type Service struct {
 	pool      events.Pool
 	config    Config
-	redis     redis.Cmdable
+	redis     *redis.Client // for what is rare; commands go through pipeline
+	pipeline  *pipeline
 	publisher message.Publisher
 	fence     *fence
 	open      atomic.Bool
@@ -67,10 +68,9 @@ func NewService(pool events.Pool, client *redis.Client, config Config, log *slog
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	// Commands of concurrent requests travel to Redis together, which saves most of the cost of a round trip.
-	pipeline, err := client.AutoPipeline()
+	pipeline, err := newPipeline(client)
 	if err != nil {
-		return nil, fmt.Errorf("pipeline to Redis: %w", err)
+		return nil, err
 	}
 	fence := &fence{}
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
@@ -80,11 +80,11 @@ func NewService(pool events.Pool, client *redis.Client, config Config, log *slog
 	if err != nil {
 		return nil, fmt.Errorf("publisher: %w", err)
 	}
-	return &Service{pool: pool, config: config, redis: pipeline, publisher: publisher, fence: fence}, nil
+	return &Service{pool: pool, config: config, redis: client, pipeline: pipeline, publisher: publisher, fence: fence}, nil
 }
 
-// Close closes the publisher.
-func (s *Service) Close() error { return s.publisher.Close() }
+// Close ends what NewService began, and waits for commands under way.
+func (s *Service) Close() error { return errors.Join(s.publisher.Close(), s.pipeline.shared.Close()) }
 
 // decide publishes the event through the script that rules on it. The error is a refusal of the package's own where
 // the script or Redis refuses.

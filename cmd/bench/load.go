@@ -101,7 +101,7 @@ func accepted(ctx context.Context, addr string, connections int, duration time.D
 			return 0, err
 		}
 		group.Go(func() {
-			defer c.conn.Close() //nolint:errcheck // the end of a measurement
+			defer c.conn.Close()
 			for !stop.Load() {
 				if _, err := c.reserve(); err != nil {
 					errs <- err

@@ -27,7 +27,7 @@ import (
 // tables, beside the stock subscriber with a transaction for each event.
 func benchPipeline(ctx context.Context, o options, s *servers) error {
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close() //nolint:errcheck // the end of a run
+	defer client.Close()
 	pool, err := pgxpool.New(ctx, s.postgres.URL())
 	if err != nil {
 		return err

@@ -12,7 +12,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -58,11 +57,10 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr); err != nil {
 		return a, fmt.Errorf("listen on %s (another address: --http-addr or STOCKSTREAM_HTTP_ADDR): %w", config.HTTPAddr, err)
 	}
-	options, err := redis.ParseURL(config.RedisURL)
-	if err != nil {
-		return a, fmt.Errorf("redis URL: %w", err)
+	redis.SetLogger(redisLog{log})
+	if a.redis, err = redisClient(config); err != nil {
+		return a, err
 	}
-	a.redis = redis.NewClient(options)
 	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
 		return a, fmt.Errorf("database URL: %w", err)
 	}
@@ -208,13 +206,4 @@ func (a *app) close() {
 	if a.listener != nil {
 		_ = a.listener.Close()
 	}
-}
-
-// session opens one connection to Postgres for a command that ends by itself.
-func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(ctx, config.DatabaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
-	}
-	return conn, nil
 }

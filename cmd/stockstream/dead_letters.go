@@ -31,7 +31,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close(cmd.Context()) //nolint:errcheck // nothing depends on it
+			defer conn.Close(cmd.Context())
 			filter.Status = deadletters.Status(status)
 			letters, err := deadletters.List(cmd.Context(), conn, filter)
 			if err != nil {

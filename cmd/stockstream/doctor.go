@@ -6,7 +6,6 @@ import (
 	"io"
 	"text/tabwriter"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 )
 
@@ -80,12 +79,4 @@ func judge(name, found string, fine bool, advice string) finding {
 
 func unknown(name string, err error) finding {
 	return finding{Name: name, Verdict: verdictUnknown, Found: err.Error()}
-}
-
-func redisClient(config *Config) (*redis.Client, error) {
-	options, err := redis.ParseURL(config.RedisURL)
-	if err != nil {
-		return nil, fmt.Errorf("redis URL: %w", err)
-	}
-	return redis.NewClient(options), nil
 }

@@ -11,7 +11,7 @@ func examinePostgres(ctx context.Context, config *Config) []finding {
 	if err != nil {
 		return []finding{judge("postgres", err.Error(), false, "start it, or set STOCKSTREAM_DATABASE_URL")}
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing depends on it
+	defer conn.Close(ctx)
 	show := func(name string, fine func(string) bool, advice string) finding {
 		var value string
 		if err := conn.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value); err != nil {

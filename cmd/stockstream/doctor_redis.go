@@ -15,7 +15,7 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 	if err != nil {
 		return []finding{judge("redis", err.Error(), false, "set STOCKSTREAM_REDIS_URL")}
 	}
-	defer client.Close() //nolint:errcheck // nothing depends on it
+	defer client.Close()
 	info, err := client.InfoMap(ctx, "server", "replication").Result()
 	if err != nil {
 		return []finding{judge("redis", err.Error(), false, "start it, or set STOCKSTREAM_REDIS_URL")}

@@ -54,7 +54,7 @@ func printSchema(cmd *cobra.Command, config *Config) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(cmd.Context()) //nolint:errcheck // nothing depends on it
+	defer conn.Close(cmd.Context())
 	version, _, err := migrations.Version(cmd.Context(), conn)
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func (r *Redis) Start(ctx context.Context) error {
 		return err
 	}
 	client := redis.NewClient(&redis.Options{Addr: r.addr, MaxRetries: -1})
-	defer client.Close() //nolint:errcheck // a probe
+	defer client.Close()
 	return r.await(ctx, func(ctx context.Context) error { return client.Ping(ctx).Err() })
 }
 

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+)
+
+// redisClient returns a client that gives up early enough for a command's deadline to mean something. What the URL
+// says (?read_timeout=…) stands.
+func redisClient(config *Config) (*redis.Client, error) {
+	options, err := redis.ParseURL(config.RedisURL)
+	if err != nil {
+		return nil, fmt.Errorf("redis URL: %w", err)
+	}
+	options.ContextTimeoutEnabled = true
+	options.DialerRetries = 1
+	if options.DialTimeout == 0 {
+		options.DialTimeout = 2 * time.Second
+	}
+	if options.ReadTimeout == 0 {
+		options.ReadTimeout = 2 * time.Second
+	}
+	return redis.NewClient(options), nil
+}
+
+// redisLog takes what go-redis says of its connections. Whether Redis can be reached is told by those who need it.
+type redisLog struct{ log *slog.Logger }
+
+// Printf implements the logger of go-redis.
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
+}
+
+// session opens one connection to Postgres for a command that ends by itself.
+func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	return conn, nil
+}
