@@ -10,6 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -102,7 +103,13 @@ func reserveInPostgres(c *gin.Context, pool *pgxpool.Pool) {
 		var sql pgx.Batch
 		sql.Queue(`INSERT INTO plain_keys (key, hold_id) VALUES ($1, $2)`, request.IdempotencyKey, holdID)
 		sql.Queue(`INSERT INTO plain_holds VALUES ($1, $2, $3, $4, now() + interval '5 minutes')`, holdID, request.SKU, request.Qty, request.UserID)
-		sql.Queue(`UPDATE plain_stock SET qty = qty - $2 WHERE sku = $1 AND qty >= $2`, request.SKU, request.Qty).Exec(nil)
+		sql.Queue(`UPDATE plain_stock SET qty = qty - $2 WHERE sku = $1 AND qty >= $2`, request.SKU, request.Qty).Exec(
+			func(updated pgconn.CommandTag) error {
+				if updated.RowsAffected() != 1 {
+					return errors.New("sold out")
+				}
+				return nil
+			})
 		return tx.SendBatch(c.Request.Context(), &sql).Close()
 	})
 	if err != nil {

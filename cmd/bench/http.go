@@ -157,7 +157,7 @@ func drained(ctx context.Context, o options, s *servers, client *redis.Client, c
 	if err != nil {
 		return err
 	}
-	if err := projectedTo(ctx, conn, end); err == nil {
+	if end == 0 || projectedTo(ctx, conn, end) == nil {
 		return nil
 	}
 	t, err := launchService(ctx, o, s, "journal,projections")
