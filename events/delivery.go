@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -24,6 +25,22 @@ type StreamBatch struct {
 
 type batchKey struct{}
 
+type faultKey struct{}
+
+// ReportFault is the middleware that tells a line why its batch was not taken: the Router passes on only that it was
+// not.
+func ReportFault(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		produced, err := next(msg)
+		if fault, ok := msg.Context().Value(faultKey{}).(*error); ok {
+			*fault = err
+		}
+		return produced, err
+	}
+}
+
+var errNotTaken = errors.New("the batch was not taken")
+
 // BatchOf returns the batch that a message carries. It is nil for a message that another subscriber made.
 func BatchOf[T Batch | StreamBatch](msg *message.Message) *T {
 	batch, _ := msg.Context().Value(batchKey{}).(*T)
@@ -33,11 +50,13 @@ func BatchOf[T Batch | StreamBatch](msg *message.Message) *T {
 // drainTimeout is how long a batch that is being handled may go on after its line was told to stop.
 const drainTimeout = 20 * time.Second
 
-// deliver hands a batch over and reports whether it was acknowledged. The Router runs a goroutine per message, so a
+// deliver hands a batch over, and returns nil once it was acknowledged. The Router runs a goroutine per message, so a
 // line has one delivery under way at a time, or its order would be lost. The message's own context ends with the
 // handling, not with the intake: a batch in flight at shutdown is finished, not torn.
-func deliver(intake context.Context, out chan<- *message.Message, id string, batch any) (acked bool) {
-	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(intake), batchKey{}, batch))
+func deliver(intake context.Context, out chan<- *message.Message, id string, batch any) error {
+	fault := errNotTaken
+	ctx := context.WithValue(context.WithoutCancel(intake), batchKey{}, batch)
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, faultKey{}, &fault))
 	defer cancel()
 	stop := context.AfterFunc(intake, func() {
 		timer := time.AfterFunc(drainTimeout, cancel)
@@ -49,13 +68,13 @@ func deliver(intake context.Context, out chan<- *message.Message, id string, bat
 	msg.SetContext(ctx)
 	select {
 	case <-intake.Done():
-		return false
+		return intake.Err()
 	case out <- msg:
 	}
 	select {
 	case <-msg.Acked():
-		return true
+		return nil
 	case <-msg.Nacked():
-		return false
+		return fault
 	}
 }

@@ -174,6 +174,6 @@ func ReadEvents(ctx context.Context, db Querier, pool string, after int64, limit
 // AddTo adds the journal of a pool to the router, and returns its line.
 func (j *Journal) AddTo(router *message.Router, config StreamSubscriberConfig) *Line {
 	subscriber := NewStreamSubscriber(config)
-	router.AddConsumerHandler("journal", config.Pool.StreamKey(), subscriber, j.Handle)
+	router.AddConsumerHandler("journal", config.Pool.StreamKey(), subscriber, j.Handle).AddMiddleware(ReportFault)
 	return subscriber.Line
 }

@@ -83,8 +83,9 @@ func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Messag
 			continue
 		}
 		last := found[len(found)-1].Seq
-		if !deliver(ctx, out, fmt.Sprintf("%s/%d-%d", pool, found[0].Seq, last), &Batch{Pool: pool, Events: found, Lease: lease}) {
-			return fmt.Errorf("%s did not take the batch from seq %d to %d", reader, found[0].Seq, last)
+		id := fmt.Sprintf("%s/%d-%d", pool, found[0].Seq, last)
+		if err := deliver(ctx, out, id, &Batch{Pool: pool, Events: found, Lease: lease}); err != nil {
+			return fmt.Errorf("batch %s: %w", id, err)
 		}
 		checkpoint = last
 	}

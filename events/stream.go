@@ -89,8 +89,8 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 // handOver delivers one batch, and acknowledges it once it was taken.
 func (s *StreamSubscriber) handOver(ctx context.Context, out chan<- *message.Message, lease *Lease, entries []Entry) error {
 	batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Lease: lease}
-	if !deliver(ctx, out, entries[0].StreamID, batch) {
-		return errors.New("the journal did not take the batch")
+	if err := deliver(ctx, out, entries[0].StreamID, batch); err != nil {
+		return fmt.Errorf("batch from %s: %w", entries[0].StreamID, err)
 	}
 	return s.acknowledge(ctx, entries)
 }

@@ -32,7 +32,7 @@ func AddTo(router *message.Router, config Config, list ...Projection) []*events.
 			w := workOf(msg)
 			return p.Apply(msg.Context(), w.tx, w.ready)
 		})
-		handler.AddMiddleware(dedup(p), park(p, config.Log.With("projection", p.Name)))
+		handler.AddMiddleware(events.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
 		lines[i] = subscriber.Line
 	}
 	return lines

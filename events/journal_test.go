@@ -1,0 +1,236 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+func containsText(s, part string) bool { return strings.Contains(s, part) }
+
+// TestJournalKeepsOrder journals a backlog and what comes after it, in batches of any size, each event once.
+func TestJournalKeepsOrder(t *testing.T) {
+	t.Parallel()
+	for _, batchMax := range []int{1, 7, 2000} {
+		t.Run(fmt.Sprint(batchMax), func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.append(50)
+			line, _ := p.journal(batchMax)
+			p.awaitJournal(50)
+			p.append(50)
+			p.awaitJournal(100)
+			p.awaitAcknowledged()
+			if status := line.Status(); status.State != LineRunning || status.Error != "" {
+				t.Errorf("line: got %+v, want it running", status)
+			}
+			found, err := ReadEvents(p.ctx, p.db, "main", 97, 10)
+			if err != nil || len(found) != 3 || found[0].Seq != 98 || found[2].HoldID != "h100" || found[2].SKU != "shirt" || found[2].At.UnixMilli() != 1764000000100 {
+				t.Errorf("read: got %+v (%v)", found, err)
+			}
+			if event, err := found[2].Decode(); err != nil || event.(*HoldCreated).IdempotencyKey != "k100" {
+				t.Errorf("decode: got %+v (%v)", event, err)
+			}
+			var named int
+			if err := p.db.QueryRow(p.ctx, `SELECT count(*) FROM processed_events WHERE event_type = 'HOLD_CREATED' AND processed_at <= now()`).Scan(&named); err != nil || named != 100 {
+				t.Errorf("processed_events has %d (%v), want 100", named, err)
+			}
+		})
+	}
+}
+
+// TestForeignEntries holds that what commands did not write is parked, and holds nothing up. An entry that counts in
+// the sequence but cannot be read is both: journaled, so that the journal stays dense, and parked.
+func TestForeignEntries(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(1)
+	foreign := p.raw(map[string]any{"hello": "world"})
+	binary := p.raw(map[string]any{"payload": "\xff\x00", "seq": "x"})
+	p.seq = 2
+	broken := p.event(2)
+	broken["payload"] = "{"
+	unreadable := p.raw(broken)
+	p.append(1)
+	invented := p.raw(p.event(99)) // beyond the end of the log
+	p.append(1)
+	p.journal(0)
+	p.awaitJournal(4)
+	p.awaitAcknowledged()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var got []string
+	for _, entry := range p.parked {
+		got = append(got, entry.StreamID)
+		if entry.Err == nil {
+			t.Errorf("parked %s without a reason", entry.StreamID)
+		}
+	}
+	if want := []string{foreign, binary, unreadable, invented}; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("parked %v, want %v", got, want)
+	}
+	var payload string
+	if err := p.db.QueryRow(p.ctx, `SELECT payload FROM events WHERE seq = 2`).Scan(&payload); err != nil || payload != "null" {
+		t.Errorf("the unreadable event has the payload %q (%v), want null", payload, err)
+	}
+}
+
+// TestHoleStopsTheLine holds that a missing event is never skipped, that the line says so, and that it goes on once
+// the event is there.
+func TestHoleStopsTheLine(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(2)
+	later := p.event(4)
+	third := p.event(3)
+	id := p.raw(later)
+	p.logEndsAt(4)
+	line, stop := p.journal(0)
+	p.awaitFault(line, ErrHole.Error())
+	var count int64
+	if err := p.db.QueryRow(p.ctx, `SELECT count(*) FROM events`).Scan(&count); err != nil || count > 2 {
+		t.Errorf("the journal has %d events (%v), want at most 2", count, err)
+	}
+	stop()
+	// The operator puts the log right: the missing event, and then what came after it.
+	p.redis.XDel(p.ctx, MainPool.StreamKey(), id)
+	p.raw(third)
+	p.raw(later)
+	p.journal(0)
+	p.awaitJournal(4)
+}
+
+// TestForkStopsTheLine holds that a redelivery with another event id is no redelivery.
+func TestForkStopsTheLine(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(3)
+	_, stop := p.journal(0)
+	p.awaitJournal(3)
+	p.awaitAcknowledged()
+	stop()
+	p.raw(p.event(2)) // the same seq, another event
+	line, _ := p.journal(0)
+	p.awaitFault(line, ErrFork.Error())
+}
+
+// TestRedelivery holds that entries which were journaled and never acknowledged count once.
+func TestRedelivery(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(10)
+	_, stop := p.journal(3)
+	p.awaitJournal(10)
+	p.awaitAcknowledged()
+	stop()
+	if err := p.redis.XGroupSetID(p.ctx, MainPool.StreamKey(), ConsumerGroup, "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.append(5)
+	p.journal(4)
+	p.awaitJournal(15)
+	p.awaitAcknowledged()
+}
+
+// TestReadByHand holds that somebody who reads the group with redis-cli makes no hole.
+func TestReadByHand(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(5)
+	if err := p.redis.XGroupCreate(p.ctx, MainPool.StreamKey(), ConsumerGroup, "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := p.redis.XReadGroup(p.ctx, &redis.XReadGroupArgs{Group: ConsumerGroup, Consumer: "somebody", Streams: []string{MainPool.StreamKey(), ">"}, Count: 2}).Result()
+	if err != nil || len(taken[0].Messages) != 2 {
+		t.Fatal(taken, err)
+	}
+	line, _ := p.journal(0)
+	p.awaitJournal(5)
+	p.awaitAcknowledged()
+
+	// And while it runs: the line stops at the hole, begins again, and finds the entries.
+	p.redis.XReadGroup(p.ctx, &redis.XReadGroupArgs{Group: ConsumerGroup, Consumer: "somebody", Streams: []string{MainPool.StreamKey(), ">"}, Count: 1, Block: time.Second})
+	p.append(20)
+	p.awaitJournal(25)
+	if status := line.Status(); status.State != LineRunning {
+		t.Errorf("line: got %+v, want it running", status)
+	}
+}
+
+// TestTakeover holds that of two journals one works, and that the other goes on within seconds, without a hole or a
+// repeat, when the first is stopped.
+func TestTakeover(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	first, stopFirst := p.journal(2)
+	testenv.Eventually(t, 5*time.Second, func() (bool, string) { return first.Status().State == LineRunning, "the first does not run" })
+	second, _ := p.journal(2)
+	p.append(9)
+	p.awaitJournal(9)
+	if got := second.Status().State; got != LineWaiting {
+		t.Errorf("the second is %s, want it waiting", got)
+	}
+	stopFirst()
+	p.append(9)
+	p.awaitJournal(18)
+	if got := second.Status().State; got != LineRunning {
+		t.Errorf("the second is %s, want it running", got)
+	}
+}
+
+// TestOutages holds that the journal waits for Redis and for Postgres, and goes on by itself.
+func TestOutages(t *testing.T) {
+	t.Parallel()
+	postgres := testenv.PostgresServer(t)
+	p := newPlantOn(t, postgres.URL())
+	line, _ := p.journal(0)
+	p.append(5)
+	p.awaitJournal(5)
+
+	if err := postgres.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.append(5)
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return line.Status().State == LineWaiting, "the line has not noticed" })
+	if err := postgres.Start(p.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.db = p.connect()
+	p.awaitJournal(10)
+
+	if err := p.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return line.Status().State == LineWaiting, "the line has not noticed" })
+	if err := p.server.Start(p.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.append(5)
+	p.awaitJournal(15)
+	p.awaitAcknowledged()
+}
+
+// TestFence holds that a checkpoint that somebody else has moved stops a runner.
+func TestFence(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	tx, err := p.db.Begin(p.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := MoveCheckpoint(p.ctx, tx, "x", "main", 0, 5); err != nil {
+		t.Fatal(err)
+	}
+	if err := MoveCheckpoint(p.ctx, tx, "x", "main", 0, 6); !errors.Is(err, ErrFenced) {
+		t.Errorf("got %v, want ErrFenced", err)
+	}
+	if seq, err := ReadCheckpoint(p.ctx, tx, "x", "main"); seq != 5 || err != nil {
+		t.Errorf("got %d (%v), want 5", seq, err)
+	}
+}

@@ -1,0 +1,174 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/migrations"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// plant is a stream and a journal, on servers of their own, and what a test does to them.
+type plant struct {
+	t      *testing.T
+	ctx    context.Context
+	server *local.Redis
+	redis  *redis.Client
+	config *pgx.ConnConfig
+	db     *pgx.Conn
+	seq    int64
+
+	mu     sync.Mutex
+	parked []Entry
+}
+
+func newPlant(t *testing.T) *plant {
+	t.Helper()
+	return newPlantOn(t, testenv.Postgres(t))
+}
+
+func newPlantOn(t *testing.T, databaseURL string) *plant {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	if err := migrations.Up(ctx, databaseURL); err != nil {
+		t.Fatal(err)
+	}
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := testenv.Redis(t)
+	p := &plant{t: t, ctx: ctx, server: server, redis: testenv.RedisClient(t, server), config: config}
+	p.db = p.connect()
+	return p
+}
+
+func (p *plant) connect() *pgx.Conn {
+	p.t.Helper()
+	conn, err := pgx.ConnectConfig(p.ctx, p.config.Copy())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { conn.Close(context.Background()) }) //nolint:errcheck // a test's
+	return conn
+}
+
+// raw appends any entry to the stream, and returns its id.
+func (p *plant) raw(fields map[string]any) string {
+	p.t.Helper()
+	id, err := p.redis.XAdd(p.ctx, &redis.XAddArgs{Stream: MainPool.StreamKey(), Values: fields}).Result()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return id
+}
+
+// append adds events as the scripts would: seq and meta move together.
+func (p *plant) append(n int) {
+	p.t.Helper()
+	for range n {
+		p.seq++
+		p.raw(p.event(p.seq))
+	}
+	p.logEndsAt(p.seq)
+}
+
+// event is a hold's entry with a given seq.
+func (p *plant) event(seq int64) map[string]any {
+	return map[string]any{
+		"event_id": uuid.Must(uuid.NewV7()).String(), "type": "HOLD_CREATED", "metadata": "{}", "seq": seq, "at": 1764000000000 + seq,
+		"payload": fmt.Sprintf(`{"hold_id":"h%d","sku":"shirt","qty":1,"user_id":"ann","ttl_ms":1000,"idempotency_key":"k%d"}`, seq, seq),
+	}
+}
+
+func (p *plant) logEndsAt(seq int64) {
+	p.t.Helper()
+	if err := p.redis.HSet(p.ctx, MainPool.MetaKey(), "epoch", 1, "seq", seq).Err(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// run adds handlers to a Router and runs it until the returned function is called.
+func (p *plant) run(add func(*message.Router) *Line) (line *Line, stop func()) {
+	p.t.Helper()
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	line = add(router)
+	done := make(chan error, 1)
+	go func() { done <- router.Run(context.Background()) }()
+	<-router.Running()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			if err := router.Close(); err != nil {
+				p.t.Errorf("close the router: %v", err)
+			}
+			if err := <-done; err != nil {
+				p.t.Errorf("run the router: %v", err)
+			}
+		})
+	}
+	p.t.Cleanup(stop)
+	return line, stop
+}
+
+// journal runs the journal. What it parks is kept in p.parked, in the same transaction as the real thing would.
+func (p *plant) journal(batchMax int) (line *Line, stop func()) {
+	p.t.Helper()
+	j := &Journal{Redis: p.redis, Log: slog.New(slog.DiscardHandler), Park: func(_ context.Context, _ pgx.Tx, entries []Entry) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.parked = append(p.parked, entries...)
+		return nil
+	}}
+	return p.run(func(router *message.Router) *Line {
+		return j.AddTo(router, StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)})
+	})
+}
+
+// awaitJournal waits until the journal has come to a seq, and checks that it is dense.
+func (p *plant) awaitJournal(seq int64) {
+	p.t.Helper()
+	testenv.Eventually(p.t, 20*time.Second, func() (bool, string) {
+		var got, count int64
+		const query = `SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = 'journal'), 0), (SELECT count(*) FROM events)`
+		if err := p.db.QueryRow(p.ctx, query).Scan(&got, &count); err != nil {
+			return false, err.Error()
+		}
+		return got == seq && count == seq, fmt.Sprintf("the journal is at %d with %d events, want %d", got, count, seq)
+	})
+}
+
+// awaitAcknowledged waits until nothing is pending in the group.
+func (p *plant) awaitAcknowledged() {
+	p.t.Helper()
+	testenv.Eventually(p.t, 10*time.Second, func() (bool, string) {
+		pending, err := p.redis.XPending(p.ctx, MainPool.StreamKey(), ConsumerGroup).Result()
+		return err == nil && pending.Count == 0, fmt.Sprintf("pending: %+v (%v)", pending, err)
+	})
+}
+
+// awaitFault waits until a line says why it does not run.
+func (p *plant) awaitFault(line *Line, want string) {
+	p.t.Helper()
+	testenv.Eventually(p.t, 15*time.Second, func() (bool, string) {
+		status := line.Status()
+		return containsText(status.Error, want), fmt.Sprintf("status %+v, want an error with %q", status, want)
+	})
+}
