@@ -63,7 +63,7 @@ func (p *plant) connect() *pgx.Conn {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.t.Cleanup(func() { conn.Close(context.Background()) }) //nolint:errcheck // a test's
+	p.t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
 }
 

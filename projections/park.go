@@ -26,9 +26,12 @@ func park(p Projection, log *slog.Logger) message.HandlerMiddleware {
 			if err != nil {
 				return nil, err
 			}
-			s := &sorter{projection: p, blocked: blocked, apply: func(ready []Event) error {
+			s := &sorter{projection: p, blocked: map[string]int64{}, apply: func(ready []Event) error {
 				return applyOnce(ctx, msg, next, w.tx, ready)
 			}}
+			for key := range blocked {
+				s.blocked[key] = 0
+			}
 			if err := s.process(s.decode(w.fresh)); err != nil {
 				return nil, err
 			}
@@ -67,7 +70,7 @@ func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 type sorter struct {
 	projection Projection
 	apply      func([]Event) error
-	blocked    map[string]bool // sequence keys with a parked event
+	blocked    map[string]int64 // sequence keys with a parked event, and the seq of the first in this batch, or 0
 	letters    []deadletters.Letter
 }
 
@@ -122,10 +125,11 @@ func (s *sorter) process(part []Event) error {
 	return s.process(ready[middle:])
 }
 
-// waits parks an event whose sequence key is blocked, and reports whether it did.
+// waits parks an event that comes behind a parked one of its sequence key, and reports whether it did.
 func (s *sorter) waits(e *events.Envelope) bool {
 	key := s.projection.Key(e)
-	if key == "" || !s.blocked[key] {
+	first, blocked := s.blocked[key]
+	if key == "" || !blocked || e.Seq <= first {
 		return false
 	}
 	s.park(e, errors.New("waits behind an earlier event of "+key))
@@ -134,8 +138,8 @@ func (s *sorter) waits(e *events.Envelope) bool {
 
 func (s *sorter) park(e *events.Envelope, cause error) {
 	key := s.projection.Key(e)
-	if key != "" {
-		s.blocked[key] = true
+	if first, blocked := s.blocked[key]; key != "" && (!blocked || e.Seq < first) {
+		s.blocked[key] = e.Seq
 	}
 	letter := deadletters.Letter{
 		Source: s.projection.Name, MessageKey: e.EventID.String(), SequenceKey: key, Pool: e.Pool, Seq: e.Seq,
