@@ -65,8 +65,8 @@ func (schemaAdapter) InsertQuery(_ string, msgs message.Messages) (watermillsql.
 		if err != nil {
 			return watermillsql.Query{}, fmt.Errorf("seq of a dead letter: %w", err)
 		}
-		args = append(args, msg.Metadata.Get(metaSource), msg.UUID, msg.Metadata.Get(metaSequenceKey), msg.Metadata.Get(metaPool),
-			sql.NullInt64{Int64: seq, Valid: seq > 0}, storable(msg.Metadata.Get(metaEventType)), []byte(msg.Payload),
+		args = append(args, msg.Metadata.Get(metaSource), storable(msg.UUID), storable(msg.Metadata.Get(metaSequenceKey)), msg.Metadata.Get(metaPool),
+			sql.NullInt64{Int64: seq, Valid: seq > 0}, storable(msg.Metadata.Get(metaEventType)), append([]byte{}, msg.Payload...),
 			msg.Metadata.Get(metaMetadata), storable(msg.Metadata.Get(metaError)), storable(msg.Metadata.Get(metaStack)))
 	}
 	return watermillsql.Query{Query: insertInto + strings.Join(values, ",") + onRepeat, Args: args}, nil

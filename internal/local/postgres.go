@@ -125,6 +125,13 @@ func (p *Postgres) createDatabase(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(ctx)
+	var dir string
+	if err := conn.QueryRow(ctx, `SELECT current_setting('data_directory')`).Scan(&dir); err != nil {
+		return err
+	}
+	if dir != p.options.Dir {
+		return fmt.Errorf("the Postgres that answers on %s is another (of %s)", p.addr, dir)
+	}
 	var exists bool
 	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, postgresDatabase).Scan(&exists); err != nil || exists {
 		return err

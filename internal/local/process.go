@@ -105,13 +105,26 @@ const (
 func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
+	exited := p.Done()
+	go func() { // a probe must not outlast the child: it may be talking to another program on the same port
+		select {
+		case <-exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		err := ready(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
-		case <-p.Done():
+		case <-exited:
+			return &exitError{name: p.name, log: p.log.String()}
+		default:
+		}
+		select {
+		case <-exited:
 			return &exitError{name: p.name, log: p.log.String()}
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("%s is not ready: %w; its log ends with:\n%s", p.name, err, p.log), p.Kill())

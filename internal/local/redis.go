@@ -72,9 +72,21 @@ func (r *Redis) Start(ctx context.Context) error {
 	if err := r.start(exec.Command(program, args...)); err != nil { //nolint:gosec // our own settings
 		return err
 	}
-	client := redis.NewClient(&redis.Options{Addr: r.addr, MaxRetries: -1})
+	client := redis.NewClient(&redis.Options{Addr: r.addr, MaxRetries: -1, ContextTimeoutEnabled: true})
 	defer client.Close()
-	return r.await(ctx, func(ctx context.Context) error { return client.Ping(ctx).Err() })
+	return r.await(ctx, func(ctx context.Context) error { return r.isOurs(ctx, client) })
+}
+
+// isOurs fails unless the server that answers is the child: another one may hold the port.
+func (r *Redis) isOurs(ctx context.Context, client *redis.Client) error {
+	info, err := client.InfoMap(ctx, "server").Result()
+	if err != nil {
+		return err
+	}
+	if pid := info["Server"]["process_id"]; pid != strconv.Itoa(r.Pid()) {
+		return fmt.Errorf("the Redis that answers on %s is another (pid %s)", r.addr, pid)
+	}
+	return nil
 }
 
 // Stop asks the server to end in good order.

@@ -1,0 +1,118 @@
+package local_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+func startRedis(t *testing.T, options local.RedisOptions) *local.Redis {
+	t.Helper()
+	server, err := local.StartRedis(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Kill() })
+	return server
+}
+
+// TestLeftover holds that a server which an earlier parent left behind is ended before a new one starts on its data.
+func TestLeftover(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "redis")
+	first := startRedis(t, local.RedisOptions{Dir: dir})
+	second := startRedis(t, local.RedisOptions{Dir: dir})
+	select {
+	case <-first.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("two servers run on one directory")
+	}
+	client := redis.NewClient(&redis.Options{Addr: second.Addr()})
+	defer client.Close()
+	if err := client.Ping(t.Context()).Err(); err != nil {
+		t.Error(err)
+	}
+	for setting, want := range map[string]string{"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"} {
+		if got := client.ConfigGet(t.Context(), setting).Val()[setting]; got != want {
+			t.Errorf("%s: got %s, want %s", setting, got, want)
+		}
+	}
+}
+
+// TestPortTaken holds that a port in use is named in the error.
+func TestPortTaken(t *testing.T) {
+	t.Parallel()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // a test's
+	addr := listener.Addr().String()
+	_, port, _ := net.SplitHostPort(addr)
+	_, redisErr := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: addr})
+	_, postgresErr := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "pg"), Addr: addr})
+	for name, err := range map[string]error{"redis": redisErr, "postgres": postgresErr} {
+		if err == nil || !strings.Contains(err.Error(), "port "+port+" is taken") {
+			t.Errorf("%s: got %v, want it to say that the port is taken", name, err)
+		}
+	}
+}
+
+// TestAnotherServerOnThePort holds that a server of the same kind on the same port is not taken for the child.
+func TestAnotherServerOnThePort(t *testing.T) {
+	t.Parallel()
+	other := startRedis(t, local.RedisOptions{Dir: t.TempDir()})
+	if _, err := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: other.Addr()}); err == nil || !strings.Contains(err.Error(), "is taken") {
+		t.Errorf("redis: got %v, want it to say that the port is taken", err)
+	}
+	dir := t.TempDir()
+	otherPostgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(dir, "one")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = otherPostgres.Kill() })
+	if _, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(dir, "two"), Addr: otherPostgres.Addr()}); err == nil || !strings.Contains(err.Error(), "is taken") {
+		t.Errorf("postgres: got %v, want it to say that the port is taken", err)
+	}
+}
+
+// TestStopAndPostgresData holds that a Postgres stops in good order and finds its data again, and that half a set-up
+// does not count as one.
+func TestStopAndPostgresData(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "postgres")
+	if err := os.MkdirAll(dir+".new", 0o700); err != nil { // as a start that was broken off leaves it
+		t.Fatal(err)
+	}
+	server, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	if err := server.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	again, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(again.Stop(ctx)); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(again.URL(), "app@") || !strings.Contains(again.URL(), "/inventory") {
+		t.Errorf("URL %s, want the user app and the database inventory", again.URL())
+	}
+}

@@ -1,0 +1,228 @@
+package sagas
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/deadletters"
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/migrations"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// shop sells shirts on servers of its own.
+type shop struct {
+	t        *testing.T
+	ctx      context.Context
+	server   *local.Redis
+	redis    *redis.Client
+	postgres *pgxpool.Pool
+	service  *commands.Service
+}
+
+func openShop(t *testing.T) *shop {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	url := testenv.Postgres(t)
+	if err := migrations.Up(ctx, url); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), postgres: pool}
+	s.redis = testenv.RedisClient(t, s.server)
+	s.service, err = commands.NewService(events.MainPool, s.redis, commands.DefaultConfig(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.service.Close() })
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.service.Open(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	s.redis.Set(ctx, "stock:shirt", 100, 0)
+	return s
+}
+
+// hold reserves a shirt; with due, its deadline has passed.
+func (s *shop) hold(key string, due bool) string {
+	s.t.Helper()
+	r, err := s.service.Reserve(s.ctx, commands.Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: key})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if due {
+		past := time.Now().Add(-time.Minute).UnixMilli()
+		s.redis.HSet(s.ctx, "hold:"+r.HoldID, "expires_at", past)
+		s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: float64(past), Member: r.HoldID})
+	}
+	return r.HoldID
+}
+
+// run runs an instance of the saga.
+func (s *shop) run() (line *events.Line, stop func()) {
+	s.t.Helper()
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	expiry := &Expiry{Commands: s.service, Redis: s.redis, Postgres: s.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
+	line = expiry.AddTo(router)
+	done := make(chan error, 1)
+	go func() { done <- router.Run(context.Background()) }()
+	<-router.Running()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			if err := router.Close(); err != nil {
+				s.t.Errorf("close the router: %v", err)
+			}
+			if err := <-done; err != nil {
+				s.t.Errorf("run the router: %v", err)
+			}
+		})
+	}
+	s.t.Cleanup(stop)
+	return line, stop
+}
+
+func (s *shop) awaitDue(want int64) {
+	s.t.Helper()
+	testenv.Eventually(s.t, 15*time.Second, func() (bool, string) {
+		got, err := s.redis.ZCard(s.ctx, "holds:due").Result()
+		return err == nil && got == want, fmt.Sprintf("%d holds are live or due (%v), want %d", got, err, want)
+	})
+}
+
+func (s *shop) wantStock(want int64) {
+	s.t.Helper()
+	if got, err := s.redis.Get(s.ctx, "stock:shirt").Int64(); got != want || err != nil {
+		s.t.Errorf("stock: got %d (%v), want %d", got, err, want)
+	}
+}
+
+// TestExpiry holds that due holds are cancelled once, by however many instances, that their stock returns, and that
+// the others are left alone.
+func TestExpiry(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	for i := range 40 {
+		s.hold(fmt.Sprint("k", i), i < 30)
+	}
+	for range 3 {
+		s.run()
+	}
+	s.awaitDue(10)
+	s.wantStock(90)
+	late := s.hold("late", true)
+	s.awaitDue(10)
+	if state := s.redis.HGet(s.ctx, "hold:"+late, "state").Val(); state != "EXPIRED" {
+		t.Errorf("the hold that became due later is %s, want EXPIRED", state)
+	}
+	entries, err := s.redis.XRange(s.ctx, "inventory.events", "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired := 0
+	for _, entry := range entries {
+		if entry.Values["type"] != "HOLD_CANCELLED" {
+			continue
+		}
+		event, err := events.Decode(events.TypeHoldCancelled, []byte(fmt.Sprint(entry.Values["payload"])))
+		if err != nil || event.(*events.HoldCancelled).Reason != "expired" {
+			t.Errorf("got %+v (%v), want the reason expired", event, err)
+		}
+		expired++
+	}
+	if expired != 31 {
+		t.Errorf("the log has %d cancellations, want 31", expired)
+	}
+}
+
+// TestWhatCannotExpire holds that a due entry which cannot be cancelled is dead-lettered and blocks nobody.
+func TestWhatCannotExpire(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	broken := s.hold("k1", true)
+	s.redis.HDel(s.ctx, "hold:"+broken, "expires_at")
+	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"}, redis.Z{Score: 2, Member: "{odd}\x00"})
+	s.hold("k2", true)
+	line, _ := s.run()
+	s.awaitDue(0)
+	letters, err := deadletters.List(s.ctx, s.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
+	if err != nil || len(letters) != 3 {
+		t.Fatalf("got %d letters (%v), want 3: %+v", len(letters), err, letters)
+	}
+	s.wantStock(99) // k2's unit is back, and k1's is still held
+	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
+		return line.Status().State == events.LineRunning, fmt.Sprintf("%+v", line.Status())
+	})
+	// Once it is repaired, an operator puts it back on the set.
+	s.redis.HSet(s.ctx, "hold:"+broken, "expires_at", 1)
+	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 0, Member: broken})
+	s.awaitDue(0)
+	s.wantStock(100)
+}
+
+// TestWithoutPostgres holds that holds expire while Postgres is away, and that what would be dead-lettered then waits
+// without blocking the others.
+func TestWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	away, err := pgxpool.New(s.ctx, "postgres://app@127.0.0.1:1/inventory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(away.Close)
+	s.postgres = away
+	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"})
+	for i := range 5 {
+		s.hold(fmt.Sprint("k", i), true)
+	}
+	line, _ := s.run()
+	s.awaitDue(1)
+	s.wantStock(100)
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		return line.Status().Error != "", "the line does not say that a hold is not handled"
+	})
+}
+
+// TestRedisAway holds that the saga waits for Redis and goes on by itself.
+func TestRedisAway(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	s.hold("k1", true)
+	if err := s.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := s.run()
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		return line.Status().State == events.LineWaiting && line.Status().Error != "", fmt.Sprintf("%+v", line.Status())
+	})
+	if err := s.server.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitDue(0)
+	s.wantStock(100)
+}
