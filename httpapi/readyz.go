@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -12,9 +13,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Readiness is the answer of GET /readyz. Its status code says whether commands are taken (in a process without the API:
-// whether its lines can work); with ?verbose it names
-// everything that the service depends on. Trouble with Postgres is told, and does not make commands unready.
+// Readiness is the answer of GET /readyz. Its status code says whether commands are taken, or, in a process that takes
+// none, whether its lines can work. With ?verbose it names everything that the service depends on. Trouble with
+// Postgres is told, and does not make commands unready.
 type Readiness struct {
 	Status      string             `json:"status"` // ready, unready or draining
 	Checks      []Check            `json:"checks,omitempty"`
@@ -56,8 +57,8 @@ const readyTimeout = 2 * time.Second
 
 func (a *api) readyz(c *gin.Context) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
-	defer cancel()
 	readyErr := a.Ready(ctx)
+	cancel()
 	report := Readiness{Status: "ready"}
 	status := http.StatusOK
 	switch {
@@ -67,7 +68,7 @@ func (a *api) readyz(c *gin.Context) {
 		report.Status, status = "unready", http.StatusServiceUnavailable
 	}
 	if _, verbose := c.GetQuery("verbose"); verbose {
-		a.describe(ctx, &report, readyErr)
+		a.describe(c.Request.Context(), &report, readyErr)
 	}
 	if status != http.StatusOK {
 		c.Header("Retry-After", retryAfterSeconds)
@@ -85,9 +86,16 @@ func (a *api) draining() bool {
 }
 
 func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
-	end, _, redisErr := events.LogEnd(ctx, a.Redis, a.Pool)
-	schemaErr := migrations.Check(ctx, a.Postgres)
-	report.Checks = []Check{check("redis", redisErr), check("ready", readyErr), check("postgres", a.Postgres.Ping(ctx)), check("schema", schemaErr)}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	var end int64
+	var redisErr, postgresErr, schemaErr error
+	var asked sync.WaitGroup // side by side: one that hangs must not look like a fault of another
+	asked.Go(func() { end, _, redisErr = events.LogEnd(ctx, a.Redis, a.Pool) })
+	asked.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
+	asked.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
+	asked.Wait()
+	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr), check("postgres", postgresErr), check("schema", schemaErr)}
 	for _, line := range a.Lines {
 		s := line.Status()
 		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC()})
