@@ -34,6 +34,14 @@ func (a *api) write(c *gin.Context, status int, body any) {
 	c.Data(status, "application/json", append(raw, '\n'))
 }
 
+// hangUp asks clients of a process that is about to stop to come back on another connection. Without it, a request
+// sent on an idle connection in the moment in which that is closed would be lost on the way.
+func (a *api) hangUp(c *gin.Context) {
+	if a.draining() {
+		c.Header("Connection", "close")
+	}
+}
+
 // correlate carries the client's own ids into the events that its commands make.
 func (a *api) correlate(c *gin.Context) {
 	requestID, traceParent := traceHeader(c, "X-Request-Id"), traceHeader(c, "Traceparent")

@@ -97,6 +97,7 @@ type reply struct {
 	header http.Header
 	body   map[string]any
 	raw    string
+	closed bool // the connection, by the server's wish
 }
 
 func (r reply) text(field string) string { s, _ := r.body[field].(string); return s }
@@ -125,7 +126,7 @@ func (s *shop) send(method, path, body string, headers ...string) reply {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r := reply{status: response.StatusCode, header: response.Header, raw: string(raw)}
+	r := reply{status: response.StatusCode, header: response.Header, raw: string(raw), closed: response.Close}
 	if err := json.Unmarshal(bytes.TrimSpace(raw), &r.body); err != nil && method != http.MethodHead {
 		s.t.Errorf("%s %s answered %d with %q, which is no JSON object: %v", method, path, r.status, raw, err)
 	}

@@ -85,7 +85,11 @@ func TestDraining(t *testing.T) {
 	if r := s.get("/readyz"); r.status != 503 || r.text("status") != "draining" {
 		t.Errorf("readyz: got %d %s, want draining", r.status, r.raw)
 	}
-	s.post("/holds", reserveBody).want(t, "reserve while draining", 201, "")
+	r := s.post("/holds", reserveBody)
+	r.want(t, "reserve while draining", 201, "")
+	if !r.closed {
+		t.Error("the connection of a draining process stays open")
+	}
 }
 
 // TestEmptied holds that an emptied Redis does not sell, with the answer that the contract names.

@@ -61,7 +61,7 @@ func NewHandler(config Config) http.Handler {
 	engine.UseRawPath = true // an encoded slash is part of a name, not a path
 	engine.UnescapePathValues = true
 	_ = engine.SetTrustedProxies(nil) // nobody's word on the client's address is taken
-	engine.Use(a.recover, a.correlate)
+	engine.Use(a.recover, a.hangUp, a.correlate)
 	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
 	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
 

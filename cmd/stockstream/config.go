@@ -48,6 +48,7 @@ func defaultConfig() *Config {
 		Roles:       allRoles,
 		Commands:    commands.DefaultConfig(),
 		BatchMax:    2000,
+		DrainDelay:  250 * time.Millisecond,
 		LogLevel:    "info",
 		LogFormat:   "text",
 	}
@@ -63,7 +64,7 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.Commands.KeepMemory, "keep-memory", c.Commands.KeepMemory, "how long idempotency keys and ended holds are remembered")
 	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout, "how long Redis may take to decide")
 	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax, "events in one transaction of the journal or of a projection")
-	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says \"draining\" before the listener closes")
+	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says draining, and answers close their connections, before the listener closes")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
 }

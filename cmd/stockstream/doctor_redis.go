@@ -44,13 +44,20 @@ func setting(ctx context.Context, client *redis.Client, name, want, why string) 
 // the permissions of the user "default", and drops what that user may not do, without a word.
 func examineACL(ctx context.Context, client *redis.Client) finding {
 	const name = "redis user default"
-	reply, err := client.Do(ctx, "ACL", "GETUSER", "default").Slice()
+	reply, err := client.Do(ctx, "ACL", "GETUSER", "default").Result()
 	if err != nil {
 		return unknown(name, err)
 	}
 	fields := map[string]string{}
-	for i := 0; i+1 < len(reply); i += 2 {
-		fields[fmt.Sprint(reply[i])] = flat(reply[i+1])
+	switch reply := reply.(type) { // by protocol: RESP3, RESP2
+	case map[any]any:
+		for field, value := range reply {
+			fields[fmt.Sprint(field)] = flat(value)
+		}
+	case []any:
+		for i := 0; i+1 < len(reply); i += 2 {
+			fields[fmt.Sprint(reply[i])] = flat(reply[i+1])
+		}
 	}
 	all := strings.HasPrefix(fields["commands"], "+@all") && !strings.Contains(fields["commands"], " -") &&
 		slices.Contains(strings.Fields(fields["keys"]), "~*")

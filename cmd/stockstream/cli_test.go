@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/migrations"
+)
+
+// TestMigrateCommands goes up and down, and will not drop a journal by accident.
+func TestMigrateCommands(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	for range 2 {
+		if out, err := s.cli("migrate", "up"); err != nil || !strings.Contains(out, "schema version 3, this build's is 3") {
+			t.Errorf("up: got %q (%v)", out, err)
+		}
+	}
+	if _, err := s.cli("migrate", "status"); err != nil {
+		t.Errorf("status: %v", err)
+	}
+	if _, err := s.cli("migrate", "down"); err == nil || !strings.Contains(err.Error(), "--yes") {
+		t.Errorf("down without --yes: got %v", err)
+	}
+	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
+		t.Errorf("down: %v", err)
+	}
+	if out, err := s.cli("migrate", "status"); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(out, "schema version 0") {
+		t.Errorf("status of nothing: got %q (%v), want an error", out, err)
+	}
+}
+
+// TestDoctor holds that the settings of `stockstream dev` are sound, and that each unsafe one is found.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	s := newShopOn(t, testenv.PostgresServer(t).URL())
+	out, err := s.cli("doctor")
+	if err != nil {
+		t.Fatalf("doctor on servers of our own: %v\n%s", err, out)
+	}
+	unsafe := map[string][]any{
+		"appendfsync":               {"CONFIG", "SET", "appendfsync", "everysec"},
+		"appendonly":                {"CONFIG", "SET", "appendonly", "no"},
+		"maxmemory-policy":          {"CONFIG", "SET", "maxmemory-policy", "allkeys-lru"},
+		"no-appendfsync-on-rewrite": {"CONFIG", "SET", "no-appendfsync-on-rewrite", "yes"},
+	}
+	for _, command := range unsafe {
+		if err := s.redis.Do(s.ctx, command...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.redis.Do(s.ctx, "ACL", "SETUSER", "default", "-debug").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec(s.ctx, `UPDATE schema_migrations SET version = 1`); err != nil {
+		t.Fatal(err)
+	}
+	out, err = s.cli("doctor", "-o", "json")
+	if err == nil || !strings.Contains(err.Error(), "6 of 13 findings are unsafe") {
+		t.Errorf("got %v, want 6 unsafe findings", err)
+	}
+	var findings []finding
+	if err := json.Unmarshal([]byte(out), &findings); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	for _, f := range findings {
+		_, broken := unsafe[strings.TrimPrefix(f.Name, "redis ")]
+		broken = broken || f.Name == "redis user default" || f.Name == "schema version"
+		if (f.Verdict == verdictUnsafe) != broken || broken && f.Advice == "" {
+			t.Errorf("got %+v; it is unsafe: %t", f, broken)
+		}
+	}
+	if err := s.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.cli("doctor"); err == nil || !strings.Contains(out, "start it") {
+		t.Errorf("without Redis: got %q (%v)", out, err)
+	}
+	if _, err := s.cli("doctor", "-o", "xml"); err == nil {
+		t.Error("an unknown output was taken")
+	}
+}
+
+// TestDeadLettersList shows what a foreign entry of the stream becomes.
+func TestDeadLettersList(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v := s.serve().awaitReady()
+	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
+	if err := s.redis.Do(s.ctx, "XADD", "inventory.events", "*", "hello", "world").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, err := v.reserve("shirt", "k", 1, 60); status != 201 || err != nil {
+		t.Fatal(status, err)
+	}
+	s.awaitLevel()
+	out, err := s.cli("dead-letters", "list")
+	if err != nil || strings.Count(out, "\n") != 2 || !strings.Contains(out, "journal") || !strings.Contains(out, "not written by a command") {
+		t.Errorf("list: got %q (%v)", out, err)
+	}
+	out, err = s.cli("dead-letters", "list", "--source", "journal", "-o", "json")
+	var letter letterJSON
+	if err != nil || json.Unmarshal([]byte(out), &letter) != nil || letter.Status != "parked" || letter.Attempts != 1 {
+		t.Errorf("as JSON: got %q (%v)", out, err)
+	}
+	if out, err := s.cli("dead-letters", "list", "--source", "holds"); err != nil || strings.Count(out, "\n") != 1 {
+		t.Errorf("of another source: got %q (%v), want the heading only", out, err)
+	}
+	if _, err := s.cli("dead-letters", "list", "-o", "xml"); err == nil {
+		t.Error("an unknown output was taken")
+	}
+}

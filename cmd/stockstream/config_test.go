@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// TestConfigFaults holds that every setting that makes no sense stops the start, in words, and all of them at once.
+func TestConfigFaults(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		args, environ []string
+		says          []string
+	}{
+		"unknown variable": {nil, []string{"STOCKSTREAM_REDIS_ULR=x"}, []string{"STOCKSTREAM_REDIS_ULR is not a setting"}},
+		"unknown flag":     {[]string{"--redis-ulr", "x"}, nil, []string{"unknown flag: --redis-ulr"}},
+		"bad values": {
+			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk", "--batch-max", "0", "--drain-delay", "-1s", "--log-level", "loud", "--log-format", "xml"}, nil,
+			[]string{"redis URL", "database URL", `roles: "clerk" is none of api, journal`, "batch max 0", "drain delay", `log level "loud"`, `log format "xml"`},
+		},
+		"relations":      {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil, []string{"must not be below the default", "must outlast"}},
+		"no role":        {[]string{"--roles", ""}, nil, []string{"name at least one"}},
+		"not a duration": {nil, []string{"STOCKSTREAM_HOLD_TTL=soon"}, []string{"STOCKSTREAM_HOLD_TTL", "soon"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			err := run(t.Context(), append([]string{"serve"}, test.args...), test.environ, &out, &out)
+			if err == nil {
+				t.Fatal("it started")
+			}
+			for _, says := range test.says {
+				if !strings.Contains(err.Error(), says) {
+					t.Errorf("got %v, want it to say %q", err, says)
+				}
+			}
+		})
+	}
+}
+
+// TestEnvironment holds that a flag wins over the environment, the environment over the default, and that what is not
+// ours is left alone.
+func TestEnvironment(t *testing.T) {
+	t.Parallel()
+	config := defaultConfig()
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	config.addFlags(flags)
+	if err := flags.Parse([]string{"--http-addr", "127.0.0.1:1"}); err != nil {
+		t.Fatal(err)
+	}
+	err := readEnvironment(flags, []string{"STOCKSTREAM_HTTP_ADDR=127.0.0.1:2", "STOCKSTREAM_ROLES=api,sagas", "STOCKSTREAM_BATCH_MAX=7", "PATH=/bin", "odd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.HTTPAddr != "127.0.0.1:1" || config.BatchMax != 7 || strings.Join(config.Roles, ",") != "api,sagas" {
+		t.Errorf("got %+v", config)
+	}
+	if err := defaultConfig().Validate(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	if host := defaultConfig().HTTPAddr; !strings.HasPrefix(host, "127.0.0.1:") {
+		t.Errorf("it listens on %s unless told otherwise, want loopback", host)
+	}
+}
+
+// TestVersion works where the settings are wrong.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if err := run(context.Background(), []string{"version"}, []string{"STOCKSTREAM_NONSENSE=1"}, &out, &out); err != nil || !strings.HasPrefix(out.String(), "stockstream ") {
+		t.Errorf("got %q (%v)", out.String(), err)
+	}
+}
+
+// settingsTable is the README's list of settings, made from the flags.
+func settingsTable() string {
+	config := defaultConfig()
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	config.addFlags(flags)
+	flags.SortFlags = false
+	var table strings.Builder
+	table.WriteString("| variable | flag | default | what it sets |\n|---|---|---|---|\n")
+	flags.VisitAll(func(f *pflag.Flag) {
+		fmt.Fprintf(&table, "| `%s` | `--%s` | `%s` | %s |\n", environmentName(f.Name), f.Name, strings.Trim(f.DefValue, "[]"), f.Usage)
+	})
+	return table.String()
+}
+
+// TestSettingsInREADME holds that the README lists the settings that there are.
+func TestSettingsInREADME(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), settingsTable()) {
+		t.Errorf("README.md does not hold this table:\n%s", settingsTable())
+	}
+}

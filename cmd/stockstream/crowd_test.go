@@ -1,0 +1,193 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+// TestCrowd sends 5,000 buyers at once for 1,000 units through two services. Every request is repeated; some buyers pay,
+// some cancel, some let their hold lapse, some pay twice. In the end exactly the units are sold.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	const units, buyers = 1000, 5000
+	s := newShop(t)
+	s.client.Transport.(*http.Transport).MaxConnsPerHost = 150
+	services := []*service{s.serve().awaitReady(), s.serve().awaitReady()}
+	if status, body, err := s.send(http.MethodPost, services[0].url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
+		t.Fatal(status, body, err)
+	}
+	var paid, refused atomic.Int64
+	var crowd sync.WaitGroup
+	start := make(chan struct{})
+	for i := range buyers {
+		crowd.Go(func() {
+			<-start
+			b := buyer{t: t, here: services[i%2], there: services[(i+1)%2], key: fmt.Sprint("buyer-", i)}
+			switch b.come(i%3 + 1) {
+			case bought:
+				paid.Add(int64(b.qty))
+			case soldOut:
+				refused.Add(1)
+			case left:
+			}
+		})
+	}
+	close(start)
+	crowd.Wait()
+	if paid.Load() > units || refused.Load() == 0 {
+		t.Fatalf("%d units were paid for, and %d buyers refused", paid.Load(), refused.Load())
+	}
+	// What was cancelled and what lapsed is sold to those who come later.
+	testenv.Eventually(t, 60*time.Second, func() (bool, string) {
+		b := buyer{t: t, here: services[0], there: services[1], key: fmt.Sprint("late-", paid.Load(), "-", time.Now().UnixNano())}
+		if b.pays(1) == bought {
+			paid.Add(1)
+		}
+		return paid.Load() == units, fmt.Sprintf("%d of %d sold", paid.Load(), units)
+	})
+	if status, _, err := services[0].reserve("ticket", "one-too-many", 1, 60); status != http.StatusConflict || err != nil {
+		t.Errorf("one more: got %d (%v), want 409", status, err)
+	}
+	s.wantAgreement("ticket", units)
+	if sold := one[int64](s, `SELECT sold FROM stock_levels WHERE sku = 'ticket'`); sold != units {
+		t.Errorf("%d are sold, want %d", sold, units)
+	}
+}
+
+// buyer is one of a crowd, who asks everything twice, of two services.
+type buyer struct {
+	t           *testing.T
+	here, there *service
+	key         string
+	qty         int
+}
+
+type outcome int
+
+const (
+	soldOut outcome = iota
+	left            // with a hold that was given back, or that lapses
+	bought
+)
+
+// come asks for a unit, and then does one thing or another with it.
+func (b *buyer) come(kind int) outcome {
+	switch kind {
+	case 1:
+		return b.pays(1)
+	case 2:
+		return b.cancels(2)
+	default:
+		return b.lapses(1)
+	}
+}
+
+// holds reserves, and again with the same key: the same hold, or none both times.
+func (b *buyer) holds(qty, ttlSeconds int) (id string) {
+	b.qty = qty
+	status, id, err := b.here.reserve("ticket", b.key, qty, ttlSeconds)
+	if err != nil || status != http.StatusCreated && status != http.StatusConflict {
+		b.t.Errorf("%s: reserve: %d (%v)", b.key, status, err)
+	}
+	if id == "" {
+		return ""
+	}
+	if status, again, err := b.there.reserve("ticket", b.key, qty, ttlSeconds); again != id || err != nil {
+		b.t.Errorf("%s: reserve again: %d %q (%v), want the hold %q", b.key, status, again, err, id)
+	}
+	return id
+}
+
+func (b *buyer) post(v *service, path, body string) (status int) {
+	status, _, err := v.shop.send(http.MethodPost, v.url+path, body)
+	if err != nil {
+		b.t.Errorf("%s: %s: %v", b.key, path, err)
+	}
+	return status
+}
+
+func (b *buyer) pays(qty int) outcome {
+	id := b.holds(qty, 300)
+	if id == "" {
+		return soldOut
+	}
+	for _, v := range []*service{b.here, b.there} {
+		if status := b.post(v, "/holds/"+id+"/confirm", `{"payment_ref":"pay-`+b.key+`"}`); status != http.StatusOK {
+			b.t.Errorf("%s: confirm: %d", b.key, status)
+		}
+	}
+	if status := b.post(b.there, "/holds/"+id+"/confirm", `{"payment_ref":"another"}`); status != http.StatusConflict {
+		b.t.Errorf("%s: pay twice: %d, want 409", b.key, status)
+	}
+	return bought
+}
+
+func (b *buyer) cancels(qty int) outcome {
+	id := b.holds(qty, 300)
+	if id == "" {
+		return soldOut
+	}
+	for _, v := range []*service{b.here, b.there} {
+		if status := b.post(v, "/holds/"+id+"/cancel", ""); status != http.StatusOK {
+			b.t.Errorf("%s: cancel: %d", b.key, status)
+		}
+	}
+	return left
+}
+
+func (b *buyer) lapses(qty int) outcome {
+	if b.holds(qty, 1) == "" {
+		return soldOut
+	}
+	return left
+}
+
+// wantAgreement holds that Redis, the journal and the read tables tell the same story of a SKU, from its first event
+// to its last, and that not a unit of it was lost or sold twice on the way.
+func (s *shop) wantAgreement(sku string, units int64) {
+	s.t.Helper()
+	s.awaitLevel()
+	same := func(what string, got, want int64) {
+		s.t.Helper()
+		if got != want {
+			s.t.Errorf("%s: got %d, want %d", what, got, want)
+		}
+	}
+	available, err := s.redis.Get(s.ctx, "stock:"+sku).Int64()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	end, err := s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	same("events in the journal", one[int64](s, `SELECT count(*) FROM events`), end)
+	same("the journal's last seq", one[int64](s, `SELECT max(seq) FROM events`), end)
+	same("entries of the stream", s.redis.XLen(s.ctx, "inventory.events").Val(), end)
+	same("dead letters", one[int64](s, `SELECT count(*) FROM dead_letters`), 0)
+
+	const running = `
+		WITH steps AS (
+			SELECT seq, CASE type WHEN 'STOCK_ADJUSTED' THEN (payload->>'delta')::bigint WHEN 'HOLD_CREATED' THEN -(payload->>'qty')::bigint
+			                      WHEN 'HOLD_CANCELLED' THEN (payload->>'qty')::bigint ELSE 0 END AS step
+			FROM events WHERE sku = $1)
+		SELECT min(level) FROM (SELECT sum(step) OVER (ORDER BY seq) AS level FROM steps) AS levels`
+	if lowest := one[int64](s, running, sku); lowest < 0 {
+		s.t.Errorf("the stock fell to %d on the way: oversold", lowest)
+	}
+	same("available in stock_levels", one[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
+	held := one[int64](s, `SELECT held FROM stock_levels WHERE sku = $1`, sku)
+	sold := one[int64](s, `SELECT sold FROM stock_levels WHERE sku = $1`, sku)
+	same("available + held + sold", available+held+sold, units)
+	const inHolds = `SELECT coalesce(sum(qty), 0)::bigint FROM holds WHERE sku = $1 AND status = $2`
+	same("active in holds", one[int64](s, inHolds, sku, "ACTIVE"), held)
+	same("confirmed in holds", one[int64](s, inHolds, sku, "CONFIRMED"), sold)
+	same("units in orders", one[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
+	same("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(), one[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+// asProgram turns this test binary into the program itself, for tests that kill it.
+const asProgram = "RUN_AS_STOCKSTREAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	testenv.Main(m)
+}
+
+// shop is a Redis and a Postgres schema for services to run on, and a client.
+type shop struct {
+	t      *testing.T
+	ctx    context.Context
+	server *local.Redis
+	redis  *redis.Client
+	dbURL  string
+	db     *pgx.Conn
+	client *http.Client
+}
+
+func newShop(t *testing.T) *shop {
+	t.Helper()
+	return newShopOn(t, testenv.Postgres(t))
+}
+
+func newShopOn(t *testing.T, databaseURL string) *shop {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), dbURL: databaseURL}
+	s.redis = testenv.RedisClient(t, s.server)
+	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 300}}
+	t.Cleanup(s.client.CloseIdleConnections)
+	if out, err := s.cli("migrate", "up"); err != nil {
+		t.Fatalf("migrate up: %v\n%s", err, out)
+	}
+	s.db = s.connect()
+	return s
+}
+
+func (s *shop) connect() *pgx.Conn {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.ctx, s.dbURL)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// environ is what the shop's processes are told by the environment.
+func (s *shop) environ() []string {
+	return []string{"STOCKSTREAM_REDIS_URL=" + s.server.URL(), "STOCKSTREAM_DATABASE_URL=" + s.dbURL}
+}
+
+// cli runs a command of the program to its end, and returns what it printed.
+func (s *shop) cli(args ...string) (string, error) {
+	var out bytes.Buffer
+	err := run(s.ctx, args, s.environ(), &out, &out)
+	return out.String(), err
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // a test's
+	return listener.Addr().String()
+}
+
+// service is a `stockstream serve` in this process.
+type service struct {
+	shop *shop
+	url  string
+	log  *syncBuffer
+	stop func() error // asks it to end, and waits; may be called again
+}
+
+func (s *shop) serve(args ...string) *service {
+	s.t.Helper()
+	addr := freeAddr(s.t)
+	ctx, cancel := context.WithCancel(s.ctx)
+	v := &service{shop: s, url: "http://" + addr, log: &syncBuffer{}}
+	done := make(chan error, 1)
+	go func() {
+		done <- run(ctx, append([]string{"serve", "--http-addr", addr}, args...), s.environ(), v.log, v.log)
+	}()
+	v.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	s.t.Cleanup(func() {
+		if err := v.stop(); err != nil {
+			s.t.Errorf("stop the service: %v", err)
+		}
+	})
+	return v
+}
+
+// awaitReady waits until /readyz answers 200.
+func (v *service) awaitReady() *service {
+	v.shop.t.Helper()
+	awaitReady(v.shop.t, v.shop, v.url, v.log)
+	return v
+}
+
+func awaitReady(t *testing.T, s *shop, url string, log fmt.Stringer) {
+	t.Helper()
+	testenv.Eventually(t, 30*time.Second, func() (bool, string) {
+		status, body, err := s.send(http.MethodGet, url+"/readyz?verbose", "")
+		return err == nil && status == http.StatusOK, fmt.Sprintf("%d %v %v\n%s", status, body, err, log)
+	})
+}
+
+// send sends a request and reads the JSON object that comes back.
+func (s *shop) send(method, url, body string) (status int, answer map[string]any, err error) {
+	request, err := http.NewRequestWithContext(s.ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	if body != "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, nil, err
+	}
+	return response.StatusCode, answer, json.Unmarshal(raw, &answer)
+}
+
+// reserve asks for units under a key; the hold's id is "" unless the status is 201.
+func (v *service) reserve(sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
+	return v.shop.reserveAt(v.url, sku, key, qty, ttlSeconds)
+}
+
+func (s *shop) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
+	body := fmt.Sprintf(`{"sku":%q,"qty":%d,"user_id":"buyer","ttl_seconds":%d,"idempotency_key":%q}`, sku, qty, ttlSeconds, key)
+	status, answer, err := s.send(http.MethodPost, url+"/holds", body)
+	if status == http.StatusCreated {
+		holdID, _ = answer["hold_id"].(string)
+	}
+	return status, holdID, err
+}
+
+// awaitLevel waits until the journal and every projection have come to the end of the log.
+func (s *shop) awaitLevel() {
+	s.t.Helper()
+	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
+		end, err := s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+		if err != nil {
+			return false, err.Error()
+		}
+		var text string
+		const query = `SELECT coalesce(string_agg(projection || ' ' || seq, ', ') FILTER (WHERE seq < $1), CASE WHEN count(*) < 4 THEN 'missing' ELSE '' END) FROM checkpoints`
+		if err := s.db.QueryRow(s.ctx, query, end).Scan(&text); err != nil {
+			return false, err.Error()
+		}
+		return text == "", fmt.Sprintf("the log ends at %d; %s", end, text)
+	})
+}
+
+// one returns a single value of a query.
+func one[T any](s *shop, sql string, args ...any) T {
+	s.t.Helper()
+	var value T
+	if err := s.db.QueryRow(s.ctx, sql, args...).Scan(&value); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+// program is a `stockstream serve` in a process of its own.
+type program struct {
+	cmd  *exec.Cmd
+	url  string
+	log  *syncBuffer
+	done chan error
+}
+
+func (s *shop) program(addr string, args ...string) *program {
+	s.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p := &program{url: "http://" + addr, log: &syncBuffer{}, done: make(chan error, 1)}
+	p.cmd = exec.Command(self, append([]string{"serve", "--http-addr", addr}, args...)...)
+	p.cmd.Env = append(s.environ(), asProgram+"=1")
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() { p.done <- p.cmd.Wait() }()
+	s.t.Cleanup(p.kill)
+	return p
+}
+
+// kill ends it the hard way, and waits.
+func (p *program) kill() {
+	_ = p.cmd.Process.Signal(syscall.SIGKILL)
+	p.done <- <-p.done
+}
+
+// syncBuffer is a log that is written by one goroutine and read by another.
+type syncBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}

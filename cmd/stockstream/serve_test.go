@@ -1,0 +1,178 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+// TestRolesApart runs each role in a service of its own, two of each, and sells through them.
+func TestRolesApart(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	var apis []*service
+	for range 2 {
+		for _, role := range allRoles {
+			v := s.serve("--roles", role).awaitReady()
+			if role == roleAPI {
+				apis = append(apis, v)
+			} else if status, _, _ := s.send(http.MethodGet, v.url+"/stock/shirt", ""); status != http.StatusNotFound {
+				t.Errorf("the role %s serves the API: %d", role, status)
+			}
+		}
+	}
+	s.redis.Set(s.ctx, "stock:shirt", 10, 0)
+	_, kept, err := apis[0].reserve("shirt", "k1", 1, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lapsed, err := apis[1].reserve("shirt", "k2", 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, err := s.send(http.MethodPost, apis[1].url+"/holds/"+kept+"/confirm", `{"payment_ref":"p"}`); status != 200 || err != nil {
+		t.Fatal(status, err)
+	}
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		_, order, _ := s.send(http.MethodGet, apis[0].url+"/orders?hold_id="+kept, "")
+		_, hold, _ := s.send(http.MethodGet, apis[0].url+"/holds/"+lapsed, "")
+		return order["payment_ref"] == "p" && hold["status"] == "EXPIRED", fmt.Sprintf("order %v, hold %v", order, hold)
+	})
+	s.awaitLevel()
+	if got := s.redis.Get(s.ctx, "stock:shirt").Val(); got != "9" {
+		t.Errorf("stock: got %s, want 9", got)
+	}
+}
+
+// TestPortTaken names the setting that helps.
+func TestPortTaken(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v := s.serve().awaitReady()
+	_, err := s.cli("serve", "--http-addr", strings.TrimPrefix(v.url, "http://"))
+	if err == nil || !strings.Contains(err.Error(), "--http-addr or STOCKSTREAM_HTTP_ADDR") {
+		t.Errorf("got %v, want it to name the setting", err)
+	}
+}
+
+// TestServersComeLate starts the service before its Redis, its Postgres and its schema are there, and takes each away
+// again.
+func TestServersComeLate(t *testing.T) {
+	t.Parallel()
+	postgres := testenv.PostgresServer(t)
+	s := newShopOn(t, postgres.URL())
+	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := postgres.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	v := s.serve()
+	awaitStatus := func(status int, says string) {
+		t.Helper()
+		testenv.Eventually(t, 30*time.Second, func() (bool, string) {
+			got, body, err := s.send(http.MethodGet, v.url+"/readyz?verbose", "")
+			return err == nil && got == status && strings.Contains(fmt.Sprint(body)+v.log.String(), says), fmt.Sprintf("%d %v (%v), want %d with %q; log:\n%s", got, body, err, status, says, v.log)
+		})
+	}
+	awaitStatus(503, "connection refused")
+	if err := postgres.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	awaitStatus(503, "stockstream migrate up")
+	s.db = s.connect()
+	if _, err := s.cli("migrate", "up"); err != nil {
+		t.Fatal(err)
+	}
+	awaitStatus(503, "pool not open")
+	if err := s.server.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	awaitStatus(200, "ready")
+	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
+	if status, _, err := v.reserve("shirt", "k1", 1, 60); status != 201 || err != nil {
+		t.Fatal(status, err)
+	}
+
+	if err := postgres.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, err := v.reserve("shirt", "k2", 1, 60); status != 201 || err != nil {
+		t.Errorf("reserve while Postgres is away: %d (%v)", status, err)
+	}
+	if err := s.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	awaitStatus(503, "unready")
+	if err := s.server.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	awaitStatus(200, "ready")
+	if err := postgres.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.db = s.connect()
+	s.awaitLevel()
+	if got := one[int](s, `SELECT count(*) FROM holds`); got != 2 {
+		t.Errorf("holds has %d rows, want 2", got)
+	}
+}
+
+// TestDrain stops a service under load: whoever was answered 201 has a hold, nobody's request is cut off once it was
+// taken, and nothing healthy is parked.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v := s.serve("--drain-delay", "200ms").awaitReady()
+	s.redis.Set(s.ctx, "stock:shirt", 1_000_000, 0)
+	var accepted atomic.Int64
+	var buyers sync.WaitGroup
+	begun := make(chan struct{}, 1)
+	for buyer := range 20 {
+		buyers.Go(func() {
+			for i := 0; ; i++ {
+				status, _, err := v.reserve("shirt", fmt.Sprintf("b%d-%d", buyer, i), 1, 60)
+				if err != nil {
+					if accepted.Load() < 200 {
+						t.Errorf("buyer %d, request %d, before the stop: %v", buyer, i, err)
+					}
+					return // the connection was closed before the request was taken, which the count below proves
+				}
+				if status != http.StatusCreated {
+					t.Errorf("buyer %d, request %d: %d", buyer, i, status)
+				}
+				if accepted.Add(1) == 200 {
+					begun <- struct{}{}
+				}
+			}
+		})
+	}
+	<-begun
+	if err := v.stop(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	buyers.Wait()
+	if log := v.log.String(); strings.Contains(log, "parked") || strings.Contains(log, "level=ERROR") {
+		t.Errorf("the log has errors:\n%s", log)
+	}
+	if created := s.redis.XLen(s.ctx, "inventory.events").Val() - 1; created != accepted.Load() {
+		t.Errorf("%d were answered 201, the log has %d holds", accepted.Load(), created)
+	}
+	s.serve().awaitReady()
+	s.awaitLevel()
+	if got := one[int64](s, `SELECT count(*) FROM holds`); got != accepted.Load() {
+		t.Errorf("holds has %d rows, want %d", got, accepted.Load())
+	}
+	if got := one[int](s, `SELECT count(*) FROM dead_letters`); got != 0 {
+		t.Errorf("%d letters were parked", got)
+	}
+}
