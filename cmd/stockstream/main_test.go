@@ -184,6 +184,9 @@ func (s *shop) awaitLevel() {
 		if err != nil {
 			return false, err.Error()
 		}
+		if end == 0 {
+			return true, ""
+		}
 		var text string
 		const query = `SELECT coalesce(string_agg(projection || ' ' || seq, ', ') FILTER (WHERE seq < $1), CASE WHEN count(*) < 4 THEN 'missing' ELSE '' END) FROM checkpoints`
 		if err := s.db.QueryRow(s.ctx, query, end).Scan(&text); err != nil {
