@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,11 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	if err := os.MkdirAll(options.dir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
+	unlock, err := lock(options.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	fmt.Fprintf(out, "starting Redis and Postgres in %s …\n", options.dir)
 	redis, err := startLogged(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
 		return local.StartRedis(ctx, local.RedisOptions{Dir: dir, Addr: options.redisAddr, Log: log})
@@ -74,6 +80,18 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
 	return err
+}
+
+// lock keeps a second `stockstream dev` from the data of one that runs: it would take its servers for leftovers.
+func lock(dir string) (unlock func(), err error) {
+	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the directory that the user named
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another `stockstream dev` runs in %s; stop it, or use another directory (--dir)", dir), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
 }
 
 // startLogged starts a server with a directory and a log file of its own below dir.

@@ -32,7 +32,11 @@ func TestWalkThrough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shell := openShell(t, startDev(t))
+	dev := startDev(t)
+	if err := run(t.Context(), []string{"dev", "--dir", dev.dir}, nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "another `stockstream dev` runs") {
+		t.Errorf("a second dev in the same directory: got %v", err)
+	}
+	shell := openShell(t, dev)
 	text := consoleBlock.ReplaceAllStringFunc(string(readme), func(block string) string {
 		return "```console\n" + shell.replay(strings.TrimSuffix(strings.TrimPrefix(block, "```console\n"), "```")) + "```"
 	})
@@ -46,16 +50,16 @@ func TestWalkThrough(t *testing.T) {
 var consoleBlock = regexp.MustCompile("(?s)```console\n.*?```")
 
 // devRun is a `stockstream dev` on free ports.
-type devRun struct{ http, redis, postgres string }
+type devRun struct{ dir, http, redis, postgres string }
 
 func startDev(t *testing.T) devRun {
 	t.Helper()
-	d := devRun{http: freeAddr(t), redis: freeAddr(t), postgres: freeAddr(t)}
+	d := devRun{dir: t.TempDir(), http: freeAddr(t), redis: freeAddr(t), postgres: freeAddr(t)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var out syncBuffer
 	done := make(chan error, 1)
 	go func() {
-		done <- run(ctx, []string{"dev", "--dir", t.TempDir(), "--http-addr", d.http, "--dev-redis-addr", d.redis, "--dev-postgres-addr", d.postgres}, nil, &out, &out)
+		done <- run(ctx, []string{"dev", "--dir", d.dir, "--http-addr", d.http, "--dev-redis-addr", d.redis, "--dev-postgres-addr", d.postgres}, nil, &out, &out)
 	}()
 	t.Cleanup(func() {
 		cancel()
