@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -70,7 +69,7 @@ func (s *shop) anotherService() *Service {
 
 func serviceOn(t testing.TB, client *redis.Client) *Service {
 	t.Helper()
-	service, err := NewService(events.MainPool, client, DefaultConfig(), slog.New(slog.DiscardHandler))
+	service, err := NewService(events.MainPool, client, DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

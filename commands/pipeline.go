@@ -19,6 +19,9 @@ const queuedMax = 10_000
 func newPipeline(client *redis.Client) (*pipeline, error) {
 	options := redis.DefaultAutoPipelineOptions()
 	options.MaxQueuedCommands = queuedMax
+	// Two streams of batches keep Redis and this process busy at once. Their order does not matter: who depends on a
+	// command waits for it.
+	options.NumShards, options.MaxConcurrentBatches, options.Unordered = 2, 2, true
 	shared, err := client.AsyncAutoPipelineWithOptions(options)
 	if err != nil {
 		return nil, fmt.Errorf("pipeline to Redis: %w", err)

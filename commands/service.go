@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -64,7 +63,7 @@ type Service struct {
 
 // NewService returns a service that answers NOT_READY until Open has succeeded. The client stays the caller's to
 // close, after Close.
-func NewService(pool events.Pool, client *redis.Client, config Config, log *slog.Logger) (*Service, error) {
+func NewService(pool events.Pool, client *redis.Client, config Config) (*Service, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
@@ -76,7 +75,7 @@ func NewService(pool events.Pool, client *redis.Client, config Config, log *slog
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     decidingClient{UniversalClient: client, scripts: pipeline, fence: fence},
 		Marshaller: events.Codec{},
-	}, watermill.NewSlogLogger(log))
+	}, watermill.NopLogger{}) // what fails is told by the one who publishes
 	if err != nil {
 		return nil, fmt.Errorf("publisher: %w", err)
 	}

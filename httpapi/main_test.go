@@ -80,7 +80,7 @@ func (s *shop) open(config *pgx.ConnConfig) *commands.Service {
 	s.t.Helper()
 	limits := commands.DefaultConfig()
 	limits.Timeout = time.Second
-	service, err := commands.NewService(events.MainPool, s.redis, limits, slog.New(slog.DiscardHandler))
+	service, err := commands.NewService(events.MainPool, s.redis, limits)
 	if err != nil {
 		s.t.Fatal(err)
 	}

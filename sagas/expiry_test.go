@@ -49,7 +49,7 @@ func openShop(t *testing.T) *shop {
 	t.Cleanup(pool.Close)
 	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), postgres: pool}
 	s.redis = testenv.RedisClient(t, s.server)
-	s.service, err = commands.NewService(events.MainPool, s.redis, commands.DefaultConfig(), slog.New(slog.DiscardHandler))
+	s.service, err = commands.NewService(events.MainPool, s.redis, commands.DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs redis-server and postgresql where they are missing, and says so before it does.
+# Installs redis-server and postgresql where they are missing, and says so before it does. The README's walk-through
+# also asks for curl.
 set -eu
 
 missing=
 command -v redis-server >/dev/null || missing="$missing redis-server"
+command -v curl >/dev/null || missing="$missing curl"
 if ! command -v postgres >/dev/null; then
     set -- /usr/lib/postgresql/*/bin/postgres /opt/homebrew/opt/postgresql*/bin/postgres /usr/local/opt/postgresql*/bin/postgres
     found=
@@ -15,7 +17,7 @@ fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(uname)" = Darwin ]; then
-    echo "StockStream needs$missing. Install with: brew install redis postgresql@17" >&2
+    echo "StockStream needs$missing. Install with: brew install redis postgresql@17 curl" >&2
     exit 1
 fi
 if ! command -v apt-get >/dev/null; then

@@ -64,7 +64,7 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
 		return a, fmt.Errorf("database URL: %w", err)
 	}
-	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands, log); err != nil {
+	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands); err != nil {
 		return a, err
 	}
 	if err := a.addLines(); err != nil {
