@@ -20,7 +20,7 @@ run: deps build ## run the service with a Redis and a Postgres of its own
 	@exec bin/stockstream dev
 
 test: deps ## run every test, on real servers and with the race detector; a skipped test is a failure
-	@$(GO) test -race -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
+	@$(GO) test -race -count 1 -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
 
 faults: deps ## the tests that kill processes, many more times than `make test` does
 	@STOCKSTREAM_TEST_KILLS=12 $(GO) test -race -json -count 1 -timeout 30m -run 'Kill|Crowd' ./cmd/stockstream | $(GO) run ./internal/testsummary

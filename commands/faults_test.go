@@ -58,19 +58,26 @@ func TestRedisCannotWrite(t *testing.T) {
 	}
 }
 
+// farService returns a service whose way to Redis is through a proxy.
+func (s *shop) farService() (*Service, *testenv.Proxy) {
+	s.t.Helper()
+	proxy := testenv.NewProxy(s.t, s.server.Addr())
+	client := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
+	s.t.Cleanup(func() { _ = client.Close() })
+	far := serviceOn(s.t, client)
+	if err := far.Open(s.ctx, s.postgres); err != nil {
+		s.t.Fatal(err)
+	}
+	return far, proxy
+}
+
 // TestLostAnswer holds that a command whose answer was lost on the way has one effect, and that the client that waits
 // for it still learns of that effect.
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)
 	s.stock("shirt", 100)
-	proxy := testenv.NewProxy(t, s.server.Addr())
-	client := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
-	t.Cleanup(func() { _ = client.Close() })
-	far := serviceOn(t, client)
-	if err := far.Open(s.ctx, s.postgres); err != nil {
-		t.Fatal(err)
-	}
+	far, proxy := s.farService()
 	for i := range 10 {
 		sold := int64(2 * i)
 		if _, err := far.Reserve(s.ctx, s.request("shirt", 1)); err != nil { // warms a connection up
@@ -98,13 +105,7 @@ func TestSilentRedis(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)
 	s.stock("shirt", 2)
-	proxy := testenv.NewProxy(t, s.server.Addr())
-	client := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
-	t.Cleanup(func() { _ = client.Close() })
-	far := serviceOn(t, client)
-	if err := far.Open(s.ctx, s.postgres); err != nil {
-		t.Fatal(err)
-	}
+	far, proxy := s.farService()
 	if _, err := far.Reserve(s.ctx, s.request("shirt", 1)); err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/migrations"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -47,16 +46,8 @@ func closedShop(t testing.TB, redisArgs ...string) *shop {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	url := testenv.Postgres(t)
-	if err := migrations.Up(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := testenv.Redis(t, redisArgs...)
-	s := &shop{t: t, ctx: ctx, server: server, operator: testenv.RedisClient(t, server), postgres: config}
+	s := &shop{t: t, ctx: ctx, server: server, operator: testenv.RedisClient(t, server), postgres: testenv.ParseURL(t, testenv.Schema(t))}
 	s.Service = s.anotherService()
 	return s
 }

@@ -5,19 +5,14 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/testenv"
 )
 
 // journalSays sets how far the journal is said to have come.
 func (s *shop) journalSays(seq int64) {
 	s.t.Helper()
-	conn, err := pgx.ConnectConfig(s.ctx, s.postgres)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer conn.Close(s.ctx)
+	conn := testenv.Connect(s.t, s.postgres)
 	const query = `INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', $1)
 		ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`
 	if _, err := conn.Exec(s.ctx, query, seq); err != nil {

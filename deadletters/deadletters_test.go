@@ -11,7 +11,6 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/migrations"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -20,16 +19,7 @@ func store(t *testing.T) (context.Context, *pgx.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	url := testenv.Postgres(t)
-	if err := migrations.Up(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return ctx, conn
+	return ctx, testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t)))
 }
 
 func park(t *testing.T, ctx context.Context, conn *pgx.Conn, letters ...Letter) { //nolint:revive // the test comes first

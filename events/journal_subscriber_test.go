@@ -60,11 +60,10 @@ func (r *reader) count() int {
 	return len(r.seqs)
 }
 
-func (p *plant) read(r *reader, pages *JournalPages, name string) (*Line, func()) {
-	return p.run(func(router *message.Router) *Line {
+func (p *plant) read(r *reader, pages *JournalPages, name string) (stop func()) {
+	return testenv.RunRouter(p.t, func(router *message.Router) {
 		s := NewJournalSubscriber(JournalSubscriberConfig{Postgres: p.config, Pool: MainPool, Pages: pages, Reader: name, BatchMax: 700, Log: slog.New(slog.DiscardHandler)})
 		router.AddConsumerHandler(name, JournalTopic(MainPool), s, r.handle).AddMiddleware(ReportFault)
-		return s.Line
 	})
 }
 
@@ -80,7 +79,7 @@ func TestJournalReader(t *testing.T) {
 		testenv.Eventually(t, 20*time.Second, func() (bool, string) { return r.count() == n, fmt.Sprintf("read %d of %d", r.count(), n) })
 	}
 	pages := NewJournalPages(MainPool)
-	_, stop := p.read(r, pages, "reader")
+	stop := p.read(r, pages, "reader")
 	await(4500)
 	p.fill(3)
 	await(4503)

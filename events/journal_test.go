@@ -188,6 +188,7 @@ func TestTakeover(t *testing.T) {
 func TestOutages(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
+	testenv.Migrate(t, postgres.URL())
 	p := newPlantOn(t, postgres.URL())
 	line, _ := p.journal(0)
 	p.append(5)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/migrations"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -37,34 +35,22 @@ type plant struct {
 
 func newPlant(t *testing.T) *plant {
 	t.Helper()
-	return newPlantOn(t, testenv.Postgres(t))
+	return newPlantOn(t, testenv.Schema(t))
 }
 
 func newPlantOn(t *testing.T, databaseURL string) *plant {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	if err := migrations.Up(ctx, databaseURL); err != nil {
-		t.Fatal(err)
-	}
-	config, err := pgx.ParseConfig(databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := testenv.Redis(t)
-	p := &plant{t: t, ctx: ctx, server: server, redis: testenv.RedisClient(t, server), config: config}
+	p := &plant{t: t, ctx: ctx, server: server, redis: testenv.RedisClient(t, server), config: testenv.ParseURL(t, databaseURL)}
 	p.db = p.connect()
 	return p
 }
 
 func (p *plant) connect() *pgx.Conn {
 	p.t.Helper()
-	conn, err := pgx.ConnectConfig(p.ctx, p.config.Copy())
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
+	return testenv.Connect(p.t, p.config)
 }
 
 // raw appends any entry to the stream, and returns its id.
@@ -102,32 +88,6 @@ func (p *plant) logEndsAt(seq int64) {
 	}
 }
 
-// run adds handlers to a Router and runs it until the returned function is called.
-func (p *plant) run(add func(*message.Router) *Line) (line *Line, stop func()) {
-	p.t.Helper()
-	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	line = add(router)
-	done := make(chan error, 1)
-	go func() { done <- router.Run(context.Background()) }()
-	<-router.Running()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			if err := router.Close(); err != nil {
-				p.t.Errorf("close the router: %v", err)
-			}
-			if err := <-done; err != nil {
-				p.t.Errorf("run the router: %v", err)
-			}
-		})
-	}
-	p.t.Cleanup(stop)
-	return line, stop
-}
-
 // journal runs the journal. What it parks is kept in p.parked, in the same transaction as the real thing would.
 func (p *plant) journal(batchMax int) (line *Line, stop func()) {
 	p.t.Helper()
@@ -137,9 +97,10 @@ func (p *plant) journal(batchMax int) (line *Line, stop func()) {
 		p.parked = append(p.parked, entries...)
 		return nil
 	}}
-	return p.run(func(router *message.Router) *Line {
-		return j.AddTo(router, StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)})
+	stop = testenv.RunRouter(p.t, func(router *message.Router) {
+		line = j.AddTo(router, StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)})
 	})
+	return line, stop
 }
 
 // awaitJournal waits until the journal has come to a seq, and checks that it is dense.

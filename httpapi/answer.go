@@ -16,22 +16,31 @@ const (
 	replayedHeader = "Idempotency-Replayed"
 )
 
+// handle turns a handler that returns its errors into Gin's kind, which answers them.
+func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if err := handler(c); err != nil {
+			a.fail(c, err)
+		}
+	}
+}
+
 // decided answers a command that was taken.
-func (a *api) decided(c *gin.Context, status int, position events.Position, replayed bool, body any) {
+func (a *api) decided(c *gin.Context, status int, position events.Position, replayed bool, body any) error {
 	c.Header(positionHeader, position.String())
 	if replayed {
 		c.Header(replayedHeader, "true")
 	}
-	a.write(c, status, body)
+	return a.write(c, status, body)
 }
 
-func (a *api) write(c *gin.Context, status int, body any) {
+func (a *api) write(c *gin.Context, status int, body any) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	c.Data(status, "application/json", append(raw, '\n'))
+	return nil
 }
 
 // hangUp asks clients of a process that is about to stop to come back on another connection. Without it, a request
@@ -70,4 +79,4 @@ func traceHeader(c *gin.Context, name string) string {
 }
 
 // livez says that the process answers; nothing else decides whether to restart it.
-func (a *api) livez(c *gin.Context) { a.write(c, http.StatusOK, gin.H{"status": "alive"}) }
+func (a *api) livez(c *gin.Context) error { return a.write(c, http.StatusOK, gin.H{"status": "alive"}) }

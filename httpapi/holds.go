@@ -30,31 +30,27 @@ type ReserveAnswer struct {
 	ExpiresInMs int64     `json:"expires_in_ms"`
 }
 
-func (a *api) reserve(c *gin.Context) {
+func (a *api) reserve(c *gin.Context) error {
 	var request ReserveRequest
 	if err := decode(c, &request, false); err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	key, err := idempotencyKey(c, request.IdempotencyKey)
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	ttl, err := ttlOf(request.TTLSeconds)
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	r, err := a.Commands.Reserve(c.Request.Context(), commands.Reserve{
 		SKU: request.SKU, Qty: request.Qty, UserID: request.UserID, TTL: ttl, IdempotencyKey: key,
 	})
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	c.Header("Location", "/holds/"+r.HoldID)
-	a.decided(c, http.StatusCreated, r.Position, r.Replayed, ReserveAnswer{
+	return a.decided(c, http.StatusCreated, r.Position, r.Replayed, ReserveAnswer{
 		HoldID: r.HoldID, SKU: r.SKU, Qty: r.Qty, UserID: r.UserID, Status: string(r.Status),
 		ExpiresAt: r.ExpiresAt, ExpiresInMs: r.ExpiresIn.Milliseconds(),
 	})
@@ -89,23 +85,20 @@ type ConfirmAnswer struct {
 	PaymentRef string `json:"payment_ref"`
 }
 
-func (a *api) confirm(c *gin.Context) {
+func (a *api) confirm(c *gin.Context) error {
 	var request ConfirmRequest
 	if err := decode(c, &request, false); err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	id, err := holdID(c, request.HoldID)
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	done, err := a.Commands.Confirm(c.Request.Context(), commands.Confirm{HoldID: id, PaymentRef: request.PaymentRef})
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
-	a.decided(c, http.StatusOK, done.Position, done.Replayed, ConfirmAnswer{
+	return a.decided(c, http.StatusOK, done.Position, done.Replayed, ConfirmAnswer{
 		OrderID: done.OrderID, HoldID: done.HoldID, SKU: done.SKU, Qty: done.Qty, UserID: done.UserID,
 		Status: string(commands.HoldConfirmed), PaymentRef: done.PaymentRef,
 	})
@@ -125,23 +118,20 @@ type CancelAnswer struct {
 	Status string `json:"status"`
 }
 
-func (a *api) cancel(c *gin.Context) {
+func (a *api) cancel(c *gin.Context) error {
 	var request CancelRequest
 	if err := decode(c, &request, c.Param("id") != ""); err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	id, err := holdID(c, request.HoldID)
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	done, err := a.Commands.Cancel(c.Request.Context(), commands.Cancel{HoldID: id})
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
-	a.decided(c, http.StatusOK, done.Position, done.Replayed, CancelAnswer{
+	return a.decided(c, http.StatusOK, done.Position, done.Replayed, CancelAnswer{
 		HoldID: done.HoldID, SKU: done.SKU, Qty: done.Qty, UserID: done.UserID, Status: string(done.Status),
 	})
 }
@@ -158,13 +148,12 @@ type HoldAnswer struct {
 	IdempotencyKey string    `json:"idempotency_key"`
 }
 
-func (a *api) getHold(c *gin.Context) {
+func (a *api) getHold(c *gin.Context) error {
 	h, err := projections.FindHold(c.Request.Context(), a.Postgres, text(c.Param("id")))
 	if err != nil {
-		a.fail(c, readError(err, "UNKNOWN_HOLD", "no such hold in the read tables; one made this moment appears within a second"))
-		return
+		return readError(err, "UNKNOWN_HOLD", "no such hold in the read tables; one made this moment appears within a second")
 	}
-	a.write(c, http.StatusOK, HoldAnswer{
+	return a.write(c, http.StatusOK, HoldAnswer{
 		HoldID: h.HoldID, SKU: h.SKU, Qty: h.Qty, UserID: h.UserID, Status: h.Status,
 		ExpiresAt: h.ExpiresAt.UTC(), CreatedAt: h.CreatedAt.UTC(), IdempotencyKey: h.IdempotencyKey,
 	})

@@ -21,7 +21,6 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -44,16 +43,13 @@ type shop struct {
 
 func openShop(t testing.TB) *shop {
 	t.Helper()
-	return openShopOn(t, testenv.Postgres(t))
+	return openShopOn(t, testenv.Schema(t))
 }
 
 func openShopOn(t testing.TB, databaseURL string) *shop {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	if err := migrations.Up(ctx, databaseURL); err != nil {
-		t.Fatal(err)
-	}
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
 		t.Fatal(err)

@@ -22,28 +22,26 @@ type OrderAnswer struct {
 	CreatedAt  time.Time `json:"created_at"`
 }
 
-func (a *api) getOrder(c *gin.Context) {
+func (a *api) getOrder(c *gin.Context) error {
 	order, err := projections.FindOrder(c.Request.Context(), a.Postgres, text(c.Param("id")))
-	a.answerOrder(c, order, err)
+	return a.answerOrder(c, order, err)
 }
 
 // findOrder serves GET /orders?hold_id=…: a hold becomes at most one order, so the answer is that order.
-func (a *api) findOrder(c *gin.Context) {
+func (a *api) findOrder(c *gin.Context) error {
 	id := text(c.Query("hold_id"))
 	if id == "" {
-		a.fail(c, invalid("hold_id", "is required: /orders?hold_id=…"))
-		return
+		return invalid("hold_id", "is required: /orders?hold_id=…")
 	}
 	order, err := projections.FindOrderOfHold(c.Request.Context(), a.Postgres, id)
-	a.answerOrder(c, order, err)
+	return a.answerOrder(c, order, err)
 }
 
-func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) {
+func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) error {
 	if err != nil {
-		a.fail(c, readError(err, codeUnknownOrder, "no such order in the read tables; one made this moment appears within a second"))
-		return
+		return readError(err, codeUnknownOrder, "no such order in the read tables; one made this moment appears within a second")
 	}
-	a.write(c, http.StatusOK, OrderAnswer{
+	return a.write(c, http.StatusOK, OrderAnswer{
 		OrderID: o.OrderID, HoldID: o.HoldID, UserID: o.UserID, SKU: o.SKU, Qty: o.Qty, Status: o.Status,
 		PaymentRef: o.PaymentRef, CreatedAt: o.CreatedAt.UTC(),
 	})

@@ -58,6 +58,7 @@ func TestRedisAway(t *testing.T) {
 func TestPostgresAway(t *testing.T) {
 	t.Parallel()
 	server := testenv.PostgresServer(t)
+	testenv.Migrate(t, server.URL())
 	s := openShopOn(t, server.URL())
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	if r := s.get("/readyz?verbose"); r.status != 200 || r.check("schema")["ok"] != true || len(r.body["projections"].([]any)) != 3 {

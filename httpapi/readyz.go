@@ -55,7 +55,7 @@ type ProjectionReport struct {
 
 const readyTimeout = 2 * time.Second
 
-func (a *api) readyz(c *gin.Context) {
+func (a *api) readyz(c *gin.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	readyErr := a.Ready(ctx)
 	cancel()
@@ -73,7 +73,7 @@ func (a *api) readyz(c *gin.Context) {
 	if status != http.StatusOK {
 		c.Header("Retry-After", retryAfterSeconds)
 	}
-	a.write(c, status, report)
+	return a.write(c, status, report)
 }
 
 func (a *api) draining() bool {

@@ -65,8 +65,8 @@ func NewHandler(config Config) http.Handler {
 	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
 	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
 
-	engine.GET("/livez", a.livez)
-	engine.GET("/readyz", a.readyz)
+	engine.GET("/livez", a.handle(a.livez))
+	engine.GET("/readyz", a.handle(a.readyz))
 	if !config.HealthOnly {
 		a.route(engine)
 	}
@@ -74,15 +74,15 @@ func NewHandler(config Config) http.Handler {
 }
 
 func (a *api) route(engine *gin.Engine) {
-	engine.POST("/holds", a.reserve)
-	engine.POST("/holds/reserve", a.reserve)
-	engine.POST("/holds/confirm", a.confirm)
-	engine.POST("/holds/cancel", a.cancel)
-	engine.POST("/holds/:id/confirm", a.confirm)
-	engine.POST("/holds/:id/cancel", a.cancel)
-	engine.GET("/holds/:id", a.getHold)
-	engine.POST("/stock/:sku/adjustments", a.adjust)
-	engine.GET("/stock/:sku", a.getStock)
-	engine.GET("/orders/:id", a.getOrder)
-	engine.GET("/orders", a.findOrder)
+	engine.POST("/holds", a.handle(a.reserve))
+	engine.POST("/holds/reserve", a.handle(a.reserve))
+	engine.POST("/holds/confirm", a.handle(a.confirm))
+	engine.POST("/holds/cancel", a.handle(a.cancel))
+	engine.POST("/holds/:id/confirm", a.handle(a.confirm))
+	engine.POST("/holds/:id/cancel", a.handle(a.cancel))
+	engine.GET("/holds/:id", a.handle(a.getHold))
+	engine.POST("/stock/:sku/adjustments", a.handle(a.adjust))
+	engine.GET("/stock/:sku", a.handle(a.getStock))
+	engine.GET("/orders/:id", a.handle(a.getOrder))
+	engine.GET("/orders", a.handle(a.findOrder))
 }

@@ -21,33 +21,29 @@ type StockAnswer struct {
 	Available int64  `json:"available"`
 }
 
-func (a *api) adjust(c *gin.Context) {
+func (a *api) adjust(c *gin.Context) error {
 	var request AdjustRequest
 	if err := decode(c, &request, false); err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	key, err := idempotencyKey(c, request.IdempotencyKey)
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
 	done, err := a.Commands.AdjustStock(c.Request.Context(), commands.AdjustStock{
 		SKU: c.Param("sku"), Delta: request.Delta, Reason: request.Reason, IdempotencyKey: key,
 	})
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
-	a.decided(c, http.StatusOK, done.Position, done.Replayed, StockAnswer{SKU: done.SKU, Available: done.Available})
+	return a.decided(c, http.StatusOK, done.Position, done.Replayed, StockAnswer{SKU: done.SKU, Available: done.Available})
 }
 
 // getStock answers from Redis: live, and nothing to rely on a moment later. Only a reservation is a promise.
-func (a *api) getStock(c *gin.Context) {
+func (a *api) getStock(c *gin.Context) error {
 	available, err := a.Commands.Available(c.Request.Context(), c.Param("sku"))
 	if err != nil {
-		a.fail(c, err)
-		return
+		return err
 	}
-	a.write(c, http.StatusOK, StockAnswer{SKU: c.Param("sku"), Available: available})
+	return a.write(c, http.StatusOK, StockAnswer{SKU: c.Param("sku"), Available: available})
 }

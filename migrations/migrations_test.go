@@ -18,12 +18,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 func connect(t *testing.T, url string) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
+	return testenv.Connect(t, testenv.ParseURL(t, url))
 }
 
 // objects lists what is in the schema, migrations' own bookkeeping aside.

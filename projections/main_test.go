@@ -5,17 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/migrations"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -33,21 +30,9 @@ func newPlant(t *testing.T) *plant {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	url := testenv.Postgres(t)
-	if err := migrations.Up(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	config := testenv.ParseURL(t, testenv.Schema(t))
 	config.RuntimeParams["application_name"] = config.RuntimeParams["search_path"] // tells a test's sessions from another's
-	db, err := pgx.ConnectConfig(ctx, config.Copy())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close(context.Background()) })
-	return &plant{t: t, ctx: ctx, config: config, db: db}
+	return &plant{t: t, ctx: ctx, config: config, db: testenv.Connect(t, config)}
 }
 
 func (p *plant) exec(sql string, args ...any) {
@@ -86,26 +71,10 @@ func (p *plant) journalRaw(eventType events.Type, payload string) {
 // run runs projections until the returned function is called.
 func (p *plant) run(batchMax int, list ...Projection) (lines []*events.Line, stop func()) {
 	p.t.Helper()
-	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	lines = AddTo(router, Config{Postgres: p.config, Pool: events.MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)}, list...)
-	done := make(chan error, 1)
-	go func() { done <- router.Run(context.Background()) }()
-	<-router.Running()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			if err := router.Close(); err != nil {
-				p.t.Errorf("close the router: %v", err)
-			}
-			if err := <-done; err != nil {
-				p.t.Errorf("run the router: %v", err)
-			}
-		})
-	}
-	p.t.Cleanup(stop)
+	stop = testenv.RunRouter(p.t, func(router *message.Router) {
+		config := Config{Postgres: p.config, Pool: events.MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)}
+		lines = AddTo(router, config, list...)
+	})
 	return lines, stop
 }
 

@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
@@ -19,7 +16,6 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/migrations"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -38,10 +34,7 @@ func openShop(t *testing.T) *shop {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	url := testenv.Postgres(t)
-	if err := migrations.Up(ctx, url); err != nil {
-		t.Fatal(err)
-	}
+	url := testenv.Schema(t)
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		t.Fatal(err)
@@ -54,11 +47,7 @@ func openShop(t *testing.T) *shop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.service.Close() })
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.service.Open(ctx, config); err != nil {
+	if err := s.service.Open(ctx, testenv.ParseURL(t, url)); err != nil {
 		t.Fatal(err)
 	}
 	s.redis.Set(ctx, "stock:shirt", 100, 0)
@@ -81,30 +70,11 @@ func (s *shop) hold(key string, due bool) string {
 }
 
 // run runs an instance of the saga.
-func (s *shop) run() (line *events.Line, stop func()) {
+func (s *shop) run() (line *events.Line) {
 	s.t.Helper()
-	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	expiry := &Expiry{Commands: s.service, Redis: s.redis, Postgres: s.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
-	line = expiry.AddTo(router)
-	done := make(chan error, 1)
-	go func() { done <- router.Run(context.Background()) }()
-	<-router.Running()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			if err := router.Close(); err != nil {
-				s.t.Errorf("close the router: %v", err)
-			}
-			if err := <-done; err != nil {
-				s.t.Errorf("run the router: %v", err)
-			}
-		})
-	}
-	s.t.Cleanup(stop)
-	return line, stop
+	testenv.RunRouter(s.t, func(router *message.Router) { line = expiry.AddTo(router) })
+	return line
 }
 
 func (s *shop) awaitDue(want int64) {
@@ -168,7 +138,7 @@ func TestWhatCannotExpire(t *testing.T) {
 	s.redis.HDel(s.ctx, "hold:"+broken, "expires_at")
 	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"}, redis.Z{Score: 2, Member: "{odd}\x00"})
 	s.hold("k2", true)
-	line, _ := s.run()
+	line := s.run()
 	s.awaitDue(0)
 	letters, err := deadletters.List(s.ctx, s.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
 	if err != nil || len(letters) != 3 {
@@ -200,7 +170,7 @@ func TestWithoutPostgres(t *testing.T) {
 	for i := range 5 {
 		s.hold(fmt.Sprint("k", i), true)
 	}
-	line, _ := s.run()
+	line := s.run()
 	s.awaitDue(1)
 	s.wantStock(100)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
@@ -216,7 +186,7 @@ func TestRedisAway(t *testing.T) {
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	line, _ := s.run()
+	line := s.run()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
 		return line.Status().State == events.LineWaiting && line.Status().Error != "", fmt.Sprintf("%+v", line.Status())
 	})

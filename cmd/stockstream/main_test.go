@@ -67,12 +67,7 @@ func newShopOn(t *testing.T, databaseURL string) *shop {
 
 func (s *shop) connect() *pgx.Conn {
 	s.t.Helper()
-	conn, err := pgx.Connect(s.ctx, s.dbURL)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
+	return testenv.Connect(s.t, testenv.ParseURL(s.t, s.dbURL))
 }
 
 // environ is what the shop's processes are told by the environment.

@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"cmd/stockstream":      {"events", "commands", "deadletters", "projections", "sagas", "httpapi", "migrations", "internal/local"},
 	"cmd/bench":            {"events", "commands", "deadletters", "projections", "migrations", "internal/local"},
 	"internal/local":       {},
-	"internal/testenv":     {"internal/local"},
+	"internal/testenv":     {"internal/local", "migrations"},
 	"internal/testsummary": {},
 	"internal/house":       {},
 }

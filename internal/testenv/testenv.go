@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/migrations"
 )
 
 // Main runs a package's tests, stops the servers that they share, and fails when goroutines are left over.
@@ -120,6 +121,47 @@ func Postgres(t testing.TB) string {
 	query.Set("search_path", schema)
 	u.RawQuery = query.Encode()
 	return u.String()
+}
+
+// Schema returns the URL of a fresh schema that is migrated. It is dropped with the test.
+func Schema(t testing.TB) string {
+	t.Helper()
+	url := Postgres(t)
+	Migrate(t, url)
+	return url
+}
+
+// Migrate brings a database to the latest schema.
+func Migrate(t testing.TB, databaseURL string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := migrations.Up(ctx, databaseURL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Connect returns a connection that is closed with the test.
+func Connect(t testing.TB, config *pgx.ConnConfig) *pgx.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, config.Copy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// ParseURL returns what a database URL says.
+func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
+	t.Helper()
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
 }
 
 // PostgresServer starts a server for one test, to be killed perhaps.
