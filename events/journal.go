@@ -52,16 +52,16 @@ func (j *Journal) Handle(msg *message.Message) error {
 		if err != nil {
 			return err
 		}
-		if err := verifyRepeats(ctx, tx, pool, sorted.repeated); err != nil {
-			return err
-		}
 		if len(sorted.parked) > 0 {
 			j.Log.Error("entries of the stream parked as dead letters", "count", len(sorted.parked), "first", sorted.parked[0].StreamID, "error", sorted.parked[0].Err)
 			if err := j.Park(ctx, tx, sorted.parked); err != nil {
 				return fmt.Errorf("park entries: %w", err)
 			}
 		}
-		return appendEvents(ctx, tx, pool, checkpoint, sorted.fresh)
+		if err := appendEvents(ctx, tx, pool, checkpoint, sorted.fresh); err != nil {
+			return err
+		}
+		return verifyRepeats(ctx, tx, pool, sorted.repeated) // last, since the first of two may be in this batch
 	})
 }
 

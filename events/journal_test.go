@@ -106,6 +106,20 @@ func TestHoleStopsTheLine(t *testing.T) {
 	p.awaitJournal(4)
 }
 
+// TestForkInABatch holds that of two events with one seq neither is taken, when they come together.
+func TestForkInABatch(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(2)
+	p.raw(p.event(2))
+	line, _ := p.journal(0)
+	p.awaitFault(line, ErrFork.Error())
+	var count int64
+	if err := p.db.QueryRow(p.ctx, `SELECT count(*) FROM events`).Scan(&count); err != nil || count != 0 {
+		t.Errorf("the journal has %d events (%v), want none", count, err)
+	}
+}
+
 // TestForkStopsTheLine holds that a redelivery with another event id is no redelivery.
 func TestForkStopsTheLine(t *testing.T) {
 	t.Parallel()
