@@ -47,6 +47,10 @@ func BatchOf[T Batch | StreamBatch](msg *message.Message) *T {
 	return batch
 }
 
+// silenceMax is how long a step of a line may take, be it reading or handling a batch. Beyond it, Postgres is taken for
+// gone: a network that swallows packets says nothing. Tests set it lower.
+var silenceMax = time.Minute
+
 // drainTimeout is how long a batch that is being handled may go on after its line was told to stop.
 const drainTimeout = 20 * time.Second
 
@@ -56,7 +60,7 @@ const drainTimeout = 20 * time.Second
 func deliver(intake context.Context, out chan<- *message.Message, id string, batch any) error {
 	fault := errNotTaken
 	ctx := context.WithValue(context.WithoutCancel(intake), batchKey{}, batch)
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, faultKey{}, &fault))
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, faultKey{}, &fault), silenceMax)
 	defer cancel()
 	stop := context.AfterFunc(intake, func() {
 		timer := time.AfterFunc(drainTimeout, cancel)

@@ -72,7 +72,7 @@ func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Messag
 	s.config.Pages.Forget()
 	s.Running()
 	for {
-		found, err := s.config.Pages.Read(ctx, lease.Conn, checkpoint, s.config.BatchMax)
+		found, err := s.next(ctx, lease, checkpoint)
 		switch {
 		case err != nil:
 			return err
@@ -89,6 +89,13 @@ func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Messag
 		}
 		checkpoint = last
 	}
+}
+
+// next reads what comes after a seq; nothing, where the journal ends there.
+func (s *JournalSubscriber) next(ctx context.Context, lease *Lease, after int64) ([]Envelope, error) {
+	ctx, cancel := context.WithTimeout(ctx, silenceMax)
+	defer cancel()
+	return s.config.Pages.Read(ctx, lease.Conn, after, s.config.BatchMax)
 }
 
 // awaitJournal returns when the journal was written to, or when it is time to look anyway.

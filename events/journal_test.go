@@ -3,6 +3,8 @@ package events
 import (
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -229,6 +231,39 @@ func TestOutages(t *testing.T) {
 	p.append(5)
 	p.awaitJournal(15)
 	p.awaitAcknowledged()
+}
+
+// TestSilentPostgres holds that a journal and a reader whose Postgres has stopped to answer, with the connection open,
+// notice, and go on when it answers again.
+func TestSilentPostgres(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	proxy := testenv.NewProxy(t, net.JoinHostPort(p.config.Host, strconv.Itoa(int(p.config.Port))))
+	_, port, err := net.SplitHostPort(proxy.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.config = p.config.Copy()
+	p.config.Port = uint16(number)
+	journal, _ := p.journal(0)
+	r := &reader{}
+	p.read(r, NewJournalPages(MainPool), "reader")
+	p.append(5)
+	p.awaitJournal(5)
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return r.count() == 5, "the reader has not read" })
+	proxy.Silence(true)
+	p.append(5)
+	testenv.Eventually(t, 15*time.Second, func() (bool, string) {
+		return journal.Status().State == LineWaiting, fmt.Sprintf("%+v", journal.Status())
+	})
+	proxy.Silence(false)
+	proxy.Cut()
+	p.awaitJournal(10)
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) { return r.count() == 10, fmt.Sprintf("read %d of 10", r.count()) })
 }
 
 // TestFence holds that a checkpoint that somebody else has moved stops a runner.

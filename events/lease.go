@@ -20,14 +20,29 @@ type Lease struct {
 // leaseRetryInterval is how soon a waiting process takes over after the holder died.
 const leaseRetryInterval = time.Second
 
+// connectTimeout counts where the database URL says nothing (?connect_timeout=…).
+const connectTimeout = 10 * time.Second
+
+// noticeDeadRunner has Postgres give the lock of a runner up whose machine or network died without a word, within some
+// twenty seconds. A process that merely died is noticed at once.
+const noticeDeadRunner = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
+
 // AcquireLease connects to Postgres and waits until the named line of work is free. The name is the lease's own
 // within the connection's schema. Errors are those of the connection, and ctx's.
 func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	conn, err := pgx.ConnectConfig(ctx, config.Copy())
+	config = config.Copy()
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", name, err)
 	}
 	lease := &Lease{Conn: conn, name: name}
+	if _, err := conn.Exec(ctx, noticeDeadRunner); err != nil {
+		lease.Release()
+		return nil, fmt.Errorf("lease %s: %w", name, err)
+	}
 	for {
 		taken, err := lease.try(ctx)
 		if err != nil {
@@ -46,6 +61,8 @@ func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Le
 
 // try takes the lock if it is free. Waiting inside Postgres would be prompter, but would hold back vacuum.
 func (l *Lease) try(ctx context.Context) (taken bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, silenceMax)
+	defer cancel()
 	const query = `SELECT pg_try_advisory_lock(hashtextextended('stockstream/' || current_schema() || '/' || $1, 0))`
 	if err := l.Conn.QueryRow(ctx, query, l.name).Scan(&taken); err != nil {
 		return false, fmt.Errorf("lease %s: %w", l.name, err)

@@ -17,7 +17,10 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	silenceMax = 2 * time.Second
+	testenv.Main(m)
+}
 
 // plant is a stream and a journal, on servers of their own, and what a test does to them.
 type plant struct {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -23,7 +24,9 @@ type OrderAnswer struct {
 }
 
 func (a *api) getOrder(c *gin.Context) error {
-	order, err := projections.FindOrder(c.Request.Context(), a.Postgres, text(c.Param("id")))
+	ctx, cancel := readContext(c)
+	defer cancel()
+	order, err := projections.FindOrder(ctx, a.Postgres, text(c.Param("id")))
 	return a.answerOrder(c, order, err)
 }
 
@@ -33,7 +36,9 @@ func (a *api) findOrder(c *gin.Context) error {
 	if id == "" {
 		return invalid("hold_id", "is required: /orders?hold_id=…")
 	}
-	order, err := projections.FindOrderOfHold(c.Request.Context(), a.Postgres, id)
+	ctx, cancel := readContext(c)
+	defer cancel()
+	order, err := projections.FindOrderOfHold(ctx, a.Postgres, id)
 	return a.answerOrder(c, order, err)
 }
 
@@ -46,6 +51,13 @@ func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) error 
 		PaymentRef: o.PaymentRef, CreatedAt: o.CreatedAt.UTC(),
 	})
 }
+
+// readContext bounds a look into the read tables: a Postgres that is silent is one that cannot be reached.
+func readContext(c *gin.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Request.Context(), readTimeout)
+}
+
+const readTimeout = 3 * time.Second
 
 // text drops what no id holds and Postgres would not take.
 func text(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }

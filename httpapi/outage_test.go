@@ -3,8 +3,11 @@ package httpapi
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +78,33 @@ func TestPostgresAway(t *testing.T) {
 	if ready.status != 200 || ready.check("postgres")["ok"] != false || ready.check("redis")["ok"] != true {
 		t.Errorf("readyz without Postgres: got %d %s, want 200 that tells", ready.status, ready.raw)
 	}
+}
+
+// TestSilentPostgres holds that a Postgres which does not answer costs a read a moment, and no more.
+func TestSilentPostgres(t *testing.T) {
+	t.Parallel()
+	database := testenv.Schema(t)
+	config := testenv.ParseURL(t, database)
+	proxy := testenv.NewProxy(t, net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))))
+	through, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through.Host = proxy.Addr()
+	s := openShopOn(t, through.String())
+	s.get("/holds/h1").want(t, "read", 404, "UNKNOWN_HOLD")
+	proxy.Silence(true)
+	began := time.Now()
+	s.get("/holds/h1").want(t, "read in silence", 503, "UNAVAILABLE")
+	if took := time.Since(began); took > 2*readTimeout {
+		t.Errorf("it took %s", took)
+	}
+	proxy.Silence(false)
+	proxy.Cut()
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		r := s.get("/holds/h1")
+		return r.status == 404, r.raw
+	})
 }
 
 // TestDraining holds that a process that is about to stop says so, and still takes commands.
