@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -38,6 +39,10 @@ type app struct {
 	listener net.Listener
 	server   *http.Server
 	draining chan struct{}
+
+	linesMu   sync.Mutex
+	linesOver bool          // drained before they began: they must not begin any more
+	linesDone chan struct{} // closed when the Router has ended; nil before it began
 }
 
 const (
@@ -146,11 +151,12 @@ func (a *app) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// runLines runs the Router until it is closed. The lines do not see ctx: drain stops them when their turn has come.
+// runLines runs the Router until stopLines closes it. The lines do not see ctx: they are stopped when their turn has come.
 func (a *app) runLines(ctx context.Context) error {
-	if len(a.lines) == 0 || ctx.Err() != nil {
-		return nil //nolint:nilerr // stopped before it began
+	if len(a.lines) == 0 || !a.beginLines() {
+		return nil
 	}
+	defer close(a.linesDone)
 	if err := a.router.Run(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("run the lines: %w", err)
 	}
@@ -160,13 +166,39 @@ func (a *app) runLines(ctx context.Context) error {
 	return nil
 }
 
+func (a *app) beginLines() bool {
+	a.linesMu.Lock()
+	defer a.linesMu.Unlock()
+	if !a.linesOver {
+		a.linesDone = make(chan struct{})
+	}
+	return !a.linesOver
+}
+
+// stopLines closes the Router if it was ever run: closing one that was not would wait for handlers that never began.
+func (a *app) stopLines() error {
+	a.linesMu.Lock()
+	a.linesOver = true
+	done := a.linesDone
+	a.linesMu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-a.router.Running():
+		return a.router.Close()
+	}
+}
+
 func (a *app) drain() error {
 	a.log.Info("draining")
 	close(a.draining)
 	time.Sleep(a.config.DrainDelay)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	return errors.Join(a.server.Shutdown(ctx), a.router.Close())
+	return errors.Join(a.server.Shutdown(ctx), a.stopLines())
 }
 
 // awaitSchema waits for a schema that fits this build, and reports whether it came.

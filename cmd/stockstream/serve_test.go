@@ -61,6 +61,23 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
+// TestStoppedWhileStarting holds that a service which is told to stop before it has come up ends, and without a fault.
+func TestStoppedWhileStarting(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	for i := range 12 {
+		v := s.serve()
+		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
+		began := time.Now()
+		if err := v.stop(); err != nil {
+			t.Errorf("stopped after %d ms: %v", i*i*2, err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("stopped after %d ms: it took %s", i*i*2, took)
+		}
+	}
+}
+
 // TestServersComeLate starts the service before its Redis, its Postgres and its schema are there, and takes each away
 // again.
 func TestServersComeLate(t *testing.T) {
