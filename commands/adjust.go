@@ -2,11 +2,8 @@ package commands
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
 )
@@ -54,9 +51,9 @@ func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, e
 		return Adjustment{}, err
 	}
 	d := &decision{
-		script: adjustScript,
-		keys:   []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey), s.pool.MetaKey(), s.pool.StreamKey()},
-		args:   []any{c.SKU, c.Delta, c.fingerprint(), s.config.KeepMemory.Milliseconds()},
+		rule: ruleAdjust,
+		keys: []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey)},
+		args: []any{c.SKU, c.Delta, c.fingerprint(), s.config.KeepMemory.Milliseconds()},
 	}
 	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
@@ -79,15 +76,13 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	cmd := redis.NewStringCmd(ctx, "get", s.pool.StockKey(sku))
-	err := s.pipeline.send(ctx, cmd)
-	if errors.Is(err, redis.Nil) {
+	stock, exists, err := s.reads.text(ctx, s.pool.StockKey(sku))
+	switch {
+	case err != nil:
+		return 0, decisionError(err)
+	case !exists:
 		return 0, s.unstocked(ctx, sku)
 	}
-	if err != nil {
-		return 0, decisionError(err)
-	}
-	stock := cmd.Val()
 	available, err := strconv.ParseInt(stock, 10, 64)
 	if err != nil || available < 0 {
 		return 0, &Error{Code: ErrStateInvalid.Code, Detail: fmt.Sprintf("the key %s holds %.20q, which is no stock", s.pool.StockKey(sku), stock)}
@@ -97,7 +92,7 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 
 // unstocked tells an SKU that nobody stocked from one whose counter was deleted, and both from an emptied Redis.
 func (s *Service) unstocked(ctx context.Context, sku string) error {
-	meta, err := s.pipeline.hashFields(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku)
+	meta, err := s.reads.hashFields(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku)
 	switch {
 	case err != nil:
 		return decisionError(err)

@@ -48,10 +48,8 @@ func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 	h, d, err := s.onHold(ctx, c.HoldID, func(h hold) (events.Event, *decision) {
 		event := &events.HoldCancelled{HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, Reason: reason}
 		return event, &decision{
-			script: cancelScript,
-			keys: []string{
-				s.pool.StockKey(h.sku), s.pool.HoldKey(c.HoldID), s.pool.DueKey(), s.pool.MetaKey(), s.pool.StreamKey(),
-			},
+			rule: ruleCancel,
+			keys: []string{s.pool.StockKey(h.sku), s.pool.HoldKey(c.HoldID)},
 			args: []any{h.sku, c.HoldID, string(status), s.config.KeepMemory.Milliseconds()},
 		}
 	})

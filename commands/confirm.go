@@ -40,9 +40,9 @@ func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) 
 	h, d, err := s.onHold(ctx, c.HoldID, func(h hold) (events.Event, *decision) {
 		event := &events.HoldConfirmed{HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, PaymentRef: c.PaymentRef}
 		return event, &decision{
-			script: confirmScript,
-			keys:   []string{s.pool.HoldKey(c.HoldID), s.pool.DueKey(), s.pool.MetaKey(), s.pool.StreamKey()},
-			args:   []any{h.sku, c.HoldID, c.PaymentRef, s.config.KeepMemory.Milliseconds()},
+			rule: ruleConfirm,
+			keys: []string{s.pool.HoldKey(c.HoldID)},
+			args: []any{h.sku, c.HoldID, c.PaymentRef, s.config.KeepMemory.Milliseconds()},
 		}
 	})
 	if err != nil {

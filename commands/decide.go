@@ -11,15 +11,15 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// decision is one call of a script on its way through Watermill's publisher: what to run, and the answer.
+// decision is a command on its way through Watermill's publisher: the rule that decides it, and the answer.
 type decision struct {
-	script *redis.Script
+	rule   string
 	keys   []string
-	args   []any // what follows the event's four fields and the fence
+	args   []any // what follows the event's four fields
 	answer answer
 }
 
-// answer is what a script answered; prelude.lua says what is in it.
+// answer is what a rule answered; lua/prelude.lua says what is in it.
 type answer struct {
 	status     string
 	epoch, seq int64
@@ -45,16 +45,15 @@ func (a answer) text(i int) string {
 
 type decisionKey struct{}
 
-// decidingClient is the client that Watermill's publisher is given. Its XADD is the command's script, so the decision
+// decidingClient is the client that Watermill's publisher is given. Its XADD is the command's rule, so the decision
 // and the append of the event are one atomic step, while the publisher, its marshaller and its decorators stay as they
 // are. The decision rides in the message's context.
 type decidingClient struct {
 	redis.UniversalClient // everything else, of which the publisher uses nothing
-	scripts               redis.Scripter
-	fence                 *fence
+	batcher               *batcher
 }
 
-// XAdd runs the decision's script with the event's fields, and fails when the script refuses.
+// XAdd has the decision taken with the event's fields. It fails where no decision came back; a refusal is one.
 func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.StringCmd {
 	cmd := redis.NewStringCmd(ctx)
 	d, ok := ctx.Value(decisionKey{}).(*decision)
@@ -63,18 +62,9 @@ func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.Stri
 		cmd.SetErr(fmt.Errorf("publish to %s: events are appended by commands only", a.Stream))
 		return cmd
 	}
-	epoch, seq := c.fence.known()
-	args := append(append(events.StreamFields(fields), epoch, seq), d.args...)
-	reply, err := d.script.Run(ctx, c.scripts, d.keys, args...).Slice()
-	if err == nil {
-		d.answer, err = parseAnswer(reply)
-	}
-	if err != nil {
+	if err := c.batcher.decide(ctx, d, events.StreamFields(fields)); err != nil {
 		cmd.SetErr(err)
 		return cmd
-	}
-	if d.answer.status != statusStale {
-		c.fence.saw(d.answer.epoch, d.answer.seq)
 	}
 	cmd.SetVal(strconv.FormatInt(d.answer.seq, 10))
 	return cmd
@@ -83,23 +73,7 @@ func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.Stri
 // Close leaves the client open: the publisher did not open it.
 func (decidingClient) Close() error { return nil }
 
-func parseAnswer(reply []any) (answer, error) {
-	if len(reply) < 4 {
-		return answer{}, fmt.Errorf("script answered %v, want status, epoch, seq and time", reply)
-	}
-	a := answer{values: reply[4:]}
-	var ok [4]bool
-	a.status, ok[0] = reply[0].(string)
-	a.epoch, ok[1] = reply[1].(int64)
-	a.seq, ok[2] = reply[2].(int64)
-	a.nowMs, ok[3] = reply[3].(int64)
-	if ok != [4]bool{true, true, true, true} {
-		return answer{}, fmt.Errorf("script answered %v, want status, epoch, seq and time", reply)
-	}
-	return a, nil
-}
-
-// fence is the highest place in the log that this process has seen acknowledged. Every script is told it, and refuses
+// fence is the highest place in the log that this process has seen acknowledged. The script is told it, and refuses
 // to decide in a log that is behind: a Redis that came back older than it was must not sell.
 type fence struct {
 	mu         sync.Mutex

@@ -105,7 +105,7 @@ func decisionError(err error) error {
 	if !errors.As(err, &reply) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	text := strings.TrimPrefix(reply.Error(), "ERR ")
+	text := strings.TrimPrefix(strings.TrimPrefix(reply.Error(), "-"), "ERR ")
 	for _, word := range cannotDecide {
 		if strings.HasPrefix(text, word) {
 			return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "Redis cannot write at the moment (" + word + "); nothing was changed"}, err)

@@ -20,7 +20,7 @@ type hold struct {
 func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	fields, err := s.pipeline.hashFields(ctx, s.pool.HoldKey(holdID), "sku", "qty", "user_id", "state")
+	fields, err := s.reads.hashFields(ctx, s.pool.HoldKey(holdID), "sku", "qty", "user_id", "state")
 	if err != nil {
 		return hold{}, decisionError(err)
 	}

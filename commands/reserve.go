@@ -70,11 +70,8 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 		HoldID: holdID, SKU: c.SKU, Qty: c.Qty, UserID: c.UserID, TTLMs: ttl.Milliseconds(), IdempotencyKey: c.IdempotencyKey,
 	}
 	d := &decision{
-		script: reserveScript,
-		keys: []string{
-			s.pool.StockKey(c.SKU), s.pool.HoldKey(holdID), s.pool.IdempotencyKey(c.IdempotencyKey),
-			s.pool.DueKey(), s.pool.MetaKey(), s.pool.StreamKey(),
-		},
+		rule: ruleReserve,
+		keys: []string{s.pool.StockKey(c.SKU), s.pool.HoldKey(holdID), s.pool.IdempotencyKey(c.IdempotencyKey)},
 		args: []any{c.SKU, holdID, c.Qty, c.UserID, ttl.Milliseconds(), c.fingerprint(), s.config.KeepMemory.Milliseconds()},
 	}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {

@@ -9,16 +9,19 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// The scripts, each with the prelude in front.
-var (
-	reserveScript    = load("reserve")
-	confirmScript    = load("confirm")
-	cancelScript     = load("cancel")
-	adjustScript     = load("adjust")
-	initialiseScript = redis.NewScript(source("initialise"))
+// The rules, by the names of their files.
+const (
+	ruleReserve = "reserve"
+	ruleConfirm = "confirm"
+	ruleCancel  = "cancel"
+	ruleAdjust  = "adjust"
 )
 
-func load(name string) *redis.Script { return redis.NewScript(source("prelude") + source(name)) }
+// decideScript decides any number of commands in one call; see lua/decide.lua.
+var decideScript = redis.NewScript(source("prelude") + source(ruleReserve) + source(ruleConfirm) + source(ruleCancel) +
+	source(ruleAdjust) + source("decide"))
+
+var initialiseScript = redis.NewScript(source("initialise"))
 
 func source(name string) string {
 	text, err := luaFiles.ReadFile("lua/" + name + ".lua")
@@ -28,8 +31,10 @@ func source(name string) string {
 	return string(text)
 }
 
-// The status words of the scripts; their headers say which script answers which.
+// The status words of the rules, and of the script as a whole; the headers say which file answers which.
 const (
+	statusDecided             = "DECIDED"
+	statusFailed              = "FAILED"
 	statusCreated             = "CREATED"
 	statusConfirmed           = "CONFIRMED"
 	statusCancelled           = "CANCELLED"

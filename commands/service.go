@@ -53,8 +53,9 @@ func (c Config) Validate() error {
 type Service struct {
 	pool      events.Pool
 	config    Config
-	redis     *redis.Client // for what is rare; commands go through pipeline
-	pipeline  *pipeline
+	redis     *redis.Client // for what is rare
+	reads     *reads
+	batcher   *batcher
 	publisher message.Publisher
 	fence     *fence
 	open      atomic.Bool
@@ -67,23 +68,28 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	pipeline, err := newPipeline(client)
+	reads, err := newReads(client)
 	if err != nil {
 		return nil, err
 	}
 	fence := &fence{}
+	batcher := newBatcher(pool, client, config.Timeout, fence)
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
-		Client:     decidingClient{UniversalClient: client, scripts: pipeline, fence: fence},
+		Client:     decidingClient{UniversalClient: client, batcher: batcher},
 		Marshaller: events.Codec{},
 	}, watermill.NopLogger{}) // what fails is told by the one who publishes
 	if err != nil {
-		return nil, fmt.Errorf("publisher: %w", err)
+		batcher.close()
+		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.pipeline.Close()))
 	}
-	return &Service{pool: pool, config: config, redis: client, pipeline: pipeline, publisher: publisher, fence: fence}, nil
+	return &Service{pool: pool, config: config, redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence}, nil
 }
 
 // Close ends what NewService began, and waits for commands under way.
-func (s *Service) Close() error { return errors.Join(s.publisher.Close(), s.pipeline.shared.Close()) }
+func (s *Service) Close() error {
+	s.batcher.close()
+	return errors.Join(s.publisher.Close(), s.reads.pipeline.Close())
+}
 
 // decide publishes the event through the script that rules on it. The error is a refusal of the package's own where
 // the script or Redis refuses.
@@ -91,8 +97,6 @@ func (s *Service) decide(ctx context.Context, eventID string, event events.Event
 	if !s.open.Load() {
 		return ErrNotReady
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
-	defer cancel()
 	msg, err := events.NewMessage(eventID, event)
 	if err != nil {
 		return err

@@ -104,16 +104,16 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
 		return err
 	}
-	measured := map[string][]float64{}
+	measured := map[string][]load{}
 	for range o.rounds {
 		for _, connections := range []int{64, 256} {
 			for _, name := range []string{"noop", "postgres", "api", everything} {
-				perSecond, err := measure(ctx, o, s, name, connections)
+				done, err := measure(ctx, o, s, name, connections)
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 				key := fmt.Sprintf("%s/%d", name, connections)
-				measured[key] = append(measured[key], perSecond)
+				measured[key] = append(measured[key], done)
 				if err := drained(ctx, o, s, client, conn); err != nil {
 					return err
 				}
@@ -121,12 +121,18 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 		}
 	}
 	for _, connections := range []int{64, 256} {
-		of := func(name string) float64 { return median(measured[fmt.Sprintf("%s/%d", name, connections)]) }
+		of := func(name string) float64 {
+			return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l load) float64 { return l.perSecond })
+		}
 		fmt.Printf("\naccepted reserves/s of one hot SKU over HTTP, %d connections\n", connections)
 		fmt.Printf("  Gin handler that decodes and does nothing   %8.0f\n", of("noop"))
 		fmt.Printf("  one Postgres row                            %8.0f\n", of("postgres"))
 		fmt.Printf("  StockStream, role api                       %8.0f\n", of("api"))
 		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(everything))
+		for i, process := range []string{"service", "Redis"} {
+			spent := medianOf(measured[fmt.Sprintf("api/%d", connections)], func(l load) float64 { return float64(l.cpu[i].Nanoseconds()) / 1000 })
+			fmt.Printf("  CPU per reservation, role api: %-8s        %8.1f µs\n", process, spent)
+		}
 		goal("role api / Gin handler", of("api")/of("noop"), 0.5)
 		goal("all roles / Gin handler", of(everything)/of("noop"), 0.5)
 		goal("role api / Postgres row", of("api")/of("postgres"), 15)
@@ -135,7 +141,7 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	return nil
 }
 
-func measure(ctx context.Context, o options, s *servers, name string, connections int) (float64, error) {
+func measure(ctx context.Context, o options, s *servers, name string, connections int) (load, error) {
 	var t *target
 	var err error
 	if name == "noop" || name == "postgres" {
@@ -144,10 +150,10 @@ func measure(ctx context.Context, o options, s *servers, name string, connection
 		t, err = launchService(ctx, o, s, name)
 	}
 	if err != nil {
-		return 0, err
+		return load{}, err
 	}
 	defer t.stop()
-	return accepted(ctx, t.addr, connections, o.seconds)
+	return accepted(ctx, t.addr, connections, o.seconds, t.cmd.Process.Pid, s.redis.Pid())
 }
 
 // drained brings the read side level with what was sold, so that no measurement pays for the one before, and takes

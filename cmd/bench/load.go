@@ -89,8 +89,15 @@ func (c *connection) answer() ([]byte, error) {
 	return body, nil
 }
 
-// accepted counts the reservations that a server accepts in a second, with so many connections at once.
-func accepted(ctx context.Context, addr string, connections int, duration time.Duration) (perSecond float64, err error) {
+// load is what a server did under load.
+type load struct {
+	perSecond float64         // reservations that it accepted
+	cpu       []time.Duration // of each of the processes that were watched, per reservation
+}
+
+// accepted counts the reservations that a server accepts in a second, with so many connections at once, and what
+// processes spent on each.
+func accepted(ctx context.Context, addr string, connections int, duration time.Duration, watched ...int) (done load, err error) {
 	var count atomic.Int64
 	var counting, stop atomic.Bool
 	var group sync.WaitGroup
@@ -98,7 +105,7 @@ func accepted(ctx context.Context, addr string, connections int, duration time.D
 	for range connections {
 		c, err := dial(ctx, addr)
 		if err != nil {
-			return 0, err
+			return done, err
 		}
 		group.Go(func() {
 			defer c.conn.Close()
@@ -114,13 +121,20 @@ func accepted(ctx context.Context, addr string, connections int, duration time.D
 		})
 	}
 	time.Sleep(duration / 4) // warm up
+	for _, pid := range watched {
+		done.cpu = append(done.cpu, -cpuTime(pid))
+	}
 	counting.Store(true)
 	began := time.Now()
 	time.Sleep(duration)
 	elapsed := time.Since(began)
-	perSecond = float64(count.Load()) / elapsed.Seconds()
+	reservations := count.Load()
+	done.perSecond = float64(reservations) / elapsed.Seconds()
+	for i, pid := range watched {
+		done.cpu[i] = (done.cpu[i] + cpuTime(pid)) / time.Duration(max(1, reservations))
+	}
 	stop.Store(true)
 	group.Wait()
 	close(errs)
-	return perSecond, errors.Join(<-errs, ctx.Err())
+	return done, errors.Join(<-errs, ctx.Err())
 }

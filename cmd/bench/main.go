@@ -120,6 +120,15 @@ func median(values []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
+// medianOf is the median of one figure of what was measured.
+func medianOf[T any](measured []T, figure func(T) float64) float64 {
+	values := make([]float64, len(measured))
+	for i, m := range measured {
+		values[i] = figure(m)
+	}
+	return median(values)
+}
+
 // goal prints a ratio beside what it is hoped to be.
 func goal(what string, ratio, least float64) {
 	verdict := "met"

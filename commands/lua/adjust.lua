@@ -1,38 +1,32 @@
 -- AdjustStock: units are added to, or taken from, the available stock. Adding to an unknown sku makes it known.
 --
--- KEYS  stock, idem, meta, stream
--- ARGV  1-6 as in prelude.lua, 7 sku, 8 delta (units, may be negative), 9 fingerprint of the request, 10 how long the
---       key is remembered (ms)
+-- KEYS  stock, idem
+-- ARGV  the event, then sku, delta (units, may be negative), fingerprint of the request, how long the key is
+--       remembered (ms)
 -- Answers  ADJUSTED or REPLAYED with available (units) · IDEMPOTENCY_MISMATCH · UNKNOWN_SKU ·
---          INSUFFICIENT_STOCK with available · STOCK_LIMIT with available · STATE_INVALID with the key ·
---          NOT_READY · STALE
+--          INSUFFICIENT_STOCK with available · STOCK_LIMIT with available · STATE_INVALID with the key
 -- Keeps  the counter is never below zero; units on hold are out of its reach.
-local stock_key, idem_key, meta_key, stream_key = unpack(KEYS)
-local sku, delta, fingerprint, idem_ttl_ms = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
+rules.adjust = {keys = 2, args = 8, decide = function(k, a)
+  local stock_key, idem_key = KEYS[k], KEYS[k + 1]
+  local sku, delta, fingerprint, idem_ttl_ms = ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6], ARGV[a + 7]
 
-local log, refusal = open_log(meta_key, stream_key, sku)
-if not log then return refusal end
+  local seen = redis.call('GET', idem_key)
+  if seen then
+    local seen_fingerprint, event_id, seq, available = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
+    if seen_fingerprint ~= fingerprint then return answer('IDEMPOTENCY_MISMATCH') end
+    -- The same event_id again is this very command, sent twice because its answer was lost: not a client's repeat.
+    return {event_id == ARGV[a] and 'ADJUSTED' or 'REPLAYED', tonumber(seq), tonumber(available)}
+  end
 
-local seen = redis.call('GET', idem_key)
-if seen then
-  local seen_fingerprint, event_id, seq, available = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
-  if seen_fingerprint ~= fingerprint then return answer(log, 'IDEMPOTENCY_MISMATCH') end
-  log.seq = tonumber(seq)
-  -- The same event_id again is this very command, sent twice because its answer was lost: not a client's repeat.
-  return answer(log, event_id == ARGV[1] and 'ADJUSTED' or 'REPLAYED', tonumber(available))
-end
+  local stock = stock_of(sku, stock_key)
+  if stock.invalid then return answer('STATE_INVALID', stock_key) end
+  if not stock.available and delta < 0 then return answer('UNKNOWN_SKU') end
+  local available = stock.available or 0
+  if available + delta < 0 then return refuse(stock, 'INSUFFICIENT_STOCK', available) end
+  if available + delta > STOCK_MAX then return refuse(stock, 'STOCK_LIMIT', available) end
 
-local available = read_stock(log, stock_key)
-if available == false then return answer(log, 'STATE_INVALID', stock_key) end
-if available == nil and delta < 0 then return answer(log, 'UNKNOWN_SKU') end
-if available == nil then available, log.recorded = 0, 0 end
-if available + delta < 0 then return refuse(log, available, 'INSUFFICIENT_STOCK', available) end
-if available + delta > STOCK_MAX then return refuse(log, available, 'STOCK_LIMIT', available) end
-
-record_external_change(log, available)
-append_command(log)
-log.recorded = available + delta
-redis.call('SET', stock_key, log.recorded)
-redis.call('SET', idem_key, fingerprint .. ' ' .. ARGV[1] .. ' ' .. log.seq .. ' ' .. log.recorded, 'PX', idem_ttl_ms)
-save_log(log)
-return answer(log, 'ADJUSTED', log.recorded)
+  if not stock.available then stock.available, stock.recorded = 0, 0 end
+  local seq_text = append_stock_change(a, stock, delta)
+  redis.call('SET', idem_key, fingerprint .. ' ' .. ARGV[a] .. ' ' .. seq_text .. ' ' .. stock.available, 'PX', idem_ttl_ms)
+  return answer('ADJUSTED', stock.available)
+end}

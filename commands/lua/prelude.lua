@@ -1,65 +1,80 @@
--- What the scripts share. It is put in front of each of them when they are loaded.
+-- What the rules share. The script that Redis runs is this file, then one file per rule, then decide.lua: commands that
+-- arrive together are decided together, one after the other, in one call.
 --
--- Every script is called with
---   ARGV 1-4  the event to append: event_id, type, payload (JSON), metadata (JSON)
---   ARGV 5-6  what the calling process knows of the log: the epoch, and the highest seq it saw acknowledged in it
--- and answers {status, epoch, seq, now_ms, ...}: seq is the command's own event, or the end of the log where nothing
--- was appended; now_ms is Redis's clock.
+-- KEYS 1-3  meta, stream, due; then those of each command, as its rule says
+-- ARGV 1-2  what the calling process knows of the log: the epoch, and the highest seq it saw acknowledged in it; then
+--           for each command the name of its rule, the event to append (event_id, type, payload, metadata), and what
+--           the rule says
 --
--- Order within a script: look at everything first, then append, then change the rest. An error midway does not roll
+-- Order within a rule: look at everything first, then append, then change the rest. An error midway does not roll
 -- back, and Redis refuses a script for want of memory or of a disk only at its first write.
+local meta_key, stream_key, due_key = KEYS[1], KEYS[2], KEYS[3]
+local known_epoch, known_seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local STOCK_MAX = 1e12 -- units; far below 2^53, and its digits survive every conversion
 
--- The log as this call finds it, or nil and the answer that refuses the call.
-local function open_log(meta_key, stream_key, sku)
-  local meta = redis.call('HMGET', meta_key, 'epoch', 'seq', 'stock:' .. sku)
-  local time = redis.call('TIME')
-  local log = {
-    meta_key = meta_key, stream_key = stream_key, sku = sku,
-    epoch = tonumber(meta[1]), seq = tonumber(meta[2]),
-    recorded = tonumber(meta[3]), -- units of sku that the events account for; nil for an sku they never named
-    now_ms = time[1] * 1000 + math.floor(time[2] / 1000),
-  }
-  if not log.epoch or not log.seq then
-    return nil, {'NOT_READY', 0, 0, log.now_ms}
-  end
-  local known_epoch, known_seq = tonumber(ARGV[5]), tonumber(ARGV[6])
-  if log.epoch < known_epoch or (log.epoch == known_epoch and log.seq < known_seq) then
-    return nil, {'STALE', log.epoch, log.seq, log.now_ms}
-  end
-  return log
+local meta = redis.call('HMGET', meta_key, 'epoch', 'seq')
+local time = redis.call('TIME')
+local log = {epoch = tonumber(meta[1]), seq = tonumber(meta[2]), now_ms = time[1] * 1000 + math.floor(time[2] / 1000)}
+if not log.epoch or not log.seq then
+  return {'NOT_READY', 0, 0, log.now_ms, {}}
+end
+if log.epoch < known_epoch or (log.epoch == known_epoch and log.seq < known_seq) then
+  return {'STALE', log.epoch, log.seq, log.now_ms, {}}
+end
+log.first_seq = log.seq
+local now_text = string.format('%d', log.now_ms) -- Redis is slow at making text of a number, so it is made once
+redis.call('ZCARD', due_key) -- fails here, not after an append, should the key hold something else
+
+-- The rules by their names: how many keys and arguments each takes, and the function that decides. It is given the
+-- places of its first key and of its first argument, which is the event.
+local rules = {}
+
+-- An answer: a status word, the seq of the command's own event, or the end of the log where nothing was appended, and
+-- values.
+local function answer(status, ...)
+  return {status, log.seq, ...}
 end
 
--- An answer with what all answers have.
-local function answer(log, status, ...)
-  return {status, log.epoch, log.seq, log.now_ms, ...}
-end
-
-local function append(log, event_id, type, payload, metadata)
+-- Returns the event's seq as text.
+local function append(event_id, type, payload, metadata)
+  local seq_text = string.format('%d', log.seq + 1)
+  redis.call('XADD', stream_key, '*', 'event_id', event_id, 'type', type, 'payload', payload,
+    'metadata', metadata, 'seq', seq_text, 'at', now_text)
   log.seq = log.seq + 1
-  redis.call('XADD', log.stream_key, '*', 'event_id', event_id, 'type', type, 'payload', payload,
-    'metadata', metadata, 'seq', log.seq, 'at', log.now_ms)
+  return seq_text
 end
 
--- Appends the command's own event.
-local function append_command(log)
-  append(log, ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+-- Appends the command's own event, and returns its seq as text.
+local function append_command(a)
+  return append(ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3])
 end
 
--- Units available now: nil for an sku that nobody ever stocked, and false for a counter that is none.
-local function read_stock(log, stock_key)
-  local stock = redis.pcall('GET', stock_key)
-  if type(stock) == 'table' then return false end -- a list, a hash, …
-  if not stock then return log.recorded and 0 or nil end
-  if not string.find(stock, '^%d+$') or #stock > 13 or tonumber(stock) > STOCK_MAX then return false end
-  return tonumber(stock)
+local stocks = {} -- by sku, as the commands so far leave them; save() writes them
+
+-- The stock of a sku: available (units now; nil for an sku that nobody ever stocked), recorded (units that the events
+-- account for; nil for an sku they never named), and invalid where the counter is none.
+local function stock_of(sku, stock_key)
+  local stock = stocks[sku]
+  if stock then return stock end
+  stock = {key = stock_key, sku = sku, recorded = tonumber(redis.call('HGET', meta_key, 'stock:' .. sku))}
+  local counter = redis.pcall('GET', stock_key)
+  if not counter then
+    stock.available = stock.recorded and 0
+  elseif type(counter) == 'table' or not string.find(counter, '^%d+$') or #counter > 13 or tonumber(counter) > STOCK_MAX then
+    stock.invalid = true -- a list, a hash, a text, …
+  else
+    stock.available = tonumber(counter)
+  end
+  stock.saved_available, stock.saved_recorded = stock.available, stock.recorded
+  stocks[sku] = stock
+  return stock
 end
 
 -- A UUIDv7 for an event that the script itself finds: made of the time and of the event's place in the log, so that
 -- it is unique without a source of chance.
-local function event_id_here(log)
-  local digest = redis.sha1hex(log.epoch .. '/' .. (log.seq + 1) .. '/' .. log.stream_key)
+local function event_id_here()
+  local digest = redis.sha1hex(log.epoch .. '/' .. (log.seq + 1) .. '/' .. stream_key)
   local time = string.format('%012x', log.now_ms)
   return string.format('%s-%s-7%s-a%s-%s', string.sub(time, 1, 8), string.sub(time, 9, 12),
     string.sub(digest, 1, 3), string.sub(digest, 4, 6), string.sub(digest, 7, 18))
@@ -67,28 +82,53 @@ end
 
 -- Somebody may have typed SET stock:<sku> 3. The difference to what the events account for is recorded first, so that
 -- the log always folds to the counters.
-local function record_external_change(log, available)
-  local delta = available - (log.recorded or 0)
-  if delta == 0 and log.recorded then return end
-  local payload = string.format('{"sku":%s,"delta":%.0f,"reason":"external"}', cjson.encode(log.sku), delta)
-  append(log, event_id_here(log), 'STOCK_ADJUSTED', payload, '{}')
-  log.recorded = available
+local function record_external_change(stock)
+  local delta = stock.available - (stock.recorded or 0)
+  if delta == 0 and stock.recorded then return end
+  local payload = string.format('{"sku":%s,"delta":%.0f,"reason":"external"}', cjson.encode(stock.sku), delta)
+  append(event_id_here(), 'STOCK_ADJUSTED', payload, '{}')
+  stock.recorded = stock.available
 end
 
--- The sequence moves on, and with it the stock that the events account for.
-local function save_log(log)
-  if log.recorded then
-    redis.call('HSET', log.meta_key, 'seq', log.seq, 'stock:' .. log.sku, log.recorded)
-  else
-    redis.call('HSET', log.meta_key, 'seq', log.seq)
-  end
+-- Appends the command's event, changes the available units by what it does, and returns its seq as text.
+local function append_stock_change(a, stock, delta)
+  record_external_change(stock)
+  local seq_text = append_command(a)
+  stock.available = stock.available + delta
+  stock.recorded = stock.available
+  return seq_text
 end
 
 -- A command that changes nothing may still have found an external change.
-local function refuse(log, available, status, ...)
-  if available and available ~= log.recorded then
-    record_external_change(log, available)
-    save_log(log)
+local function refuse(stock, status, ...)
+  if stock.available ~= stock.recorded then record_external_change(stock) end
+  return answer(status, ...)
+end
+
+local due = {} -- changes of the due set by hold_id: a deadline (ms, as text), or false to take the hold off
+
+-- Writes what the commands have come to. None of these writes can fail: the types of the keys are known by now.
+local function save()
+  if log.seq > log.first_seq then
+    local fields = {'seq', log.seq}
+    for sku, stock in pairs(stocks) do
+      if stock.recorded ~= stock.saved_recorded then
+        fields[#fields + 1] = 'stock:' .. sku
+        fields[#fields + 1] = stock.recorded
+      end
+      if stock.available ~= stock.saved_available then redis.call('SET', stock.key, stock.available) end
+    end
+    redis.call('HSET', meta_key, unpack(fields))
   end
-  return answer(log, status, ...)
+  local added, removed = {}, {}
+  for hold_id, deadline in pairs(due) do
+    if deadline then
+      added[#added + 1] = deadline
+      added[#added + 1] = hold_id
+    else
+      removed[#removed + 1] = hold_id
+    end
+  end
+  if #added > 0 then redis.call('ZADD', due_key, unpack(added)) end
+  if #removed > 0 then redis.call('ZREM', due_key, unpack(removed)) end
 end

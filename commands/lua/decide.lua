@@ -1,0 +1,21 @@
+-- Decide: one command after the other, each by its rule, and then everything they have come to is written.
+--
+-- KEYS  as in prelude.lua
+-- ARGV  as in prelude.lua
+-- Answers  {DECIDED, epoch, end of the log, now (ms), answers}: one answer per command, in order; each begins with a
+--          status word, and with FAILED where Redis itself refused, followed by its words. {NOT_READY, …} and
+--          {STALE, …} speak for all commands, and none was looked at.
+-- Keeps  a command that fails takes nothing from its neighbours, and the end of the log is saved whatever happens.
+local answers = {}
+local k, a = 4, 3
+while a <= #ARGV do
+  local rule = rules[ARGV[a]]
+  local decided, result = pcall(rule.decide, k, a + 1)
+  if not decided then
+    result = answer('FAILED', type(result) == 'table' and result.err or tostring(result))
+  end
+  answers[#answers + 1] = result
+  k, a = k + rule.keys, a + 1 + rule.args
+end
+save()
+return {'DECIDED', log.epoch, log.seq, log.now_ms, answers}
