@@ -55,7 +55,7 @@ func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, e
 		keys: []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey)},
 		args: []any{c.SKU, c.Delta, c.fingerprint(), s.config.KeepMemory.Milliseconds()},
 	}
-	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason}
+	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason, IdempotencyKey: c.IdempotencyKey}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
 		return Adjustment{}, err
 	}

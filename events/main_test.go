@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	silenceMax = 2 * time.Second
+	silenceMax, historyScanMax = 2*time.Second, 50
 	testenv.Main(m)
 }
 

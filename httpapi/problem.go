@@ -47,6 +47,7 @@ const (
 	codeTooLarge      = "BODY_TOO_LARGE"
 	codeContentType   = "WRONG_CONTENT_TYPE"
 	codeUnknownOrder  = "UNKNOWN_ORDER"
+	codeDetached      = "EVENTS_DETACHED"
 	codeUnavailable   = "UNAVAILABLE"
 	codeInternal      = "INTERNAL"
 	retryAfterSeconds = "1"
@@ -69,6 +70,7 @@ var statuses = map[string]int{
 	"HOLD_CONFIRMED":       http.StatusConflict,
 	"HOLD_CANCELLED":       http.StatusConflict,
 	"HOLD_EXPIRED":         http.StatusGone,
+	codeDetached:           http.StatusGone,
 	"STATE_INVALID":        http.StatusConflict,
 	"IDEMPOTENCY_MISMATCH": http.StatusUnprocessableEntity,
 	"NOT_READY":            http.StatusServiceUnavailable,

@@ -81,8 +81,11 @@ func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds/:id/confirm", a.handle(a.confirm))
 	engine.POST("/holds/:id/cancel", a.handle(a.cancel))
 	engine.GET("/holds/:id", a.handle(a.getHold))
+	engine.GET("/holds/:id/events", a.handle(a.holdEvents))
 	engine.POST("/stock/:sku/adjustments", a.handle(a.adjust))
 	engine.GET("/stock/:sku", a.handle(a.getStock))
+	engine.GET("/stock/:sku/events", a.handle(a.stockEvents))
+	engine.GET("/events", a.handle(a.allEvents))
 	engine.GET("/orders/:id", a.handle(a.getOrder))
 	engine.GET("/orders", a.handle(a.findOrder))
 }

@@ -58,7 +58,7 @@ func newRoot(environ []string) *cobra.Command {
 	}
 	config.addFlags(root.PersistentFlags())
 	root.AddCommand(
-		newServe(config), newDev(config), newMigrate(config), newDoctor(config), newDeadLetters(config), newVersion(),
+		newServe(config), newDev(config), newMigrate(config), newDoctor(config), newDeadLetters(config), newEvents(config), newVersion(),
 	)
 	return root
 }

@@ -85,7 +85,7 @@ end
 local function record_external_change(stock)
   local delta = stock.available - (stock.recorded or 0)
   if delta == 0 and stock.recorded then return end
-  local payload = string.format('{"sku":%s,"delta":%.0f,"reason":"external"}', cjson.encode(stock.sku), delta)
+  local payload = string.format('{"v":2,"sku":%s,"delta":%.0f,"reason":"external","idempotency_key":""}', cjson.encode(stock.sku), delta)
   append(event_id_here(), 'STOCK_ADJUSTED', payload, '{}')
   stock.recorded = stock.available
 end

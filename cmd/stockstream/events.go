@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/httpapi"
+)
+
+func newEvents(config *Config) *cobra.Command {
+	parent := &cobra.Command{Use: "events", Short: "Look at what happened, when, and caused by what"}
+	parent.AddCommand(newEventsList(config), newEventsTail(config))
+	return parent
+}
+
+// historyFlags are what list and tail have in common.
+type historyFlags struct {
+	query  events.HistoryQuery
+	after  string
+	output string
+}
+
+func (h *historyFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&h.query.SKU, "sku", "", "only events of this SKU")
+	f.StringVar(&h.query.HoldID, "hold", "", "only events of this hold")
+	f.StringVar((*string)(&h.query.Type), "type", "", "only events of this type, such as HOLD_CREATED")
+	f.StringVarP(&h.output, "output", "o", "table", "table, or json with everything that is known, one event a line")
+}
+
+// read checks the flags. Without --after, the query begins where unset says.
+func (h *historyFlags) read(unset int64) error {
+	h.query.Pool, h.query.After = events.MainPool.Name(), unset
+	if h.output != "table" && h.output != "json" {
+		return fmt.Errorf("output %q: want table or json", h.output)
+	}
+	if h.query.Type != "" && !events.Known(h.query.Type) {
+		return fmt.Errorf("type %q: want one of %v", h.query.Type, events.Types())
+	}
+	if h.after == "" {
+		return nil
+	}
+	position, err := events.ParsePosition(h.after)
+	if err == nil && position.Pool != h.query.Pool {
+		err = fmt.Errorf("position %q: there is only the pool %s", h.after, h.query.Pool)
+	}
+	h.query.After = position.Seq
+	return err
+}
+
+func newEventsList(config *Config) *cobra.Command {
+	var h historyFlags
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List events of the journal, oldest first",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := h.read(0); err != nil {
+				return err
+			}
+			if h.query.Limit < 1 {
+				return fmt.Errorf("limit %d: must be at least 1", h.query.Limit)
+			}
+			conn, err := session(cmd.Context(), config)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(cmd.Context())
+			show := newEventPrinter(cmd.OutOrStdout(), h.output)
+			next, err := listEvents(cmd.Context(), conn, h.query, show)
+			if next != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "there are more: --after %s\n", next)
+			}
+			return err
+		},
+	}
+	h.add(cmd)
+	cmd.Flags().StringVar(&h.after, "after", "", "only events after this position, as in main:42")
+	cmd.Flags().IntVar(&h.query.Limit, "limit", 100, "at most so many")
+	return cmd
+}
+
+// listEvents prints up to the query's limit, page by page. It returns the position to go on after, "" where nothing
+// comes after it.
+func listEvents(ctx context.Context, conn *pgx.Conn, q events.HistoryQuery, show func([]events.Recorded) error) (next string, err error) {
+	for left := q.Limit; ; {
+		q.Limit = min(left, eventsPageMax)
+		page, err := events.ReadHistory(ctx, conn, q)
+		if err != nil {
+			return "", err
+		}
+		if err := show(page.Events); err != nil {
+			return "", err
+		}
+		left, q.After = left-len(page.Events), page.Next
+		switch {
+		case !page.More:
+			return "", nil
+		case left == 0:
+			return events.Position{Pool: q.Pool, Seq: page.Next}.String(), nil
+		}
+	}
+}
+
+// eventsPageMax bounds what is read, and held in memory, at once.
+const eventsPageMax = 1000
+
+func newEventsTail(config *Config) *cobra.Command {
+	var h historyFlags
+	cmd := &cobra.Command{
+		Use:   "tail",
+		Short: "Print events as they come to the journal, until Ctrl-C",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := h.read(events.FromNow); err != nil {
+				return err
+			}
+			postgres, err := pgx.ParseConfig(config.DatabaseURL)
+			if err != nil {
+				return fmt.Errorf("database URL: %w", err)
+			}
+			h.query.Limit = eventsPageMax
+			tell := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) }
+			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.output))
+			if errors.Is(err, events.ErrRewritten) || errors.Is(err, events.ErrDetached) {
+				return fmt.Errorf("%w; begin anew, without --after or with a later one", err)
+			}
+			return err
+		},
+	}
+	h.add(cmd)
+	cmd.Flags().StringVar(&h.after, "after", "", "begin after this position, as in main:42, instead of now")
+	return cmd
+}
+
+// tellOnce leaves out what was just told.
+func tellOnce(tell func(error)) func(error) {
+	var last string
+	return func(err error) {
+		if err.Error() != last {
+			last = err.Error()
+			tell(err)
+		}
+	}
+}
+
+// newEventPrinter returns a function that prints events as they come, the first time under a heading.
+func newEventPrinter(out io.Writer, output string) func([]events.Recorded) error {
+	if output == "json" {
+		encoder := json.NewEncoder(out)
+		return func(page []events.Recorded) error {
+			for i := range page {
+				if err := encoder.Encode(httpapi.NewEventAnswer(&page[i])); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n" // a tail cannot wait to see how wide its columns become
+	headed := false
+	return func(page []events.Recorded) error {
+		if !headed {
+			headed = true
+			if _, err := fmt.Fprintf(out, row, "POSITION", "AT", "TYPE", "SKU", "HOLD", "WHAT", "CAUSED BY"); err != nil {
+				return err
+			}
+		}
+		for i := range page {
+			r := &page[i]
+			_, err := fmt.Fprintf(out, row, events.Position{Pool: r.Pool, Seq: r.Seq}, r.At.UTC().Format("2006-01-02T15:04:05.000Z"),
+				printable(string(r.Type)), printable(orDash(r.SKU)), printable(orDash(r.HoldID)), printable(whatHappened(r)), printable(causedBy(r)))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// whatHappened says in a few words what an event tells beside its type, SKU and hold.
+func whatHappened(r *events.Recorded) string {
+	event, err := r.Decode()
+	if err != nil {
+		return fmt.Sprintf("%.60s", r.Payload)
+	}
+	switch e := event.(type) {
+	case *events.StockAdjusted:
+		return fmt.Sprintf("%+d, %s", e.Delta, e.Reason)
+	case *events.HoldCreated:
+		return fmt.Sprintf("%d for %s, %s", e.Qty, e.UserID, time.Duration(e.TTLMs)*time.Millisecond)
+	case *events.HoldConfirmed:
+		return fmt.Sprintf("%d for %s, %s", e.Qty, e.UserID, e.PaymentRef)
+	case *events.HoldCancelled:
+		return fmt.Sprintf("%d of %s, %s", e.Qty, e.UserID, e.Reason)
+	}
+	return ""
+}
+
+func causedBy(r *events.Recorded) string {
+	causation, correlation := r.Causes()
+	switch {
+	case causation != "" && correlation != "":
+		return causation + ", request " + correlation
+	case correlation != "":
+		return "request " + correlation
+	}
+	return orDash(causation)
+}
+
+// printable keeps what a stranger wrote into an event from moving an operator's cursor.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}

@@ -1,0 +1,156 @@
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Recorded is an event as the journal keeps it.
+type Recorded struct {
+	Envelope
+	RecordedAt time.Time // Postgres's clock, when the journal took it
+}
+
+// Causes returns what the metadata says of why the event happened: what made it happen (causation_id), and the request
+// that began it all (correlation_id). Both are "" where nobody said.
+func (r *Recorded) Causes() (causation, correlation string) {
+	var metadata map[string]any // an entry from elsewhere may hold anything under these names
+	if json.Unmarshal(r.Metadata, &metadata) != nil {
+		return "", ""
+	}
+	return text(metadata["causation_id"]), text(metadata["correlation_id"])
+}
+
+// HistoryQuery asks for a part of a pool's journal, in order. Zero values do not narrow it.
+type HistoryQuery struct {
+	Pool   string
+	After  int64 // events with a higher seq only
+	Type   Type
+	SKU    string
+	HoldID string
+	Limit  int // at most so many events; must be above 0
+}
+
+// HistoryPage is what a query came to.
+type HistoryPage struct {
+	Events []Recorded
+	// Next is the seq to go on after: the same query with it continues where this page ends, without a gap or a repeat.
+	Next int64
+	// More says that there is more to be had now. A page may have fewer events than its limit, even none, and More:
+	// a look for a type among many others ends after historyScanMax of them.
+	More bool
+	End  int64 // the journal's last seq
+}
+
+// ErrDetached is returned for a query after an event that the journal no longer has the successor of: its old parts
+// were detached. Going on without them would skip events.
+var ErrDetached = errors.New("the journal begins later")
+
+// historyScanMax bounds how many events are looked at for a page, so that a rare type costs no walk through a journal
+// of years. Tests set it lower.
+var historyScanMax int64 = 50_000
+
+// ReadHistory returns a page of the journal as it is now. Its errors are ErrDetached and those of the connection.
+func ReadHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, error) {
+	page, err := readHistory(ctx, db, q)
+	if err != nil {
+		return HistoryPage{}, fmt.Errorf("read history: %w", err)
+	}
+	return page, nil
+}
+
+func readHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, error) {
+	first, end, err := journalExtent(ctx, db, q.Pool)
+	page := HistoryPage{Next: q.After, End: end}
+	switch {
+	case err != nil:
+		return page, err
+	case q.After >= end:
+		return page, nil
+	case q.After > 0 && (first == 0 || first > q.After+1):
+		return page, fmt.Errorf("%w: its first event is %s, and what comes after %s is wanted", ErrDetached, Position{q.Pool, first}, Position{q.Pool, q.After})
+	}
+	until, err := q.scanEnd(ctx, db, end)
+	if err != nil {
+		return page, err
+	}
+	query, args := q.page(until)
+	rows, err := db.Query(ctx, query, args...)
+	if err != nil {
+		return page, err
+	}
+	if page.Events, err = pgx.CollectRows(rows, scanRecorded); err != nil {
+		return page, err
+	}
+	if page.Next, page.More = until, until < end; len(page.Events) > q.Limit {
+		page.Events = page.Events[:q.Limit]
+		page.Next, page.More = page.Events[q.Limit-1].Seq, true
+	}
+	return page, nil
+}
+
+// journalExtent returns the first and the last seq of a pool's journal, 0 and 0 for an empty one.
+func journalExtent(ctx context.Context, db Querier, pool string) (first, end int64, err error) {
+	const query = `
+		SELECT coalesce((SELECT seq FROM events WHERE pool = $1 ORDER BY seq LIMIT 1), 0),
+		       coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0)`
+	err = db.QueryRow(ctx, query, pool, JournalCheckpoint).Scan(&first, &end)
+	return first, end, err
+}
+
+// where is the condition that indexes answer: it makes no use of the type.
+func (q HistoryQuery) where(until int64) (condition string, args []any) {
+	condition, args = "pool = $1 AND seq > $2 AND seq <= $3", []any{q.Pool, q.After, until}
+	if q.SKU != "" {
+		args = append(args, q.SKU)
+		condition += fmt.Sprintf(" AND sku = $%d", len(args))
+	}
+	if q.HoldID != "" {
+		args = append(args, q.HoldID)
+		condition += fmt.Sprintf(" AND hold_id <> '' AND hold_id = $%d", len(args)) // the index is a partial one
+	}
+	return condition, args
+}
+
+// page is the query for the events up to a seq, and for one more than the limit, which tells whether there is one.
+func (q HistoryQuery) page(until int64) (query string, args []any) {
+	where, args := q.where(until)
+	if q.Type != "" {
+		args = append(args, string(q.Type))
+		where += fmt.Sprintf(" AND type = $%d", len(args))
+	}
+	args = append(args, q.Limit+1)
+	return fmt.Sprintf(`SELECT %s, recorded_at FROM events WHERE %s ORDER BY seq LIMIT $%d`, strings.Join(eventColumns, ", "), where, len(args)), args
+}
+
+// scanEnd is the seq up to which a page looks.
+func (q HistoryQuery) scanEnd(ctx context.Context, db Querier, end int64) (int64, error) {
+	switch {
+	case q.Type == "":
+		return end, nil // every event that is looked at is one that was asked for
+	case q.SKU == "" && q.HoldID == "":
+		return min(end, q.After+historyScanMax), nil
+	}
+	where, args := q.where(end)
+	query := fmt.Sprintf(`SELECT seq FROM events WHERE %s ORDER BY seq OFFSET $%d LIMIT 1`, where, len(args)+1)
+	var seq int64
+	err := db.QueryRow(ctx, query, append(args, historyScanMax-1)...).Scan(&seq)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return end, nil
+	}
+	return seq, err
+}
+
+func scanRecorded(row pgx.CollectableRow) (r Recorded, err error) {
+	var id pgtype.UUID
+	err = row.Scan(&r.Pool, &r.Seq, &id, (*string)(&r.Type), &r.SKU, &r.HoldID, (*[]byte)(&r.Payload), (*[]byte)(&r.Metadata), &r.At, &r.RecordedAt)
+	r.EventID = id.Bytes
+	return r, err
+}

@@ -1,0 +1,2 @@
+DROP INDEX events_of_sku;
+DROP INDEX events_of_hold;
