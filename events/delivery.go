@@ -12,6 +12,7 @@ import (
 // It rides in the context of a Watermill message, because it never leaves the process.
 type Batch struct {
 	Pool   string
+	After  int64      // the checkpoint as the reader has it: the first event is the next one, unless the journal has a hole
 	Events []Envelope // in order of seq, without a hole unless the journal has one
 	Lease  *Lease
 }

@@ -77,7 +77,7 @@ func (f *follower) session(ctx context.Context, config *pgx.ConnConfig) error {
 		if more {
 			continue
 		}
-		if err := awaitJournal(ctx, conn); err != nil {
+		if _, err := awaitJournal(ctx, conn); err != nil {
 			return err
 		}
 	}

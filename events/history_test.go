@@ -166,7 +166,7 @@ func TestHistoryIndexes(t *testing.T) {
 			plan = append(plan, line)
 		}
 		text := strings.Join(plan, "\n")
-		found := regexp.MustCompile(`Index Scan (using|on) \S*`+index).MatchString(text)
+		found := regexp.MustCompile(`Index Scan (using|on) \S*` + index).MatchString(text)
 		if rows.Err() != nil || !found || regexp.MustCompile(`using \S*pkey`).MatchString(text) {
 			t.Errorf("%s: got the plan (%v)\n%s", index, rows.Err(), text)
 		}

@@ -25,7 +25,10 @@ type JournalSubscriberConfig struct {
 	Pages    *JournalPages // shared by the readers of this process
 	Reader   string        // the checkpoint to read from; the handler moves it
 	BatchMax int           // events in a delivery; at most, and unless set, 2,000
-	Log      *slog.Logger
+	// Prepare makes ready what the handler writes to, before the checkpoint is read. It may be nil. What it returns
+	// interrupts the line.
+	Prepare func(ctx context.Context, conn *pgx.Conn) error
+	Log     *slog.Logger
 }
 
 // journalPoll is how often the journal is looked at without having been notified.
@@ -65,6 +68,11 @@ func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Messag
 	if _, err := lease.Conn.Exec(ctx, "SET synchronous_commit = off; LISTEN "+journalChannel); err != nil {
 		return fmt.Errorf("listen to the journal: %w", err)
 	}
+	if s.config.Prepare != nil {
+		if err := s.config.Prepare(ctx, lease.Conn); err != nil {
+			return err
+		}
+	}
 	checkpoint, err := ReadCheckpoint(ctx, lease.Conn, reader, pool)
 	if err != nil {
 		return err
@@ -77,14 +85,14 @@ func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Messag
 		case err != nil:
 			return err
 		case len(found) == 0:
-			if err := awaitJournal(ctx, lease.Conn); err != nil {
+			if err := s.rest(ctx, lease, checkpoint); err != nil {
 				return err
 			}
 			continue
 		}
 		last := found[len(found)-1].Seq
 		id := fmt.Sprintf("%s/%d-%d", pool, found[0].Seq, last)
-		if err := deliver(ctx, out, id, &Batch{Pool: pool, Events: found, Lease: lease}); err != nil {
+		if err := deliver(ctx, out, id, &Batch{Pool: pool, After: checkpoint, Events: found, Lease: lease}); err != nil {
 			return fmt.Errorf("batch %s: %w", id, err)
 		}
 		checkpoint = last
@@ -98,13 +106,29 @@ func (s *JournalSubscriber) next(ctx context.Context, lease *Lease, after int64)
 	return s.config.Pages.Read(ctx, lease.Conn, after, s.config.BatchMax)
 }
 
+// rest waits at the journal's end. It fails with ErrFenced when somebody has put the checkpoint elsewhere meanwhile: a
+// reader that nothing is delivered to would never find out.
+func (s *JournalSubscriber) rest(ctx context.Context, lease *Lease, checkpoint int64) error {
+	notified, err := awaitJournal(ctx, lease.Conn)
+	if err != nil || notified {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, silenceMax)
+	defer cancel()
+	now, err := ReadCheckpoint(ctx, lease.Conn, s.config.Reader, s.config.Pool.Name())
+	if err == nil && now != checkpoint {
+		return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", now, checkpoint, ErrFenced)
+	}
+	return err
+}
+
 // awaitJournal returns when the journal was written to, or when it is time to look anyway.
-func awaitJournal(ctx context.Context, conn *pgx.Conn) error {
+func awaitJournal(ctx context.Context, conn *pgx.Conn) (notified bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, journalPoll)
 	defer cancel()
-	_, err := conn.WaitForNotification(wait)
+	_, err = conn.WaitForNotification(wait)
 	if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
-		return fmt.Errorf("wait for the journal: %w", err)
+		return false, fmt.Errorf("wait for the journal: %w", err)
 	}
-	return nil
+	return err == nil, nil
 }

@@ -30,18 +30,9 @@ const noticeDeadRunner = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interv
 // AcquireLease connects to Postgres and waits until the named line of work is free. The name is the lease's own
 // within the connection's schema. Errors are those of the connection, and ctx's.
 func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	config = config.Copy()
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
-	}
-	conn, err := pgx.ConnectConfig(ctx, config)
+	lease, err := connectLease(ctx, config, name)
 	if err != nil {
-		return nil, fmt.Errorf("lease %s: %w", name, err)
-	}
-	lease := &Lease{Conn: conn, name: name}
-	if _, err := conn.Exec(ctx, noticeDeadRunner); err != nil {
-		lease.Release()
-		return nil, fmt.Errorf("lease %s: %w", name, err)
+		return nil, err
 	}
 	for {
 		taken, err := lease.try(ctx)
@@ -59,6 +50,58 @@ func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Le
 	}
 }
 
+// ErrLeased is returned by TryLease for a line of work that another session runs.
+var ErrLeased = errors.New("another runner has the lease")
+
+// TryLease connects to Postgres and takes the named line of work if it is free; it fails with ErrLeased otherwise.
+func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	lease, err := connectLease(ctx, config, name)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := lease.try(ctx)
+	if err == nil && !taken {
+		err = fmt.Errorf("lease %s: %w", name, ErrLeased)
+	}
+	if err != nil {
+		lease.Release()
+		return nil, err
+	}
+	return lease, nil
+}
+
+// LeaseHeld reports whether any session has the named lease, in the schema that db works in.
+func LeaseHeld(ctx context.Context, db Querier, name string) (held bool, err error) {
+	const query = `
+		SELECT EXISTS (
+		    SELECT FROM pg_locks, hashtextextended('stockstream/' || current_schema() || '/' || $1, 0) AS key
+		    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+		      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		      AND (classid::bigint << 32 | objid::bigint) = key)`
+	if err := db.QueryRow(ctx, query, name).Scan(&held); err != nil {
+		return false, fmt.Errorf("look for the holder of lease %s: %w", name, err)
+	}
+	return held, nil
+}
+
+// connectLease opens the session of a lease that is yet to be taken.
+func connectLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	config = config.Copy()
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("lease %s: %w", name, err)
+	}
+	lease := &Lease{Conn: conn, name: name}
+	if _, err := conn.Exec(ctx, noticeDeadRunner); err != nil {
+		lease.Release()
+		return nil, fmt.Errorf("lease %s: %w", name, err)
+	}
+	return lease, nil
+}
+
 // try takes the lock if it is free. Waiting inside Postgres would be prompter, but would hold back vacuum.
 func (l *Lease) try(ctx context.Context) (taken bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, silenceMax)
@@ -70,11 +113,13 @@ func (l *Lease) try(ctx context.Context) (taken bool, err error) {
 	return taken, nil
 }
 
-// Release gives the lease up by closing its connection.
+// Release gives the lease up and closes its connection. Where it can, it waits for the lock to be free: Postgres would
+// notice the end of the connection a moment later only.
 func (l *Lease) Release() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = l.Conn.Close(ctx) // nothing depends on a polite goodbye
+	_, _ = l.Conn.Exec(ctx, `SELECT pg_advisory_unlock_all()`) // the end of the connection does it, too
+	_ = l.Conn.Close(ctx)                                      // nothing depends on a polite goodbye
 }
 
 // ErrFenced is returned when a checkpoint is not where its runner left it: another runner has moved it.

@@ -60,6 +60,9 @@ func openShopOn(t testing.TB, databaseURL string) *shop {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
+	if err := projections.CreateTables(ctx, pool, projections.BuiltIn()...); err != nil {
+		t.Fatal(err)
+	}
 	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), postgres: pool, draining: make(chan struct{})}
 	s.redis = testenv.RedisClient(t, s.server)
 	service := s.open(config.ConnConfig)

@@ -49,6 +49,7 @@ const (
 	codeUnknownOrder  = "UNKNOWN_ORDER"
 	codeDetached      = "EVENTS_DETACHED"
 	codeUnavailable   = "UNAVAILABLE"
+	codeNotReady      = "NOT_READY"
 	codeInternal      = "INTERNAL"
 	retryAfterSeconds = "1"
 )
@@ -73,7 +74,7 @@ var statuses = map[string]int{
 	codeDetached:           http.StatusGone,
 	"STATE_INVALID":        http.StatusConflict,
 	"IDEMPOTENCY_MISMATCH": http.StatusUnprocessableEntity,
-	"NOT_READY":            http.StatusServiceUnavailable,
+	codeNotReady:           http.StatusServiceUnavailable,
 	"STALE":                http.StatusServiceUnavailable,
 	codeUnavailable:        http.StatusServiceUnavailable,
 	codeInternal:           http.StatusInternalServerError,
@@ -139,6 +140,9 @@ func problemOf(err error) Problem {
 func readError(err error, unknownCode, detail string) error {
 	if errors.Is(err, projections.ErrNotFound) {
 		return &requestError{unknownCode, detail}
+	}
+	if errors.Is(err, projections.ErrNotReady) {
+		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the read table is not there yet; its projection makes it when it first runs"}, err)
 	}
 	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}, err)
 }

@@ -113,6 +113,8 @@ func TestReads(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", path, got, order)
 		}
 	}
+	s.project(`DROP TABLE holds`)
+	s.get("/holds/h1").want(t, "a table that no projection has made yet", 503, "NOT_READY")
 }
 
 // TestCorrelation holds that a client's ids travel into the events, and that odd ones do not.

@@ -1,3 +1,3 @@
-DROP TABLE stock_levels;
-DROP TABLE orders;
-DROP TABLE holds;
+DROP TABLE IF EXISTS stock_levels;
+DROP TABLE IF EXISTS orders;
+DROP TABLE IF EXISTS holds;

@@ -20,24 +20,32 @@ func dedup(p Projection) message.HandlerMiddleware {
 			if batch == nil {
 				return nil, errors.New("the message carries no batch of the journal")
 			}
-			ctx := msg.Context()
-			return nil, pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
-				checkpoint, err := events.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
-				if err != nil {
-					return err
-				}
-				fresh, err := after(checkpoint, batch.Events)
-				if err != nil || len(fresh) == 0 {
-					return err
-				}
-				withWork(msg, &work{tx: tx, pool: batch.Pool, fresh: fresh})
-				if _, err := next(msg); err != nil {
-					return err
-				}
-				return events.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
-			})
+			return nil, once(msg, batch.Lease.Conn, p, batch, next)
 		}
 	}
+}
+
+// once hands on what of a batch was not applied before, within a transaction that it begins on db.
+func once(msg *message.Message, db Beginner, p Projection, batch *events.Batch, next message.HandlerFunc) error {
+	ctx := msg.Context()
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		checkpoint, err := events.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
+		if err != nil {
+			return err
+		}
+		if checkpoint < batch.After {
+			return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", checkpoint, batch.After, events.ErrFenced)
+		}
+		fresh, err := after(checkpoint, batch.Events)
+		if err != nil || len(fresh) == 0 {
+			return err
+		}
+		withWork(msg, &work{tx: tx, pool: batch.Pool, fresh: fresh})
+		if _, err := next(msg); err != nil {
+			return err
+		}
+		return events.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
+	})
 }
 
 // after returns the events beyond the checkpoint, or events.ErrHole where one is missing.

@@ -27,15 +27,30 @@ func AddTo(router *message.Router, config Config, list ...Projection) []*events.
 	for i, p := range list {
 		subscriber := events.NewJournalSubscriber(events.JournalSubscriberConfig{
 			Postgres: config.Postgres, Pool: config.Pool, Pages: pages, Reader: p.Name, BatchMax: config.BatchMax, Log: config.Log,
+			Prepare: func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
 		})
 		handler := router.AddConsumerHandler("projection "+p.Name, events.JournalTopic(config.Pool), subscriber, func(msg *message.Message) error {
-			w := workOf(msg)
-			return p.Apply(msg.Context(), w.tx, w.ready)
+			return applyWork(p, msg)
 		})
 		handler.AddMiddleware(events.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
 		lines[i] = subscriber.Line
 	}
 	return lines
+}
+
+// Replay gives events to a projection as its handler gets them from the Router: through the same middlewares, in one
+// transaction that it begins on db. What the checkpoint accounts for is passed over, what cannot be applied is parked.
+// The tables, the checkpoint and the dead letters are those that db's search_path finds.
+func Replay(ctx context.Context, db Beginner, p Projection, pool string, list []events.Envelope, log *slog.Logger) error {
+	msg := message.NewMessage("", nil)
+	msg.SetContext(ctx)
+	handler := park(p, log)(func(msg *message.Message) ([]*message.Message, error) { return nil, applyWork(p, msg) })
+	return once(msg, db, p, &events.Batch{Pool: pool, Events: list}, handler)
+}
+
+func applyWork(p Projection, msg *message.Message) error {
+	w := workOf(msg)
+	return p.Apply(msg.Context(), w.tx, w.ready)
 }
 
 // work is what the middlewares hand down with a message: the transaction, and what of the batch is to be done in it.

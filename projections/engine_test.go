@@ -20,9 +20,8 @@ import (
 // notes is a projection that writes down which events it was given, and does to some what a test asks for.
 func (p *plant) notes(fault func(Event) error) Projection {
 	p.t.Helper()
-	p.exec(`CREATE TABLE IF NOT EXISTS notes (seq bigint PRIMARY KEY, hold_id text NOT NULL)`)
 	return Projection{
-		Name: "notes", Tables: []string{"notes"}, Key: ByHold,
+		Name: "notes", Tables: []string{"notes"}, Schema: `CREATE TABLE IF NOT EXISTS notes (seq bigint PRIMARY KEY, hold_id text NOT NULL)`, Key: ByHold,
 		Wants: []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
 		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
 			write := PerEvent(func(e Event, sql *pgx.Batch) error {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events"
 )
@@ -32,11 +33,27 @@ const (
 	holdExpired   = "EXPIRED"
 )
 
+const holdsSchema = `
+	CREATE TABLE IF NOT EXISTS holds (
+	    hold_id         text        NOT NULL,
+	    sku             text        NOT NULL,
+	    qty             bigint      NOT NULL,
+	    user_id         text        NOT NULL,
+	    status          text        NOT NULL,
+	    expires_at      timestamptz NOT NULL,
+	    created_at      timestamptz NOT NULL,
+	    idempotency_key text        NOT NULL,
+	    CONSTRAINT holds_pkey PRIMARY KEY (hold_id),
+	    CONSTRAINT holds_qty_positive CHECK (qty > 0),
+	    CONSTRAINT holds_status_known CHECK (status IN ('ACTIVE', 'CONFIRMED', 'CANCELLED', 'EXPIRED'))
+	)`
+
 // Holds is the projection of holds, one row each.
 func Holds() Projection {
 	return Projection{
 		Name:   "holds",
 		Tables: []string{"holds"},
+		Schema: holdsSchema,
 		Wants:  []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
 		Key:    ByHold,
 		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
@@ -115,8 +132,13 @@ func (c *holdChanges) write(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// ErrNotFound is returned by the queries of this package for a row that is not there (yet).
-var ErrNotFound = errors.New("not found")
+// Errors of the queries of this package.
+var (
+	// ErrNotFound is returned for a row that is not there (yet).
+	ErrNotFound = errors.New("not found")
+	// ErrNotReady is returned for a table that is not there yet: its projection makes it when it first runs.
+	ErrNotReady = errors.New("the read table is not there yet")
+)
 
 // FindHold returns one hold, or ErrNotFound.
 func FindHold(ctx context.Context, db events.Querier, holdID string) (Hold, error) {
@@ -131,11 +153,15 @@ func one[T any](ctx context.Context, db events.Querier, operation, query string,
 	if err == nil {
 		found, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[T])
 	}
-	if errors.Is(err, pgx.ErrNoRows) {
+	const undefinedTable = "42P01"
+	fault := new(pgconn.PgError)
+	switch {
+	case err == nil:
+		return found, nil
+	case errors.Is(err, pgx.ErrNoRows):
 		return found, ErrNotFound
+	case errors.As(err, &fault) && fault.Code == undefinedTable:
+		return found, fmt.Errorf("%s: %w: %w", operation, ErrNotReady, err)
 	}
-	if err != nil {
-		return found, fmt.Errorf("%s: %w", operation, err)
-	}
-	return found, nil
+	return found, fmt.Errorf("%s: %w", operation, err)
 }

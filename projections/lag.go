@@ -20,10 +20,6 @@ type Lag struct {
 
 // ReadLag returns the lag of each projection in a pool.
 func ReadLag(ctx context.Context, db events.Querier, pool string, list ...Projection) ([]Lag, error) {
-	names := make([]string, len(list))
-	for i, p := range list {
-		names[i] = p.Name
-	}
 	const query = `
 		SELECT name, coalesce(c.seq, 0), greatest(coalesce(j.seq, 0) - coalesce(c.seq, 0), 0),
 		       coalesce((SELECT extract(epoch FROM now() - at) FROM events WHERE pool = $1 AND seq = coalesce(c.seq, 0) + 1), 0)::float8
@@ -31,7 +27,7 @@ func ReadLag(ctx context.Context, db events.Querier, pool string, list ...Projec
 		LEFT JOIN checkpoints c ON c.pool = $1 AND c.projection = name
 		LEFT JOIN checkpoints j ON j.pool = $1 AND j.projection = $3
 		ORDER BY nr`
-	rows, err := db.Query(ctx, query, pool, names, events.JournalCheckpoint)
+	rows, err := db.Query(ctx, query, pool, names(list), events.JournalCheckpoint)
 	if err != nil {
 		return nil, fmt.Errorf("read lag: %w", err)
 	}

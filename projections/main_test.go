@@ -32,7 +32,11 @@ func newPlant(t *testing.T) *plant {
 	t.Cleanup(cancel)
 	config := testenv.ParseURL(t, testenv.Schema(t))
 	config.RuntimeParams["application_name"] = config.RuntimeParams["search_path"] // tells a test's sessions from another's
-	return &plant{t: t, ctx: ctx, config: config, db: testenv.Connect(t, config)}
+	p := &plant{t: t, ctx: ctx, config: config, db: testenv.Connect(t, config)}
+	if err := CreateTables(ctx, p.db, BuiltIn()...); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (p *plant) exec(sql string, args ...any) {

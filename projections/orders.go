@@ -22,12 +22,29 @@ type Order struct {
 	CreatedAt  time.Time
 }
 
+const ordersSchema = `
+	CREATE TABLE IF NOT EXISTS orders (
+	    order_id    text        NOT NULL,
+	    hold_id     text        NOT NULL,
+	    user_id     text        NOT NULL,
+	    sku         text        NOT NULL,
+	    qty         bigint      NOT NULL,
+	    status      text        NOT NULL,
+	    payment_ref text        NOT NULL,
+	    created_at  timestamptz NOT NULL,
+	    CONSTRAINT orders_pkey PRIMARY KEY (order_id),
+	    CONSTRAINT one_order_per_hold UNIQUE (hold_id),
+	    CONSTRAINT orders_qty_positive CHECK (qty > 0),
+	    CONSTRAINT orders_status_known CHECK (status IN ('CONFIRMED'))
+	)`
+
 // Orders is the projection of orders, one row each. However late a confirmation is projected, it is an order: whether
 // it came in time was decided when it was appended.
 func Orders() Projection {
 	return Projection{
 		Name:   "orders",
 		Tables: []string{"orders"},
+		Schema: ordersSchema,
 		Wants:  []events.Type{events.TypeHoldConfirmed},
 		Key:    ByHold,
 		Apply:  addOrders,

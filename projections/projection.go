@@ -2,7 +2,10 @@ package projections
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,6 +17,9 @@ type Projection struct {
 	Name string
 	// Tables are the tables it owns: it alone writes them, and they hold nothing but what it wrote.
 	Tables []string
+	// Schema makes the tables, with CREATE TABLE IF NOT EXISTS and CREATE INDEX IF NOT EXISTS under unqualified names.
+	// It is run where the tables are not there; see CreateTables.
+	Schema string
 	// Wants are the event types that Apply is given.
 	Wants []events.Type
 	// Key is the sequence key: events of one key are applied in order or not at all, so that when one is parked,
@@ -72,3 +78,23 @@ func (p Projection) wants(t events.Type) bool {
 	}
 	return false
 }
+
+// Named returns built-in projections by their names.
+func Named(wanted ...string) ([]Projection, error) {
+	all := BuiltIn()
+	list := make([]Projection, 0, len(wanted))
+	for _, name := range wanted {
+		at := slices.IndexFunc(all, func(p Projection) bool { return p.Name == name })
+		switch {
+		case at < 0:
+			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownProjection, name, strings.Join(names(all), ", "))
+		case slices.ContainsFunc(list, func(p Projection) bool { return p.Name == name }):
+			return nil, fmt.Errorf("projection %q is named twice", name)
+		}
+		list = append(list, all[at])
+	}
+	return list, nil
+}
+
+// ErrUnknownProjection is returned for a name that no projection has.
+var ErrUnknownProjection = errors.New("unknown projection")

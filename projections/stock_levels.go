@@ -10,12 +10,25 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
+const stockLevelsSchema = `
+	CREATE TABLE IF NOT EXISTS stock_levels (
+	    sku       text   NOT NULL,
+	    available bigint NOT NULL,
+	    held      bigint NOT NULL,
+	    sold      bigint NOT NULL,
+	    CONSTRAINT stock_levels_pkey PRIMARY KEY (sku),
+	    CONSTRAINT available_not_negative CHECK (available >= 0),
+	    CONSTRAINT held_not_negative CHECK (held >= 0),
+	    CONSTRAINT sold_not_negative CHECK (sold >= 0)
+	)`
+
 // StockLevels is the projection of stock_levels: per SKU the units available, held and sold. Their sum changes only
 // when stock is adjusted.
 func StockLevels() Projection {
 	return Projection{
 		Name:   "stock_levels",
 		Tables: []string{"stock_levels"},
+		Schema: stockLevelsSchema,
 		Wants:  []events.Type{events.TypeStockAdjusted, events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
 		Key:    BySKU,
 		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {

@@ -17,8 +17,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/migrations"
+	"github.com/stockstream/stockstream/projections"
 )
 
 // options of a run; the defaults are what `make bench` uses.
@@ -27,6 +30,7 @@ type options struct {
 	rounds  int
 	seconds time.Duration
 	events  int
+	history int
 	rate    int
 	binary  string
 }
@@ -34,10 +38,11 @@ type options struct {
 func main() {
 	var o options
 	var serve, addr, database string
-	flag.StringVar(&o.only, "only", "", "http, pipeline or latency; all of them unless set")
+	flag.StringVar(&o.only, "only", "", "http, pipeline, latency or rebuild; all of them unless set")
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds; the median counts")
 	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "of one measurement over HTTP")
 	flag.IntVar(&o.events, "events", 300_000, "events for the journal and the projections")
+	flag.IntVar(&o.history, "history", 1_000_000, "events of the journal for what is made from the whole of it")
 	flag.IntVar(&o.rate, "rate", 2000, "reserves a second for the latency of the read table")
 	flag.StringVar(&o.binary, "binary", "bin/stockstream", "the program to measure")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process here")
@@ -77,7 +82,7 @@ func run(ctx context.Context, o options) (err error) {
 	parts := []struct {
 		name string
 		run  func(context.Context, options, *servers) error
-	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}}
+	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}, {"rebuild", benchRebuild}}
 	for _, part := range parts {
 		if o.only != "" && o.only != part.name {
 			continue
@@ -102,7 +107,15 @@ func startServers(ctx context.Context) (*servers, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.redis.Kill())
 	}
-	return s, migrations.Up(ctx, s.postgres.URL())
+	if err := migrations.Up(ctx, s.postgres.URL()); err != nil {
+		return s, err
+	}
+	conn, err := pgx.Connect(ctx, s.postgres.URL())
+	if err != nil {
+		return s, err
+	}
+	defer conn.Close(ctx)
+	return s, projections.CreateTables(ctx, conn, projections.BuiltIn()...)
 }
 
 func (s *servers) stop() error {

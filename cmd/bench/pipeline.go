@@ -64,8 +64,7 @@ func benchPipeline(ctx context.Context, o options, s *servers) error {
 
 // reset empties everything.
 func reset(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) error {
-	_, err := pool.Exec(ctx, `TRUNCATE events, checkpoints, pools, dead_letters, holds, orders, stock_levels`)
-	return errors.Join(err, client.FlushAll(ctx).Err())
+	return errors.Join(emptyPostgres(ctx, pool), client.FlushAll(ctx).Err())
 }
 
 // backlog fills the stream with the life of many holds: each is made, seven of ten are confirmed, two cancelled.

@@ -15,8 +15,9 @@ import (
 func TestMigrateCommands(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
+	level := fmt.Sprintf("schema version %d, this build's is %d", migrations.Latest, migrations.Latest)
 	for range 2 {
-		if out, err := s.cli("migrate", "up"); err != nil || !strings.Contains(out, fmt.Sprintf("schema version %d, this build's is %[1]d", migrations.Latest)) {
+		if out, err := s.cli("migrate", "up"); err != nil || !strings.Contains(out, level) {
 			t.Errorf("up: got %q (%v)", out, err)
 		}
 	}
@@ -28,6 +29,9 @@ func TestMigrateCommands(t *testing.T) {
 	}
 	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
 		t.Errorf("down: %v", err)
+	}
+	if left := one[string](s, `SELECT coalesce(string_agg(relname, ' '), '') FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`); left != "schema_migrations" {
+		t.Errorf("down left %s", left)
 	}
 	if out, err := s.cli("migrate", "status"); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(out, "schema version 0") {
 		t.Errorf("status of nothing: got %q (%v), want an error", out, err)

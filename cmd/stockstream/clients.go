@@ -44,3 +44,13 @@ func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	}
 	return conn, nil
 }
+
+// onSession does a piece of work with a session of its own.
+func onSession(ctx context.Context, config *Config, do func(*pgx.Conn) error) error {
+	conn, err := session(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	return do(conn)
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/internal/local"
-	"github.com/stockstream/stockstream/migrations"
 )
 
 // devOptions are what only `stockstream dev` takes.
@@ -68,10 +67,10 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 		return err
 	}
 	defer func() { err = errors.Join(err, stopServer(postgres.Stop)) }()
-	if err := migrations.Up(ctx, postgres.URL()); err != nil {
+	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
+	if err := migrateUp(ctx, config); err != nil {
 		return err
 	}
-	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
 	a, err := newApp(ctx, config, config.logger(errOut))
 	if err != nil {
 		return err

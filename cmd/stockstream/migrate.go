@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/migrations"
+	"github.com/stockstream/stockstream/projections"
 )
 
 func newMigrate(config *Config) *cobra.Command {
@@ -20,6 +23,11 @@ func newMigrate(config *Config) *cobra.Command {
 			if !sure {
 				return errors.New("this drops the journal, the record of every sale; add --yes if that is meant")
 			}
+			if err := onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
+				return projections.DropTables(cmd.Context(), conn, projections.BuiltIn()...)
+			}); err != nil {
+				return err
+			}
 			return migrations.Down(cmd.Context(), config.DatabaseURL)
 		},
 	}
@@ -30,7 +38,7 @@ func newMigrate(config *Config) *cobra.Command {
 			Short: "Bring the schema to this build's version; harmless where it is there",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				if err := migrations.Up(cmd.Context(), config.DatabaseURL); err != nil {
+				if err := migrateUp(cmd.Context(), config); err != nil {
 					return err
 				}
 				return printSchema(cmd, config)
@@ -47,6 +55,17 @@ func newMigrate(config *Config) *cobra.Command {
 		},
 	)
 	return migrate
+}
+
+// migrateUp brings the schema up, and makes the read tables. The lines would make those when they first run; whoever
+// looks before then finds them empty rather than missing.
+func migrateUp(ctx context.Context, config *Config) error {
+	if err := migrations.Up(ctx, config.DatabaseURL); err != nil {
+		return err
+	}
+	return onSession(ctx, config, func(conn *pgx.Conn) error {
+		return projections.CreateTables(ctx, conn, projections.BuiltIn()...)
+	})
 }
 
 func printSchema(cmd *cobra.Command, config *Config) error {

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
+)
+
+func newProjectionsRebuild(config *Config) *cobra.Command {
+	var accept, all bool
+	command := &cobra.Command{
+		Use:   "rebuild NAME…",
+		Short: "Make read tables anew from the journal, beside the ones that serve, and exchange them",
+		Long: "Make read tables anew from the journal, while the ones of now serve and move on; compare the two; and exchange\n" +
+			"them in one short transaction. The old ones are kept until `projections drop-old`. It can be broken off at any\n" +
+			"moment without harm. Progress is a bar on a terminal, and lines of JSON elsewhere.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list := projections.BuiltIn()
+			if all == (len(args) > 0) {
+				return errors.New("name projections to rebuild, or say --all")
+			}
+			if !all {
+				var err error
+				if list, err = projections.Named(args...); err != nil {
+					return err
+				}
+			}
+			with, err := rebuildConfig(cmd.Context(), config, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			view := newRebuildView(cmd.OutOrStdout())
+			with.AcceptDifferences, with.Report = accept, view.progress
+			job, err := rebuild.Begin(cmd.Context(), with, list...)
+			if err != nil {
+				return err
+			}
+			outcomes, err := job.Run(cmd.Context())
+			view.end(outcomes, err)
+			if errors.Is(err, rebuild.ErrDiffers) {
+				err = fmt.Errorf("%w; nothing was changed. If the new rows are the right ones, run it again with --accept-differences", err)
+			}
+			return err
+		},
+	}
+	command.Flags().BoolVar(&accept, "accept-differences", false, "put the new tables in place although they differ from the old ones")
+	command.Flags().BoolVar(&all, "all", false, "all projections")
+	return command
+}
+
+// rebuildView shows a rebuild: on a terminal as a bar, elsewhere as lines of JSON.
+type rebuildView struct {
+	out      io.Writer
+	terminal bool
+}
+
+func newRebuildView(out io.Writer) *rebuildView {
+	v := &rebuildView{out: out}
+	if file, isFile := out.(*os.File); isFile {
+		info, err := file.Stat()
+		v.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return v
+}
+
+// progressLine is a line of JSON while a rebuild runs.
+type progressLine struct {
+	Rebuild    int64        `json:"rebuild"`
+	Step       rebuild.Step `json:"step"`
+	Done       int64        `json:"done"`
+	Total      int64        `json:"total"`
+	Rate       int64        `json:"rate"` // events a second
+	ETASeconds float64      `json:"eta_seconds"`
+	Paused     bool         `json:"paused"`
+}
+
+func (v *rebuildView) progress(p rebuild.Progress) {
+	if v.terminal {
+		fmt.Fprint(v.out, "\r"+bar(p)+"\x1b[K")
+		return
+	}
+	v.line(progressLine{
+		Rebuild: p.Run, Step: p.Step, Done: p.Done, Total: p.Total, Rate: int64(p.Rate), ETASeconds: p.ETA.Round(100 * time.Millisecond).Seconds(), Paused: p.Paused,
+	})
+}
+
+const barWidth = 30
+
+// bar is one line of a terminal.
+func bar(p rebuild.Progress) string {
+	filled := barWidth
+	if p.Total > 0 {
+		filled = int(barWidth * p.Done / p.Total)
+	}
+	text := fmt.Sprintf("%-10s [%s%s] %d of %d events, %.0f/s", p.Step, strings.Repeat("#", filled), strings.Repeat(".", barWidth-filled), p.Done, p.Total, p.Rate)
+	if p.ETA > 0 {
+		text += ", " + p.ETA.Round(time.Second).String() + " left"
+	}
+	if p.Paused {
+		text += ", giving way"
+	}
+	return text
+}
+
+// outcomeLine is the last line of JSON.
+type outcomeLine struct {
+	Outcomes    []rebuild.Outcome    `json:"outcomes"`
+	Differences []rebuild.Difference `json:"differences,omitempty"`
+	Error       string               `json:"error,omitempty"`
+}
+
+// end says what was done, and what differs where that was the trouble.
+func (v *rebuildView) end(outcomes []rebuild.Outcome, err error) {
+	var differs *rebuild.DifferencesError
+	errors.As(err, &differs)
+	if !v.terminal {
+		line := outcomeLine{Outcomes: outcomes}
+		if outcomes == nil {
+			line.Outcomes = []rebuild.Outcome{}
+		}
+		if differs != nil {
+			line.Differences = differs.Differences
+		}
+		if err != nil {
+			line.Error = err.Error()
+		}
+		v.line(line)
+		return
+	}
+	fmt.Fprintln(v.out)
+	for _, o := range outcomes {
+		fmt.Fprintf(v.out, "%s: new tables serve since seq %d; %d dead letters resolved, %d parked. `stockstream projections restore-old %s` goes back, drop-old ends that.\n",
+			o.Projection, o.Seq, o.Resolved, o.Parked, o.Projection)
+	}
+	if differs != nil {
+		printDifferences(v.out, differs.Differences)
+	}
+}
+
+func (v *rebuildView) line(value any) {
+	if raw, err := json.Marshal(value); err == nil {
+		fmt.Fprintf(v.out, "%s\n", raw)
+	}
+}
+
+// printDifferences shows the first keys that differ, with both rows.
+func printDifferences(out io.Writer, list []rebuild.Difference) {
+	for _, d := range list {
+		fmt.Fprintf(out, "%s\n", d)
+		for _, row := range d.First {
+			fmt.Fprintf(out, "  %s\n    live %s\n    new  %s\n", row.Key, rowText(row.Live), rowText(row.New))
+		}
+	}
+}
+
+func rowText(row json.RawMessage) string {
+	if row == nil || string(row) == "null" {
+		return "-"
+	}
+	return string(row)
+}

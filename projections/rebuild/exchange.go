@@ -1,0 +1,141 @@
+package rebuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+const (
+	// lockTimeout bounds how long readers and the live line may have to queue up behind an attempt to exchange.
+	lockTimeout = 300 * time.Millisecond
+	lockPause   = 200 * time.Millisecond // between attempts, longer with each
+	lockTries   = 40
+	// lastEventsMax is how many events may be left for the exchange's own transaction.
+	lastEventsMax = 5000
+	// exchangeTimeout bounds that transaction. It is not broken off otherwise, not even by a shutdown.
+	exchangeTimeout = 30 * time.Second
+)
+
+// exchangeAll puts the new tables of every projection in place, each in a transaction of its own.
+func (j *Job) exchangeAll(ctx context.Context) (outcomes []Outcome, err error) {
+	j.pace.step(StepExchange)
+	for _, s := range j.shadows {
+		outcome, err := j.exchangeOne(ctx, s)
+		if err != nil {
+			return outcomes, fmt.Errorf("exchange the tables of %s: %w", s.Name, err)
+		}
+		outcomes = append(outcomes, outcome)
+	}
+	j.pace.step(StepDone)
+	return outcomes, nil
+}
+
+// exchangeOne catches up and tries, until the tables are free for a moment.
+func (j *Job) exchangeOne(ctx context.Context, s *shadow) (outcome Outcome, err error) {
+	for try := range lockTries {
+		if err := j.catchUp(ctx); err != nil {
+			return outcome, err
+		}
+		if outcome, err = j.tryExchange(ctx, s); err == nil || !passing(err) {
+			return outcome, err
+		}
+		timer := time.NewTimer(time.Duration(try+1) * lockPause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return outcome, ctx.Err()
+		case <-timer.C:
+		}
+	}
+	return outcome, fmt.Errorf("somebody holds the tables for long: %w", err)
+}
+
+var errTooFar = errors.New("the live tables have moved on too far")
+
+// passing reports whether a transaction that locks tables may succeed a moment later.
+func passing(err error) bool {
+	const lockNotAvailable, deadlock = "55P03", "40P01"
+	fault := new(pgconn.PgError)
+	return errors.Is(err, errTooFar) || errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlock)
+}
+
+// tryExchange applies the last events and exchanges the tables, in one transaction of the session that holds the lease:
+// a runner that has lost the lease cannot do it.
+func (j *Job) tryExchange(ctx context.Context, s *shadow) (outcome Outcome, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangeTimeout)
+	defer cancel()
+	err = pgx.BeginFunc(ctx, j.lease.Conn, func(tx pgx.Tx) error {
+		seq, err := s.lockLive(ctx, tx, s.Tables, s.Name, s.pool)
+		if err != nil {
+			return err
+		}
+		if err := s.applyLast(ctx, tx, seq, j); err != nil {
+			return err
+		}
+		if outcome, err = s.trade(ctx, tx, s.Projection, s.pool, s.shadow); err != nil {
+			return err
+		}
+		return recordExchange(ctx, tx, j.id, s.Name)
+	})
+	return outcome, err
+}
+
+// lockLive keeps readers and the live line off the tables, and returns the checkpoint that they stand at. The tables
+// come first, as they do in the live line's transactions; the checkpoint, which that line moves last, stands still then.
+func (h home) lockLive(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = '%dms'`, lockTimeout.Milliseconds())); err != nil {
+		return 0, err
+	}
+	for _, table := range tables {
+		name := pgx.Identifier{h.live, table}.Sanitize()
+		var exists bool
+		if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil {
+			return 0, err
+		}
+		if !exists {
+			continue
+		}
+		if _, err := tx.Exec(ctx, `LOCK TABLE `+name+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+			return 0, err
+		}
+	}
+	// The row has to be there to be locked.
+	const begin = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT (projection, pool) DO NOTHING`
+	if _, err := tx.Exec(ctx, begin, projection, pool); err != nil {
+		return 0, err
+	}
+	const query = `SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2 FOR UPDATE`
+	return seq, tx.QueryRow(ctx, query, projection, pool).Scan(&seq)
+}
+
+// applyLast brings the shadow to the seq of the live tables, which are locked.
+func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) error {
+	after := s.seq.Load()
+	switch {
+	case seq < after:
+		return fmt.Errorf("the live checkpoint went back from %d to %d: %w", after, seq, events.ErrFenced)
+	case seq-after > lastEventsMax:
+		return errTooFar
+	case seq == after:
+		return nil
+	}
+	last, err := events.ReadEvents(ctx, tx, s.pool, after, int(seq-after))
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true)`, quote(s.shadow)+", "+s.path); err != nil {
+		return err
+	}
+	if err := s.replay(ctx, tx, last, j); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `SELECT set_config('search_path', $1, true)`, s.path)
+	return err
+}

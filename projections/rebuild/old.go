@@ -1,0 +1,110 @@
+package rebuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+// ErrNoOldTables is returned where there is nothing to drop, or to go back to.
+var ErrNoOldTables = errors.New("no old tables are kept")
+
+// DropOld drops the tables that a rebuild of the projection replaced, and what an interrupted one may have left. It
+// fails with ErrNoOldTables where there are none, and with ErrBusy while a rebuild runs.
+func DropOld(ctx context.Context, config Config, p projections.Projection) error {
+	return withLease(ctx, config, p, func(conn *pgx.Conn, h home) error {
+		kept, err := schemaExists(ctx, conn, h.old)
+		if err != nil {
+			return err
+		}
+		if _, err := conn.Exec(ctx, `DROP SCHEMA IF EXISTS `+quote(h.shadow)+`, `+quote(h.old)+` CASCADE`); err != nil {
+			return fmt.Errorf("drop the old tables of %s: %w", p.Name, err)
+		}
+		if !kept {
+			return fmt.Errorf("projection %s: %w", p.Name, ErrNoOldTables)
+		}
+		return nil
+	})
+}
+
+// RestoreOld puts the old tables back in their place, with the checkpoint at which they stood and the dead letters of
+// then; the live line goes on from there. What served until now is kept as the old tables, so that this can be undone
+// in the same way. It fails with ErrNoOldTables, with ErrBusy, and with events.ErrHole where the journal no longer has
+// what the old tables lack.
+func RestoreOld(ctx context.Context, config Config, p projections.Projection) (outcome Outcome, err error) {
+	err = withLease(ctx, config, p, func(conn *pgx.Conn, h home) error {
+		kept, err := schemaExists(ctx, conn, h.old)
+		switch {
+		case err != nil:
+			return err
+		case !kept:
+			return fmt.Errorf("projection %s: %w", p.Name, ErrNoOldTables)
+		}
+		for try := range lockTries {
+			if outcome, err = h.tryRestore(ctx, conn, p, config.Pool.Name()); err == nil || !passing(err) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Duration(try+1) * lockPause):
+			}
+		}
+		return fmt.Errorf("somebody holds the tables for long: %w", err)
+	})
+	return outcome, err
+}
+
+func (h home) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Projection, pool string) (outcome Outcome, err error) {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := h.lockLive(ctx, tx, p.Tables, p.Name, pool); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `DROP SCHEMA IF EXISTS `+quote(h.shadow)+` CASCADE`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `ALTER SCHEMA `+quote(h.old)+` RENAME TO `+quote(h.shadow)); err != nil {
+			return err
+		}
+		if outcome, err = h.trade(ctx, tx, p, pool, h.shadow); err != nil {
+			return err
+		}
+		return checkReach(ctx, tx, pool, outcome.Seq)
+	})
+	if err != nil {
+		return outcome, fmt.Errorf("restore the old tables of %s: %w", p.Name, err)
+	}
+	return outcome, nil
+}
+
+// checkReach fails with events.ErrHole where the journal goes on, but not right after a seq.
+func checkReach(ctx context.Context, db events.Querier, pool string, seq int64) error {
+	var next *int64
+	if err := db.QueryRow(ctx, `SELECT min(seq) FROM events WHERE pool = $1 AND seq > $2`, pool, seq).Scan(&next); err != nil {
+		return err
+	}
+	if next != nil && *next != seq+1 {
+		return fmt.Errorf("%w: the old tables stand at seq %d, the journal goes on with %d", events.ErrHole, seq, *next)
+	}
+	return nil
+}
+
+// withLease does something to a projection's tables while no rebuild can run.
+func withLease(ctx context.Context, config Config, p projections.Projection, do func(*pgx.Conn, home) error) error {
+	lease, err := takeLease(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	h, err := findHome(ctx, lease.Conn, p.Name)
+	if err != nil {
+		return err
+	}
+	return do(lease.Conn, h)
+}

@@ -1,0 +1,70 @@
+package rebuild
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+// TestRebuildUnderLoad rebuilds the built-in projections while events come and the live lines work. The new tables are
+// the old ones, row by row, and the lines go on with them as if nothing had been.
+func TestRebuildUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	all := projections.BuiltIn()
+	for i := range 20 {
+		p.journal(lives("old"+string(rune('a'+i)), 200)...)
+	}
+	p.projected(all...)
+	lines, stopLines := p.run(all...)
+	stop := p.sell()
+	outcomes, err := p.rebuild(p.with(), all...)
+	if err != nil || len(outcomes) != len(all) {
+		t.Fatal(outcomes, err)
+	}
+	before := p.value(`SELECT sum(seq) FROM checkpoints WHERE projection <> 'journal'`)
+	stop()
+	p.await(all...)
+	for _, line := range lines {
+		if s := line.Status(); s.State != events.LineRunning || s.Error != "" {
+			t.Errorf("the line %s: got %+v, want it running on", s.Name, s)
+		}
+	}
+	stopLines()
+	t.Logf("exchanged at %v; checkpoints then %s of %d each", outcomes, before, p.seq)
+	p.wantNoShadows(all...)
+	p.wantAsReplayed(all...)
+	for i, o := range outcomes {
+		h := p.home(o.Projection)
+		if o.Projection != all[i].Name || o.Seq == 0 || p.value(`SELECT seq FROM `+quote(h.old)+`.checkpoints WHERE projection = $1`, o.Projection) == "" {
+			t.Errorf("outcome %+v: want the old tables kept, with their checkpoint", o)
+		}
+		if got := p.rows(h.old, all[i].Tables[0]); got == "" {
+			t.Errorf("the old table of %s is empty", o.Projection)
+		}
+	}
+	runs, err := List(p.ctx, p.db, 10)
+	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Swapped) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
+		t.Errorf("runs: got %+v (%v)", runs, err)
+	}
+}
+
+// wantAsReplayed compares the live tables with what another plant makes of the same journal from its beginning.
+func (p *plant) wantAsReplayed(list ...projections.Projection) {
+	p.t.Helper()
+	other := newPlant(p.t)
+	other.exec(`INSERT INTO events SELECT * FROM ` + quote(p.live()) + `.events`)
+	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(p.live()) + `.checkpoints WHERE projection = 'journal'`)
+	other.seq = p.seq
+	other.projected(list...)
+	for _, projection := range list {
+		for _, table := range projection.Tables {
+			got, want := p.rows(p.live(), table), other.rows(other.live(), table)
+			if got != want {
+				p.t.Errorf("%s: %d rows that differ from the %d of a plain replay", table, strings.Count(got, "\n")+1, strings.Count(want, "\n")+1)
+			}
+		}
+	}
+}

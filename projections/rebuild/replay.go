@@ -1,0 +1,160 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+const (
+	// closeEnough is how many events a shadow may be behind when the next step begins.
+	closeEnough = 2000
+	// pagesAhead is how many pages are read ahead of each projection; they are what a rebuild's memory goes into.
+	pagesAhead = 2
+)
+
+// catchUp replays until no shadow is far behind its live tables. What is live moves on meanwhile, so each round has
+// less to do than the one before.
+func (j *Job) catchUp(ctx context.Context) error {
+	for {
+		targets, err := j.liveCheckpoints(ctx, j.db)
+		if err != nil {
+			return err
+		}
+		j.pace.aim(maxOf(targets))
+		if err := j.replay(ctx, targets); err != nil {
+			return err
+		}
+		now, err := j.liveCheckpoints(ctx, j.db)
+		if err != nil {
+			return err
+		}
+		furthest := int64(0)
+		for i, s := range j.shadows {
+			furthest = max(furthest, now[i]-s.seq.Load())
+		}
+		if furthest <= closeEnough {
+			return nil
+		}
+	}
+}
+
+// liveCheckpoints returns how far the live tables of each shadow have come.
+func (j *Job) liveCheckpoints(ctx context.Context, db events.Querier) ([]int64, error) {
+	seqs := make([]int64, len(j.shadows))
+	for i, s := range j.shadows {
+		var err error
+		if seqs[i], err = events.ReadCheckpoint(ctx, db, s.Name, s.pool); err != nil {
+			return nil, err
+		}
+	}
+	return seqs, nil
+}
+
+// replay brings each shadow to its target. The journal is read and decoded once, ahead of the projections, which work
+// side by side.
+func (j *Job) replay(ctx context.Context, targets []int64) error {
+	first, last := int64(-1), int64(0)
+	for i, s := range j.shadows {
+		if from := s.seq.Load(); from < targets[i] {
+			last = max(last, targets[i])
+			if first < 0 || from < first {
+				first = from
+			}
+		}
+	}
+	if first < 0 {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	feeds := make([]chan []events.Envelope, len(j.shadows))
+	for i, s := range j.shadows {
+		feeds[i] = make(chan []events.Envelope, pagesAhead)
+		group.Go(func() error { return j.apply(ctx, s, targets[i], feeds[i]) })
+	}
+	group.Go(func() error {
+		for _, feed := range feeds {
+			defer close(feed)
+		}
+		return j.feed(ctx, first, last, feeds)
+	})
+	return group.Wait()
+}
+
+// feed reads the events after first up to last, and hands every page to everyone.
+func (j *Job) feed(ctx context.Context, first, last int64, feeds []chan []events.Envelope) error {
+	for after := first; after < last; {
+		limit := int(min(int64(j.config.BatchMax), last-after))
+		page, err := events.ReadEvents(ctx, j.db, j.config.Pool.Name(), after, limit)
+		if err != nil {
+			return err
+		}
+		if len(page) != limit || page[limit-1].Seq != after+int64(limit) {
+			return fmt.Errorf("%w: the journal lacks an event between %d and %d", events.ErrHole, after+1, after+int64(limit))
+		}
+		for _, feed := range feeds {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case feed <- page:
+			}
+		}
+		after += int64(limit)
+	}
+	return nil
+}
+
+// apply gives a shadow what it is fed, up to its target. The pages are shared with others, and stay as they are.
+func (j *Job) apply(ctx context.Context, s *shadow, target int64, pages <-chan []events.Envelope) error {
+	for page := range pages {
+		part := between(page, s.seq.Load(), target)
+		if len(part) == 0 {
+			continue
+		}
+		if err := j.pace.wait(ctx); err != nil {
+			return err
+		}
+		if err := s.replay(ctx, s.conn, part, j); err != nil {
+			return fmt.Errorf("replay of %s: %w", s.Name, err)
+		}
+		s.seq.Store(part[len(part)-1].Seq)
+		j.pace.came(j.slowest())
+	}
+	return ctx.Err()
+}
+
+// replay applies events to the shadow in one transaction on db, whose search_path must begin with the shadow's schema.
+func (s *shadow) replay(ctx context.Context, db projections.Beginner, list []events.Envelope, j *Job) error {
+	return projections.Replay(ctx, db, s.Projection, s.pool, list, j.config.Log.With("rebuild", j.id, "projection", s.Name))
+}
+
+// between returns the events of a page after one seq, up to another. The page has no hole.
+func between(page []events.Envelope, after, upTo int64) []events.Envelope {
+	first := page[0].Seq
+	from, to := max(0, after+1-first), min(int64(len(page)), upTo+1-first)
+	if from >= to {
+		return nil
+	}
+	return page[from:to]
+}
+
+// slowest returns the seq to which every shadow has come.
+func (j *Job) slowest() int64 {
+	least := j.shadows[0].seq.Load()
+	for _, s := range j.shadows {
+		least = min(least, s.seq.Load())
+	}
+	return least
+}
+
+func maxOf(seqs []int64) int64 {
+	most := int64(0)
+	for _, seq := range seqs {
+		most = max(most, seq)
+	}
+	return most
+}
