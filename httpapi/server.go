@@ -86,6 +86,7 @@ func (a *api) route(engine *gin.Engine) {
 	engine.GET("/stock/:sku", a.handle(a.getStock))
 	engine.GET("/stock/:sku/events", a.handle(a.stockEvents))
 	engine.GET("/events", a.handle(a.allEvents))
+	engine.GET("/stock/:sku/hours", a.handle(a.getHours))
 	engine.GET("/orders/:id", a.handle(a.getOrder))
 	engine.GET("/orders", a.handle(a.findOrder))
 }

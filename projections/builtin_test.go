@@ -11,7 +11,7 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestBuiltIn reads what the three projections make of a hold that ends in each way, and of one that does not.
+// TestBuiltIn reads what the projections make of a hold that ends in each way, and of one that does not.
 func TestBuiltIn(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
@@ -48,6 +48,14 @@ func TestBuiltIn(t *testing.T) {
 	}
 	if byID, err := FindOrder(p.ctx, p.db, "ord_a"); err != nil || byID.HoldID != "a" {
 		t.Errorf("order by id: got %+v (%v)", byID, err)
+	}
+	hours, err := FindSKUHours(p.ctx, p.db, "shirt", began.Add(-time.Hour), began.Add(time.Hour))
+	if err != nil || len(hours) != 1 {
+		t.Fatalf("hours: got %+v (%v), want one", hours, err)
+	}
+	hours[0].Hour = hours[0].Hour.UTC()
+	if want := (SKUHour{SKU: "shirt", Hour: began.Truncate(time.Hour), Reserved: 7, Sold: 1, Cancelled: 2, Expired: 3}); hours[0] != want {
+		t.Errorf("hours: got %+v, want %+v", hours[0], want)
 	}
 	if _, err := FindOrder(p.ctx, p.db, "ord_b"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("order of a cancelled hold: got %v, want ErrNotFound", err)
@@ -94,55 +102,50 @@ func history(t *rapid.T) []events.Event {
 	return list
 }
 
-// TestBatchesDoNotMatter holds the law of every projection: however the journal is cut into batches, and however often
-// a runner is killed in between, the rows are the same, and they are what the events come to one by one.
-func TestBatchesDoNotMatter(t *testing.T) {
+// TestSums holds that the read tables come to what the events come to, added up plainly.
+func TestSums(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		p.exec(`TRUNCATE events, checkpoints, holds, orders, stock_levels`)
+		p.exec(`TRUNCATE events, checkpoints, stock_levels, sku_hours`)
 		p.seq = 0
 		list := history(rt)
 		p.journal(list...)
-		var first map[string]string
-		for _, batchMax := range []int{1, rapid.IntRange(2, 9).Draw(rt, "batch"), 2000} {
-			_, stop := p.run(batchMax, BuiltIn()...)
-			if rapid.Bool().Draw(rt, "killed") {
-				p.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = current_schema() AND pid <> pg_backend_pid()`)
-			}
-			p.await(BuiltIn()...)
-			stop()
-			got := map[string]string{"holds": p.rows("holds"), "orders": p.rows("orders"), "stock_levels": p.rows("stock_levels")}
-			if first == nil {
-				first = got
-			}
-			for table := range got {
-				if got[table] != first[table] {
-					rt.Fatalf("%s in batches of %d:\n%s\nwant as one by one:\n%s", table, batchMax, got[table], first[table])
-				}
-			}
-			p.exec(`TRUNCATE holds, orders, stock_levels; DELETE FROM checkpoints WHERE projection <> 'journal'`)
-		}
-		wantFold(rt, list, first["stock_levels"])
+		_, stop := p.run(rapid.IntRange(1, 20).Draw(rt, "batch"), StockLevels(), SKUHours())
+		p.await(StockLevels(), SKUHours())
+		stop()
+		wantSums(rt, list, p.rows("stock_levels"), p.texts(`SELECT (sku, sum(reserved), sum(sold), sum(cancelled), sum(expired))::text FROM sku_hours GROUP BY sku`))
 	})
 }
 
-// wantFold compares stock_levels with the sum of the events, done plainly.
-func wantFold(t *rapid.T, list []events.Event, got string) {
-	var available, held, sold int64
+// wantSums compares stock_levels, and all hours together, with the sum of the events.
+func wantSums(t *rapid.T, list []events.Event, levels, hours string) {
+	var available, held, reserved, sold, cancelled, expired int64
 	for _, event := range list {
 		switch e := event.(type) {
 		case *events.StockAdjusted:
 			available += e.Delta
 		case *events.HoldCreated:
-			available, held = available-e.Qty, held+e.Qty
+			available, held, reserved = available-e.Qty, held+e.Qty, reserved+e.Qty
 		case *events.HoldConfirmed:
 			held, sold = held-e.Qty, sold+e.Qty
 		case *events.HoldCancelled:
 			held, available = held-e.Qty, available+e.Qty
+			if e.Reason == events.ReasonExpired {
+				expired += e.Qty
+			} else {
+				cancelled += e.Qty
+			}
 		}
 	}
-	if want := fmt.Sprintf("(shirt,%d,%d,%d)", available, held, sold); got != want {
-		t.Fatalf("stock_levels: got %s, want %s", got, want)
+	if want := fmt.Sprintf("(shirt,%d,%d,%d)", available, held, sold); levels != want {
+		t.Fatalf("stock_levels: got %s, want %s", levels, want)
+	}
+	want := fmt.Sprintf("(shirt,%d,%d,%d,%d)", reserved, sold, cancelled, expired)
+	if reserved == 0 {
+		want = ""
+	}
+	if hours != want {
+		t.Fatalf("sku_hours: got %s, want %s", hours, want)
 	}
 }

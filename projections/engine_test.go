@@ -235,10 +235,10 @@ func TestLag(t *testing.T) {
 	p.journal(created("a", 1), created("b", 1), created("c", 1))
 	p.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'main', 2), ('orders', 'main', 3)`)
 	lags, err := ReadLag(p.ctx, p.db, "main", BuiltIn()...)
-	if err != nil || len(lags) != 3 {
+	if err != nil || len(lags) != len(BuiltIn()) {
 		t.Fatal(lags, err)
 	}
-	for i, want := range []int64{1, 0, 3} {
+	for i, want := range []int64{1, 0, 3, 3} {
 		if lags[i].Events != want || (lags[i].Age > time.Hour) != (want > 0) {
 			t.Errorf("%s: got %+v, want %d events behind", lags[i].Projection, lags[i], want)
 		}

@@ -153,15 +153,29 @@ func one[T any](ctx context.Context, db events.Querier, operation, query string,
 	if err == nil {
 		found, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[T])
 	}
+	return found, readFault(operation, err)
+}
+
+// all reads any number of rows into structs, by position.
+func all[T any](ctx context.Context, db events.Querier, operation, query string, args ...any) (found []T, err error) {
+	rows, err := db.Query(ctx, query, args...)
+	if err == nil {
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[T])
+	}
+	return found, readFault(operation, err)
+}
+
+// readFault turns what a query failed with into the errors of this package.
+func readFault(operation string, err error) error {
 	const undefinedTable = "42P01"
 	fault := new(pgconn.PgError)
 	switch {
 	case err == nil:
-		return found, nil
+		return nil
 	case errors.Is(err, pgx.ErrNoRows):
-		return found, ErrNotFound
+		return ErrNotFound
 	case errors.As(err, &fault) && fault.Code == undefinedTable:
-		return found, fmt.Errorf("%s: %w: %w", operation, ErrNotReady, err)
+		return fmt.Errorf("%s: %w: %w", operation, ErrNotReady, err)
 	}
-	return found, fmt.Errorf("%s: %w", operation, err)
+	return fmt.Errorf("%s: %w", operation, err)
 }

@@ -96,8 +96,14 @@ func (p *plant) await(list ...Projection) {
 // rows returns a table as text, ordered.
 func (p *plant) rows(table string) string {
 	p.t.Helper()
+	return p.texts(`SELECT r::text FROM ` + pgx.Identifier{table}.Sanitize() + ` AS r`)
+}
+
+// texts returns the rows of a query for one text, ordered, a line each.
+func (p *plant) texts(query string) string {
+	p.t.Helper()
 	var text string
-	if err := p.db.QueryRow(p.ctx, `SELECT coalesce(string_agg(r::text, E'\n' ORDER BY r::text), '') FROM `+pgx.Identifier{table}.Sanitize()+` AS r`).Scan(&text); err != nil {
+	if err := p.db.QueryRow(p.ctx, `SELECT coalesce(string_agg(line, E'\n' ORDER BY line), '') FROM (`+query+`) AS lines (line)`).Scan(&text); err != nil {
 		p.t.Fatal(err)
 	}
 	return text

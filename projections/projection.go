@@ -43,6 +43,7 @@ func BuiltIn() []Projection {
 		Holds(),
 		Orders(),
 		StockLevels(),
+		SKUHours(),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
 )
 
 // target is a server under measurement, in a process of its own.
@@ -188,8 +189,8 @@ func projectedTo(ctx context.Context, conn *pgx.Conn, seq int64) error {
 	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers, &least); err != nil {
 		return err
 	}
-	if readers < 4 || least < seq {
-		return fmt.Errorf("%d of 4 readers, the slowest at %d of %d", readers, least, seq)
+	if want := int64(1 + len(projections.BuiltIn())); readers < want || least < seq {
+		return fmt.Errorf("%d of %d readers, the slowest at %d of %d", readers, want, least, seq)
 	}
 	return nil
 }

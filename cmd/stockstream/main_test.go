@@ -21,6 +21,7 @@ import (
 
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/projections"
 )
 
 // asProgram turns this test binary into the program itself, for tests that kill it.
@@ -183,8 +184,8 @@ func (s *shop) awaitLevel() {
 			return true, ""
 		}
 		var text string
-		const query = `SELECT coalesce(string_agg(projection || ' ' || seq, ', ') FILTER (WHERE seq < $1), CASE WHEN count(*) < 4 THEN 'missing' ELSE '' END) FROM checkpoints`
-		if err := s.db.QueryRow(s.ctx, query, end).Scan(&text); err != nil {
+		const query = `SELECT coalesce(string_agg(projection || ' ' || seq, ', ') FILTER (WHERE seq < $1), CASE WHEN count(*) < $2 THEN 'missing' ELSE '' END) FROM checkpoints`
+		if err := s.db.QueryRow(s.ctx, query, end, 1+len(projections.BuiltIn())).Scan(&text); err != nil {
 			return false, err.Error()
 		}
 		return text == "", fmt.Sprintf("the log ends at %d; %s", end, text)

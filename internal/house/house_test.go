@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 	"commands":             {"events"},
 	"deadletters":          {"events"},
 	"projections":          {"events", "deadletters"},
-	"projections/rebuild":  {"events", "projections"},
+	"projections/rebuild":  {"events", "deadletters", "projections"},
 	"sagas":                {"events", "commands", "deadletters"},
 	"httpapi":              {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "migrations"},
 	"cmd/stockstream":      {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "httpapi", "migrations", "internal/local"},
@@ -32,10 +32,12 @@ var arrows = map[string][]string{
 	"internal/testenv":     {"internal/local", "migrations"},
 	"internal/testsummary": {},
 	"internal/house":       {},
+
+	"projections/projectiontest": {"events", "projections", "internal/testenv"}, // for tests; nothing that ships imports it
 }
 
 // forTests is what any test may import beside.
-var forTests = []string{"internal/testenv", "internal/local", "migrations"}
+var forTests = []string{"internal/testenv", "internal/local", "migrations", "projections/projectiontest"}
 
 type goFile struct {
 	path   string // from the root, with slashes
