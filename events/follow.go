@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// FromNow, as the After of a query to follow, begins with the next event that the journal takes.
+// FromNow is the After of a query that follows the journal from the next event on that it takes.
 const FromNow = -1
 
 // ErrRewritten is returned to who follows a journal that has become shorter: it is another one, or was set back, and its
@@ -36,9 +36,7 @@ func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, tell fu
 			return err
 		}
 		tell(err)
-		if sleep(ctx, followRetryInterval) != nil {
-			return nil
-		}
+		_ = sleep(ctx, followRetryInterval) // the next session finds that ctx has ended
 	}
 }
 
@@ -64,7 +62,7 @@ func (f *follower) session(ctx context.Context, config *pgx.ConnConfig) error {
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		conn.Close(closing)
+		_ = conn.Close(closing) // nothing depends on a polite goodbye
 	}()
 	if err := f.begin(ctx, conn); err != nil {
 		return fmt.Errorf("follow the journal: %w", err)

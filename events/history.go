@@ -105,16 +105,16 @@ func journalExtent(ctx context.Context, db Querier, pool string) (first, end int
 	return first, end, err
 }
 
-// where is the condition that indexes answer: it makes no use of the type.
+// where is the condition that the indexes answer, in their words: it makes no use of the type.
 func (q HistoryQuery) where(until int64) (condition string, args []any) {
 	condition, args = "pool = $1 AND seq > $2 AND seq <= $3", []any{q.Pool, q.After, until}
 	if q.SKU != "" {
 		args = append(args, q.SKU)
-		condition += fmt.Sprintf(" AND sku = $%d", len(args))
+		condition += fmt.Sprintf(` AND sku = $%d COLLATE "C"`, len(args))
 	}
 	if q.HoldID != "" {
 		args = append(args, q.HoldID)
-		condition += fmt.Sprintf(" AND hold_id <> '' AND hold_id = $%d", len(args)) // the index is a partial one
+		condition += fmt.Sprintf(` AND hold_id <> '' AND hold_id = $%d COLLATE "C"`, len(args))
 	}
 	return condition, args
 }

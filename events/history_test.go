@@ -145,7 +145,7 @@ func TestHistoryIndexes(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
 	p.record(20_000)
-	if _, err := p.db.Exec(p.ctx, `ANALYZE events`); err != nil {
+	if _, err := p.db.Exec(p.ctx, `ANALYZE events`); err != nil { //nolint:misspell // it is Postgres's word
 		t.Fatal(err)
 	}
 	for index, q := range map[string]HistoryQuery{
