@@ -22,6 +22,7 @@ import (
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
 func TestMain(m *testing.M) {
@@ -66,10 +67,12 @@ func openShopOn(t testing.TB, databaseURL string) *shop {
 	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), postgres: pool, draining: make(chan struct{})}
 	s.redis = testenv.RedisClient(t, s.server)
 	service := s.open(config.ConnConfig)
+	rebuilds := rebuild.NewBackground(rebuild.Config{Postgres: config.ConnConfig, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)})
 	api := httptest.NewServer(NewHandler(Config{
 		Commands: service, Ready: service.Ready, Postgres: pool, Redis: s.redis, Pool: events.MainPool, Draining: s.draining,
-		Projections: projections.BuiltIn(), Log: slog.New(slog.DiscardHandler),
+		Projections: projections.BuiltIn(), Rebuilds: rebuilds, Log: slog.New(slog.DiscardHandler),
 	}))
+	t.Cleanup(rebuilds.Close)
 	t.Cleanup(api.Close)
 	s.url, s.client = api.URL, api.Client()
 	return s

@@ -13,6 +13,7 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
 // Config is what the API works with. All of it stays the caller's to close.
@@ -24,6 +25,7 @@ type Config struct {
 	Redis       redis.Cmdable
 	Pool        events.Pool
 	Projections []projections.Projection
+	Rebuilds    *rebuild.Background
 	// Lines are the lines of work that this process runs beside the API, for /readyz.
 	Lines []*events.Line
 	// Draining is closed when the process is about to stop: /readyz then says so, and commands still work.
@@ -89,4 +91,5 @@ func (a *api) route(engine *gin.Engine) {
 	engine.GET("/stock/:sku/hours", a.handle(a.getHours))
 	engine.GET("/orders/:id", a.handle(a.getOrder))
 	engine.GET("/orders", a.handle(a.findOrder))
+	a.routeProjections(engine)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/stockstream/stockstream/httpapi"
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
 	"github.com/stockstream/stockstream/sagas"
 )
 
@@ -35,6 +36,7 @@ type app struct {
 	postgres *pgxpool.Pool
 	commands *commands.Service
 	router   *message.Router
+	rebuilds *rebuild.Background
 	lines    []*events.Line
 	listener net.Listener
 	server   *http.Server
@@ -75,8 +77,9 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if err := a.addLines(); err != nil {
 		return a, err
 	}
+	a.rebuilds = rebuild.NewBackground(rebuild.Config{Postgres: a.postgres.Config().ConnConfig, Pool: a.pool, Watched: projections.BuiltIn(), Log: log})
 	a.server = httpapi.NewServer(httpapi.Config{
-		Commands: a.commands, Ready: a.ready, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(),
+		Commands: a.commands, Ready: a.ready, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(), Rebuilds: a.rebuilds,
 		Lines: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
 	})
 	return a, nil
@@ -198,7 +201,9 @@ func (a *app) drain() error {
 	time.Sleep(a.config.DrainDelay)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	return errors.Join(a.server.Shutdown(ctx), a.stopLines())
+	err := a.server.Shutdown(ctx)
+	a.rebuilds.Close()
+	return errors.Join(err, a.stopLines())
 }
 
 // awaitSchema waits for a schema that fits this build, and reports whether it came.

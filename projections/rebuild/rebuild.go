@@ -46,6 +46,7 @@ type Job struct {
 	id      int64
 	lease   *events.Lease // its session does nothing that is broken off, since that would close it
 	db      *pgx.Conn     // for looking at what is live
+	readers [2]*pgx.Conn  // of the journal
 	shadows []*shadow
 	began   time.Time
 	pace    *pace
@@ -148,9 +149,11 @@ func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
 
 // prepare brings the shadows level with the live tables, and compares the two.
 func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
-	var err error
-	if j.db, err = pgx.ConnectConfig(ctx, j.config.Postgres.Copy()); err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	for _, conn := range []**pgx.Conn{&j.db, &j.readers[0], &j.readers[1]} {
+		var err error
+		if *conn, err = pgx.ConnectConfig(ctx, j.config.Postgres.Copy()); err != nil {
+			return nil, fmt.Errorf("connect to Postgres: %w", err)
+		}
 	}
 	if err := j.catchUp(ctx); err != nil {
 		return nil, err
@@ -175,8 +178,10 @@ func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
 func (j *Job) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	if j.db != nil {
-		_ = j.db.Close(ctx)
+	for _, conn := range []*pgx.Conn{j.db, j.readers[0], j.readers[1]} {
+		if conn != nil {
+			_ = conn.Close(ctx) // nothing depends on a polite goodbye
+		}
 	}
 	for _, s := range j.shadows {
 		s.close(ctx)

@@ -13,8 +13,8 @@ import (
 const (
 	// closeEnough is how many events a shadow may be behind when the next step begins.
 	closeEnough = 2000
-	// pagesAhead is how many pages are read ahead of each projection; they are what a rebuild's memory goes into.
-	pagesAhead = 2
+	// pagesAhead is how many pages wait for each projection; they are what a rebuild's memory goes into.
+	pagesAhead = 1
 )
 
 // catchUp replays until no shadow is far behind its live tables. What is live moves on meanwhile, so each round has
@@ -55,8 +55,8 @@ func (j *Job) liveCheckpoints(ctx context.Context, db events.Querier) ([]int64, 
 	return seqs, nil
 }
 
-// replay brings each shadow to its target. The journal is read and decoded once, ahead of the projections, which work
-// side by side.
+// replay brings each shadow to its target. The journal is read and decoded once, by two readers in turn, ahead of the
+// projections, which work side by side.
 func (j *Job) replay(ctx context.Context, targets []int64) error {
 	first, last := int64(-1), int64(0)
 	for i, s := range j.shadows {
@@ -76,25 +76,48 @@ func (j *Job) replay(ctx context.Context, targets []int64) error {
 		feeds[i] = make(chan []events.Envelope, pagesAhead)
 		group.Go(func() error { return j.apply(ctx, s, targets[i], feeds[i]) })
 	}
-	group.Go(func() error {
-		for _, feed := range feeds {
-			defer close(feed)
-		}
-		return j.feed(ctx, first, last, feeds)
-	})
+	read := make([]chan []events.Envelope, len(j.readers))
+	size := int64(j.config.BatchMax)
+	for i, reader := range j.readers {
+		read[i] = make(chan []events.Envelope)
+		group.Go(func() error {
+			return j.read(ctx, reader, first+int64(i)*size, last, int64(len(j.readers))*size, read[i])
+		})
+	}
+	group.Go(func() error { return feed(ctx, read, feeds) })
 	return group.Wait()
 }
 
-// feed reads the events after first up to last, and hands every page to everyone.
-func (j *Job) feed(ctx context.Context, first, last int64, feeds []chan []events.Envelope) error {
-	for after := first; after < last; {
-		limit := int(min(int64(j.config.BatchMax), last-after))
-		page, err := events.ReadEvents(ctx, j.db, j.config.Pool.Name(), after, limit)
+// read reads a page of the journal after a seq, and another one each stride further on, until it comes to last.
+func (j *Job) read(ctx context.Context, db events.Querier, after, last, stride int64, pages chan<- []events.Envelope) error {
+	defer close(pages)
+	for ; after < last; after += stride {
+		size := min(int64(j.config.BatchMax), last-after)
+		page, err := events.ReadEvents(ctx, db, j.config.Pool.Name(), after, int(size))
 		if err != nil {
 			return err
 		}
-		if len(page) != limit || page[limit-1].Seq != after+int64(limit) {
-			return fmt.Errorf("%w: the journal lacks an event between %d and %d", events.ErrHole, after+1, after+int64(limit))
+		if int64(len(page)) != size || page[size-1].Seq != after+size {
+			return fmt.Errorf("%w: the journal lacks an event between %d and %d", events.ErrHole, after+1, after+size)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case pages <- page:
+		}
+	}
+	return nil
+}
+
+// feed hands every page to everyone. The readers take turns, so it takes from them in turn.
+func feed(ctx context.Context, read []chan []events.Envelope, feeds []chan []events.Envelope) error {
+	for _, feed := range feeds {
+		defer close(feed)
+	}
+	for turn := 0; ; turn++ {
+		page, more := <-read[turn%len(read)]
+		if !more { // the other readers have come to the end, too
+			return nil
 		}
 		for _, feed := range feeds {
 			select {
@@ -103,9 +126,7 @@ func (j *Job) feed(ctx context.Context, first, last int64, feeds []chan []events
 			case feed <- page:
 			}
 		}
-		after += int64(limit)
 	}
-	return nil
 }
 
 // apply gives a shadow what it is fed, up to its target. The pages are shared with others, and stay as they are.

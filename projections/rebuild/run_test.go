@@ -236,3 +236,35 @@ func TestGivesWay(t *testing.T) {
 		t.Errorf("a journal that took three seconds: got %s", got)
 	}
 }
+
+// TestBackground holds that a process which ends takes its rebuild with it in good order, and begins no other.
+func TestBackground(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.journal(lives("a", 20)...)
+	p.projected(counting(1))
+	b := NewBackground(p.with())
+	reached := make(chan struct{})
+	request, answered := context.WithCancel(p.ctx)
+	id, err := b.Start(request, false, held(reached, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered() // the request is over; the rebuild is not
+	<-reached
+	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].ID != id || runs[0].State != Running {
+		t.Errorf("runs: got %+v (%v)", runs, err)
+	}
+	b.Close()
+	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
+		t.Errorf("runs: got %+v (%v), want it cancelled", runs, err)
+	}
+	p.wantNoShadows(counting(1))
+	if _, err := b.Start(p.ctx, false, counting(1)); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
+		t.Errorf("begun after the end: got %+v (%v), want it cancelled at once", runs, err)
+	}
+}

@@ -1,0 +1,187 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
+)
+
+// ProjectionsAnswer is the answer of GET /ops/projections.
+type ProjectionsAnswer struct {
+	Projections []rebuild.Status `json:"projections"`
+}
+
+// RebuildRequest is the body of POST /ops/projections/{name}/rebuild; it may be left out.
+type RebuildRequest struct {
+	// AcceptDifferences puts the new tables in place although they differ from the old ones.
+	AcceptDifferences bool `json:"accept_differences"`
+}
+
+// RebuildAnswer names a rebuild that was begun, or asked to end. GET /ops/projections/{name} tells how it goes.
+type RebuildAnswer struct {
+	Rebuild int64 `json:"rebuild"`
+}
+
+// OldTablesAnswer says where a projection stands after its old tables were dropped or put back.
+type OldTablesAnswer struct {
+	Projection string `json:"projection"`
+	Seq        int64  `json:"seq"`
+}
+
+// Codes of /ops/projections.
+const (
+	codeUnknownProjection = "UNKNOWN_PROJECTION"
+	codeRebuildRuns       = "REBUILD_RUNS"
+	codeNoRebuild         = "NO_REBUILD"
+	codeOldTablesKept     = "OLD_TABLES_KEPT"
+	codeNoOldTables       = "NO_OLD_TABLES"
+	codeDependents        = "DEPENDENTS"
+	codeJournalHole       = "JOURNAL_HOLE"
+)
+
+// opsTimeout bounds what changes tables; the exchange itself waits for a lock in short attempts.
+const opsTimeout = 25 * time.Second
+
+func (a *api) routeProjections(engine *gin.Engine) {
+	engine.GET("/ops/projections", a.handle(a.listProjections))
+	engine.GET("/ops/projections/:name", a.handle(a.getProjection))
+	engine.POST("/ops/projections/:name/rebuild", a.handle(a.startRebuild))
+	engine.DELETE("/ops/projections/:name/rebuild", a.handle(a.cancelRebuild))
+	engine.POST("/ops/projections/:name/drop-old", a.handle(a.dropOld))
+	engine.POST("/ops/projections/:name/restore-old", a.handle(a.restoreOld))
+}
+
+func (a *api) listProjections(c *gin.Context) error {
+	ctx, cancel := readContext(c)
+	defer cancel()
+	all, err := rebuild.Describe(ctx, a.Postgres, a.Pool.Name(), a.Projections...)
+	if err != nil {
+		return opsError(err)
+	}
+	return a.write(c, http.StatusOK, ProjectionsAnswer{Projections: all})
+}
+
+func (a *api) getProjection(c *gin.Context) error {
+	p, err := a.projection(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := readContext(c)
+	defer cancel()
+	all, err := rebuild.Describe(ctx, a.Postgres, a.Pool.Name(), p)
+	if err != nil {
+		return opsError(err)
+	}
+	return a.write(c, http.StatusOK, all[0])
+}
+
+// startRebuild answers once the rebuild is accepted; it runs in this process's background.
+func (a *api) startRebuild(c *gin.Context) error {
+	p, err := a.projection(c)
+	if err != nil {
+		return err
+	}
+	var request RebuildRequest
+	if err := decode(c, &request, true); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Request.Context(), opsTimeout)
+	defer cancel()
+	id, err := a.Rebuilds.Start(ctx, request.AcceptDifferences, p)
+	if err != nil {
+		return opsError(err)
+	}
+	c.Header("Location", "/ops/projections/"+p.Name)
+	return a.write(c, http.StatusAccepted, RebuildAnswer{Rebuild: id})
+}
+
+func (a *api) cancelRebuild(c *gin.Context) error {
+	p, err := a.projection(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := readContext(c)
+	defer cancel()
+	runs, err := rebuild.List(ctx, a.Postgres, 1)
+	switch {
+	case err != nil:
+		return opsError(err)
+	case len(runs) == 0 || runs[0].State != rebuild.Running || !slices.Contains(runs[0].Projections, p.Name):
+		return opsError(rebuild.ErrNotRunning)
+	}
+	id, err := rebuild.Cancel(ctx, a.Postgres)
+	if err != nil {
+		return opsError(err)
+	}
+	return a.write(c, http.StatusAccepted, RebuildAnswer{Rebuild: id})
+}
+
+func (a *api) dropOld(c *gin.Context) error {
+	return a.changeOld(c, func(ctx context.Context, p projections.Projection) (int64, error) {
+		if err := a.Rebuilds.DropOld(ctx, p); err != nil {
+			return 0, err
+		}
+		return events.ReadCheckpoint(ctx, a.Postgres, p.Name, a.Pool.Name())
+	})
+}
+
+func (a *api) restoreOld(c *gin.Context) error {
+	return a.changeOld(c, func(ctx context.Context, p projections.Projection) (int64, error) {
+		outcome, err := a.Rebuilds.RestoreOld(ctx, p)
+		return outcome.Seq, err
+	})
+}
+
+func (a *api) changeOld(c *gin.Context, change func(context.Context, projections.Projection) (seq int64, err error)) error {
+	p, err := a.projection(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Request.Context(), opsTimeout)
+	defer cancel()
+	seq, err := change(ctx, p)
+	if err != nil {
+		return opsError(err)
+	}
+	return a.write(c, http.StatusOK, OldTablesAnswer{Projection: p.Name, Seq: seq})
+}
+
+// projection returns the projection that the path names.
+func (a *api) projection(c *gin.Context) (projections.Projection, error) {
+	at := slices.IndexFunc(a.Projections, func(p projections.Projection) bool { return p.Name == c.Param("name") })
+	if at < 0 {
+		return projections.Projection{}, &requestError{codeUnknownProjection, "there is no such projection; GET /ops/projections lists them"}
+	}
+	return a.Projections[at], nil
+}
+
+// opsError turns what a rebuild refuses into what this package answers with.
+func opsError(err error) error {
+	for refusal, code := range map[error]string{
+		rebuild.ErrBusy:        codeRebuildRuns,
+		rebuild.ErrNotRunning:  codeNoRebuild,
+		rebuild.ErrOldTables:   codeOldTablesKept,
+		rebuild.ErrNoOldTables: codeNoOldTables,
+		rebuild.ErrDependents:  codeDependents,
+		events.ErrHole:         codeJournalHole,
+	} {
+		if errors.Is(err, refusal) {
+			return &requestError{code, err.Error()}
+		}
+	}
+	const undefinedTable = "42P01"
+	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == undefinedTable {
+		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the schema is not this build's; stockstream migrate up"}, err)
+	}
+	return readError(err, codeUnavailable, "")
+}
