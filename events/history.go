@@ -49,15 +49,12 @@ type HistoryPage struct {
 	End  int64 // the journal's last seq
 }
 
-// ErrDetached is returned for a query after an event that the journal no longer has the successor of: its old parts
-// were detached. Going on without them would skip events.
-var ErrDetached = errors.New("the journal begins later")
-
 // historyScanMax bounds how many events are looked at for a page, so that a rare type costs no walk through a journal
 // of years. Tests set it lower.
 var historyScanMax int64 = 50_000
 
-// ReadHistory returns a page of the journal as it is now. Its errors are ErrDetached and those of the connection.
+// ReadHistory returns a page of the journal as it is now. It fails with ErrDetached after an event whose successor was
+// detached with an old part, since going on without it would skip events, and with the errors of the connection.
 func ReadHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, error) {
 	page, err := readHistory(ctx, db, q)
 	if err != nil {
@@ -75,7 +72,7 @@ func readHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, 
 	case q.After >= end:
 		return page, nil
 	case q.After > 0 && (first == 0 || first > q.After+1):
-		return page, fmt.Errorf("%w: its first event is %s, and what comes after %s is wanted", ErrDetached, Position{q.Pool, first}, Position{q.Pool, q.After})
+		return page, fmt.Errorf("%w: the first event is %s, and what comes after %s is wanted", ErrDetached, Position{q.Pool, first}, Position{q.Pool, q.After})
 	}
 	until, err := q.scanEnd(ctx, db, end)
 	if err != nil {

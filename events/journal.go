@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"slices"
 	"strings"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -21,6 +23,8 @@ type Journal struct {
 	// Redis is asked for the end of the log, which tells a hole from an entry with an invented seq.
 	Redis redis.Cmdable
 	Log   *slog.Logger
+
+	parts partsAhead
 }
 
 // JournalCheckpoint is the name under which the journal keeps its own checkpoint.
@@ -42,7 +46,7 @@ func (j *Journal) Handle(msg *message.Message) error {
 	if batch == nil {
 		return errors.New("journal: the message carries no batch of the stream")
 	}
-	return pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
 		pool := batch.Pool.Name()
 		checkpoint, err := ReadCheckpoint(ctx, tx, JournalCheckpoint, pool)
 		if err != nil {
@@ -58,11 +62,15 @@ func (j *Journal) Handle(msg *message.Message) error {
 				return fmt.Errorf("park entries: %w", err)
 			}
 		}
-		if err := appendEvents(ctx, tx, pool, checkpoint, sorted.fresh); err != nil {
+		if err := j.append(ctx, tx, pool, checkpoint, sorted.fresh); err != nil {
 			return err
 		}
 		return verifyRepeats(ctx, tx, pool, sorted.repeated) // last, since the first of two may be in this batch
 	})
+	if err != nil {
+		j.parts.forget()
+	}
+	return err
 }
 
 // sortedEntries is a delivery, sorted by what is to be done. An entry that counts in the sequence but cannot be read
@@ -116,9 +124,9 @@ func verifyRepeats(ctx context.Context, tx pgx.Tx, pool string, repeated []Envel
 	}
 	const query = `
 		SELECT seq FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS repeat (seq, event_id) USING (seq)
-		WHERE pool = $1 AND events.event_id <> repeat.event_id ORDER BY seq LIMIT 1`
+		WHERE pool = $1 AND seq BETWEEN $4 AND $5 AND events.event_id <> repeat.event_id ORDER BY seq LIMIT 1`
 	var forked int64
-	err := tx.QueryRow(ctx, query, pool, seqs, ids).Scan(&forked)
+	err := tx.QueryRow(ctx, query, pool, seqs, ids, slices.Min(seqs), slices.Max(seqs)).Scan(&forked)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
@@ -130,9 +138,13 @@ func verifyRepeats(ctx context.Context, tx pgx.Tx, pool string, repeated []Envel
 
 var eventColumns = []string{"pool", "seq", "event_id", "type", "sku", "hold_id", "payload", "metadata", "at"}
 
-func appendEvents(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, fresh []Envelope) error {
+func (j *Journal) append(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, fresh []Envelope) error {
 	if len(fresh) == 0 {
 		return nil
+	}
+	last := fresh[len(fresh)-1].Seq
+	if err := j.parts.reach(ctx, tx, last, j.Log); err != nil {
+		return err
 	}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"events"}, eventColumns, pgx.CopyFromSlice(len(fresh), func(i int) ([]any, error) {
 		e := &fresh[i]
@@ -142,7 +154,7 @@ func appendEvents(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64,
 	if err != nil {
 		return fmt.Errorf("append to the journal: %w", err)
 	}
-	if err := MoveCheckpoint(ctx, tx, JournalCheckpoint, pool, checkpoint, fresh[len(fresh)-1].Seq); err != nil {
+	if err := MoveCheckpoint(ctx, tx, JournalCheckpoint, pool, checkpoint, last); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, journalChannel, pool); err != nil {
@@ -153,8 +165,17 @@ func appendEvents(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64,
 
 // ReadEvents returns up to limit events of a pool's journal after a seq, in order, with their payloads decoded.
 func ReadEvents(ctx context.Context, db Querier, pool string, after int64, limit int) ([]Envelope, error) {
-	query := `SELECT ` + strings.Join(eventColumns, ", ") + ` FROM events WHERE pool = $1 AND seq > $2 ORDER BY seq LIMIT $3`
-	rows, err := db.Query(ctx, query, pool, after, limit)
+	// Where events are dense, as they should be, an upper bound costs nothing, and Postgres looks into no part beyond it.
+	found, err := readEvents(ctx, db, pool, after, after+int64(limit), limit)
+	if err != nil || len(found) > 0 {
+		return found, err
+	}
+	return readEvents(ctx, db, pool, after, math.MaxInt64, limit) // the journal's end; or a hole, which must be seen
+}
+
+func readEvents(ctx context.Context, db Querier, pool string, after, upTo int64, limit int) ([]Envelope, error) {
+	query := `SELECT ` + strings.Join(eventColumns, ", ") + ` FROM events WHERE pool = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`
+	rows, err := db.Query(ctx, query, pool, after, upTo, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}

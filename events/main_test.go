@@ -19,6 +19,8 @@ import (
 
 func TestMain(m *testing.M) {
 	silenceMax, historyScanMax = 2*time.Second, 50
+	trimInterval = 50 * time.Millisecond
+	partEvents = 100
 	testenv.Main(m)
 }
 
@@ -94,14 +96,21 @@ func (p *plant) logEndsAt(seq int64) {
 // journal runs the journal. What it parks is kept in p.parked, in the same transaction as the real thing would.
 func (p *plant) journal(batchMax int) (line *Line, stop func()) {
 	p.t.Helper()
-	j := &Journal{Redis: p.redis, Log: slog.New(slog.DiscardHandler), Park: func(_ context.Context, _ pgx.Tx, entries []Entry) error {
+	return p.journalWith(StreamSubscriberConfig{BatchMax: batchMax, Keep: time.Hour}, slog.New(slog.DiscardHandler))
+}
+
+// journalWith runs the journal with settings, to which the servers are added.
+func (p *plant) journalWith(config StreamSubscriberConfig, log *slog.Logger) (line *Line, stop func()) {
+	p.t.Helper()
+	config.Redis, config.Postgres, config.Pool, config.Log = p.redis, p.config, MainPool, log
+	j := &Journal{Redis: p.redis, Log: log, Park: func(_ context.Context, _ pgx.Tx, entries []Entry) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.parked = append(p.parked, entries...)
 		return nil
 	}}
 	stop = testenv.RunRouter(p.t, func(router *message.Router) {
-		line = j.AddTo(router, StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)})
+		line = j.AddTo(router, config)
 	})
 	return line, stop
 }

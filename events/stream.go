@@ -30,7 +30,9 @@ type StreamSubscriberConfig struct {
 	Postgres *pgx.ConnConfig
 	Pool     Pool
 	BatchMax int // entries in a delivery; 2,000 unless set
-	Log      *slog.Logger
+	// Keep is how long entries stay on the stream that nobody needs any more; see streamTrimmer.
+	Keep time.Duration
+	Log  *slog.Logger
 }
 
 // consumerName is the one consumer of the group; see StreamSubscriber.
@@ -72,6 +74,9 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 	fetched := make(chan []Entry)
 	ahead.Go(func() error { return s.fetchAll(ctx, fetched) })
 	ahead.Go(func() error {
+		trimmer := &streamTrimmer{redis: s.config.Redis, pool: s.config.Pool, keep: s.config.Keep, log: s.config.Log}
+		trims := time.NewTicker(trimInterval)
+		defer trims.Stop()
 		for {
 			select {
 			case <-ctx.Done():
@@ -80,10 +85,26 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 				if err := s.handOver(ctx, out, lease, entries); err != nil {
 					return err
 				}
+			case <-trims.C:
+				if err := s.trim(ctx, trimmer, lease); err != nil {
+					return err
+				}
 			}
 		}
 	})
 	return ahead.Wait()
+}
+
+// trim runs between two batches, when the lease's session is free.
+func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lease *Lease) error {
+	ask, cancel := context.WithTimeout(ctx, silenceMax)
+	defer cancel()
+	journaled, err := ReadCheckpoint(ask, lease.Conn, JournalCheckpoint, s.config.Pool.Name())
+	if err != nil {
+		return err
+	}
+	trimmer.run(ctx, journaled)
+	return nil
 }
 
 // handOver delivers one batch, and acknowledges it once it was taken.

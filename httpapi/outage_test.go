@@ -14,6 +14,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -78,6 +79,9 @@ func TestPostgresAway(t *testing.T) {
 	ready := s.get("/readyz?verbose")
 	if ready.status != 200 || ready.check("postgres")["ok"] != false || ready.check("redis")["ok"] != true {
 		t.Errorf("readyz without Postgres: got %d %s, want 200 that tells", ready.status, ready.raw)
+	}
+	if stream, _ := ready.body["stream"].(map[string]any); stream["entries"] != 3.0 || stream["held_by"] != events.ConsumerGroup || stream["oldest"] == nil {
+		t.Errorf("readyz: the stream is %v, want three entries that wait for the journal", stream)
 	}
 }
 

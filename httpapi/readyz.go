@@ -20,6 +20,7 @@ type Readiness struct {
 	Status      string             `json:"status"` // ready, unready or draining
 	Checks      []Check            `json:"checks,omitempty"`
 	Lines       []LineReport       `json:"lines,omitempty"`
+	Stream      *StreamReport      `json:"stream,omitempty"`
 	Journal     *JournalReport     `json:"journal,omitempty"`
 	Projections []ProjectionReport `json:"projections,omitempty"`
 }
@@ -37,6 +38,14 @@ type LineReport struct {
 	State string    `json:"state"` // running, waiting (for its turn, or for a dependency) or stopped
 	Error string    `json:"error,omitempty"`
 	Since time.Time `json:"since"`
+}
+
+// StreamReport is what the stream holds. It is trimmed behind the journal, but never past what a consumer group has yet
+// to read or to acknowledge.
+type StreamReport struct {
+	Entries int64      `json:"entries"`
+	Oldest  *time.Time `json:"oldest,omitempty"`  // when its first entry was appended
+	HeldBy  string     `json:"held_by,omitempty"` // the consumer group that is furthest behind, of those that are
 }
 
 // JournalReport is how far the journal is behind the stream.
@@ -89,9 +98,11 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	var end int64
-	var redisErr, postgresErr, schemaErr error
+	var stream events.StreamState
+	var redisErr, postgresErr, schemaErr, streamErr error
 	var asked sync.WaitGroup // side by side: one that hangs must not look like a fault of another
 	asked.Go(func() { end, _, redisErr = events.LogEnd(ctx, a.Redis, a.Pool) })
+	asked.Go(func() { stream, streamErr = events.DescribeStream(ctx, a.Redis, a.Pool) })
 	asked.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
 	asked.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
 	asked.Wait()
@@ -99,6 +110,13 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	for _, line := range a.Lines {
 		s := line.Status()
 		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC()})
+	}
+	if streamErr == nil {
+		report.Stream = &StreamReport{Entries: stream.Entries, HeldBy: stream.HeldBy}
+		if !stream.Oldest.IsZero() {
+			oldest := stream.Oldest.UTC()
+			report.Stream.Oldest = &oldest
+		}
 	}
 	if schemaErr != nil {
 		return

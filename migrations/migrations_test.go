@@ -27,7 +27,7 @@ func objects(t *testing.T, conn *pgx.Conn) string {
 	var text string
 	err := conn.QueryRow(t.Context(), `
 		SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_class
-		WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'v', 'S') AND relname <> 'schema_migrations'`).Scan(&text)
+		WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'S') AND relname <> 'schema_migrations'`).Scan(&text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestUpAndDown(t *testing.T) {
 		})
 	}
 	both.Wait()
-	const want = "checkpoints dead_letters dead_letters_id_seq events pools processed_events rebuilds rebuilds_id_seq"
+	const want = "checkpoints dead_letters dead_letters_id_seq detached_parts events events_1 pools processed_events rebuilds rebuilds_id_seq"
 	for range 2 {
 		if err := migrations.Up(t.Context(), url); err != nil {
 			t.Fatalf("up again: %v", err)

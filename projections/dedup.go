@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -37,8 +38,11 @@ func once(msg *message.Message, db Beginner, p Projection, batch *events.Batch, 
 			return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", checkpoint, batch.After, events.ErrFenced)
 		}
 		fresh, err := after(checkpoint, batch.Events)
-		if err != nil || len(fresh) == 0 {
-			return err
+		if err != nil {
+			return explainHole(ctx, tx, batch.Pool, checkpoint, err)
+		}
+		if len(fresh) == 0 {
+			return nil
 		}
 		withWork(msg, &work{tx: tx, pool: batch.Pool, fresh: fresh})
 		if _, err := next(msg); err != nil {
@@ -46,6 +50,14 @@ func once(msg *message.Message, db Beginner, p Projection, batch *events.Batch, 
 		}
 		return events.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
 	})
+}
+
+// explainHole adds to events.ErrHole what there is to do about it, where the missing events were detached.
+func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, hole error) error {
+	if detached := events.CheckWhole(ctx, tx, pool, checkpoint); errors.Is(detached, events.ErrDetached) {
+		return fmt.Errorf("%w: %w", hole, detached)
+	}
+	return hole
 }
 
 // after returns the events beyond the checkpoint, or events.ErrHole where one is missing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -195,6 +196,38 @@ func TestHole(t *testing.T) {
 	if seq, err := events.ReadCheckpoint(p.ctx, p.db, "notes", "main"); seq > 1 || err != nil {
 		t.Errorf("the checkpoint is at %d (%v), beyond the hole", seq, err)
 	}
+}
+
+// TestDetachedPart holds that a projection which needs events that were detached stops, and says how to get them back.
+func TestDetachedPart(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.exec(`DROP TABLE events_1`)
+	for _, bounds := range []string{"1_2", "3_100"} {
+		first, end, _ := strings.Cut(bounds, "_")
+		last, _ := strconv.Atoi(end)
+		p.exec(fmt.Sprintf(`CREATE TABLE events_%[1]s PARTITION OF events FOR VALUES FROM (%[1]s) TO (%[2]d)`, first, last+1))
+	}
+	p.journal(created("a", 1), created("b", 1), created("c", 1))
+	stream := events.Reader{Name: "stream", Pool: "main", Seq: 3}
+	if _, err := events.DetachPart(p.ctx, p.db, events.Part{Name: "events_1", First: 1, Last: 2}, stream); err != nil {
+		t.Fatal(err)
+	}
+	lines, _ := p.run(0, p.notes(healthy))
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		status := lines[0].Status()
+		return strings.Contains(status.Error, "stockstream journal attach events_1"), fmt.Sprintf("%+v", status)
+	})
+	if rows := p.rows("notes"); rows != "" {
+		t.Errorf("it applied %s", rows)
+	}
+	if _, err := events.AttachPart(p.ctx, p.db, "events_1"); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		seq, err := events.ReadCheckpoint(p.ctx, p.db, "notes", "main")
+		return seq == 3, fmt.Sprintf("notes is at %d (%v)", seq, err)
+	})
 }
 
 // TestAfter holds how a delivery is trimmed to what is new.

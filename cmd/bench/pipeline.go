@@ -122,7 +122,7 @@ func journalBacklog(ctx context.Context, client *redis.Client, pool *pgxpool.Poo
 	return timeRouter(ctx, pool, count, []string{events.JournalCheckpoint}, func(router *message.Router) {
 		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
 		journal.AddTo(router, events.StreamSubscriberConfig{
-			Redis: client, Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Log: slog.Default(),
+			Redis: client, Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Keep: 10 * time.Minute, Log: slog.Default(),
 		})
 	})
 }

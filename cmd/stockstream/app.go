@@ -97,7 +97,7 @@ func (a *app) addLines() (err error) {
 	if a.config.has(roleJournal) {
 		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
 		a.lines = append(a.lines, journal.AddTo(a.router, events.StreamSubscriberConfig{
-			Redis: a.redis, Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Log: a.log,
+			Redis: a.redis, Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Keep: a.config.StreamKeep, Log: a.log,
 		}))
 	}
 	if a.config.has(roleProjections) {

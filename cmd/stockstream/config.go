@@ -25,6 +25,7 @@ type Config struct {
 	Roles       []string
 	Commands    commands.Config
 	BatchMax    int
+	StreamKeep  time.Duration
 	DrainDelay  time.Duration
 	LogLevel    string
 	LogFormat   string
@@ -48,6 +49,7 @@ func defaultConfig() *Config {
 		Roles:       allRoles,
 		Commands:    commands.DefaultConfig(),
 		BatchMax:    2000,
+		StreamKeep:  10 * time.Minute,
 		DrainDelay:  250 * time.Millisecond,
 		LogLevel:    "info",
 		LogFormat:   "text",
@@ -64,6 +66,7 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.Commands.KeepMemory, "keep-memory", c.Commands.KeepMemory, "how long idempotency keys and ended holds are remembered")
 	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout, "how long Redis may take to decide")
 	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax, "events in one transaction of the journal or of a projection")
+	f.DurationVar(&c.StreamKeep, "stream-keep", c.StreamKeep, "how long an event stays on the stream once it is in the journal; 0 to trim at once")
 	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says draining, and answers close their connections, before the listener closes")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
@@ -88,6 +91,9 @@ func (c *Config) Validate() error {
 	}
 	if c.BatchMax < 1 || c.BatchMax > 100_000 {
 		errs = append(errs, fmt.Errorf("batch max %d: must be from 1 to 100000", c.BatchMax))
+	}
+	if c.StreamKeep < 0 {
+		errs = append(errs, fmt.Errorf("stream keep %s: must not be below 0", c.StreamKeep))
 	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, fmt.Errorf("drain delay %s: must not be below 0", c.DrainDelay))

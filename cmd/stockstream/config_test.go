@@ -21,8 +21,8 @@ func TestConfigFaults(t *testing.T) {
 		"unknown variable": {nil, []string{"STOCKSTREAM_REDIS_ULR=x"}, []string{"STOCKSTREAM_REDIS_ULR is not a setting"}},
 		"unknown flag":     {[]string{"--redis-ulr", "x"}, nil, []string{"unknown flag: --redis-ulr"}},
 		"bad values": {
-			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk", "--batch-max", "0", "--drain-delay", "-1s", "--log-level", "loud", "--log-format", "xml"}, nil,
-			[]string{"redis URL", "database URL", `roles: "clerk" is none of api, journal`, "batch max 0", "drain delay", `log level "loud"`, `log format "xml"`},
+			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk", "--batch-max", "0", "--stream-keep", "-1s", "--drain-delay", "-1s", "--log-level", "loud", "--log-format", "xml"}, nil,
+			[]string{"redis URL", "database URL", `roles: "clerk" is none of api, journal`, "batch max 0", "stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
 		},
 		"relations":      {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil, []string{"must not be below the default", "must outlast"}},
 		"no role":        {[]string{"--roles", ""}, nil, []string{"name at least one"}},

@@ -58,8 +58,8 @@ func newRoot(environ []string) *cobra.Command {
 	}
 	config.addFlags(root.PersistentFlags())
 	root.AddCommand(
-		newServe(config), newDev(config), newMigrate(config), newDoctor(config), newProjections(config), newEvents(config),
-		newDeadLetters(config), newVersion(),
+		newServe(config), newDev(config), newMigrate(config), newDoctor(config), newProjections(config), newJournal(config),
+		newEvents(config), newDeadLetters(config), newVersion(),
 	)
 	return root
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+func newJournal(config *Config) *cobra.Command {
+	parent := &cobra.Command{Use: "journal", Short: "Look after the parts of the journal: list, detach and attach them"}
+	parent.AddCommand(newJournalParts(config), newJournalDetach(config), newJournalAttach(config))
+	return parent
+}
+
+// readerNames are those who read the journal whether or not they have begun.
+func readerNames() []string {
+	var names []string
+	for _, p := range projections.BuiltIn() {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+func newJournalParts(config *Config) *cobra.Command {
+	var output string
+	parts := &cobra.Command{
+		Use:   "parts",
+		Short: "List the parts of the journal, and who still has to read them",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("output %q: want table or json", output)
+			}
+			conn, err := session(cmd.Context(), config)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(cmd.Context())
+			readers, err := events.JournalReaders(cmd.Context(), conn, readerNames()...)
+			if err != nil {
+				return err
+			}
+			reports, err := events.DescribeParts(cmd.Context(), conn, readers)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return printPartsJSON(cmd.OutOrStdout(), reports)
+			}
+			return printParts(cmd.OutOrStdout(), reports)
+		},
+	}
+	parts.Flags().StringVarP(&output, "output", "o", "table", "table, or json, one part a line")
+	return parts
+}
+
+func printParts(out io.Writer, reports []events.PartReport) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
+	for _, r := range reports {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n", r.Name, r.State, r.First, r.Last, r.Events, float64(r.Bytes)/(1<<20),
+			timeOrDash(r.FirstAt), timeOrDash(r.LastAt), orDash(strings.Join(namesOf(r.NeededBy), ", ")))
+	}
+	return table.Flush()
+}
+
+func namesOf(readers []events.Reader) []string {
+	names := make([]string, len(readers))
+	for i, reader := range readers {
+		names[i] = reader.Name
+	}
+	return names
+}
+
+func timeOrDash(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// partJSON is a part for other programs.
+type partJSON struct {
+	Part     string     `json:"part"`
+	State    string     `json:"state"` // attached, detached, or gone from this database
+	FirstSeq int64      `json:"first_seq"`
+	LastSeq  int64      `json:"last_seq"`
+	Events   int64      `json:"events"`
+	Bytes    int64      `json:"bytes"`
+	FirstAt  *time.Time `json:"first_at,omitempty"`
+	LastAt   *time.Time `json:"last_at,omitempty"`
+	NeededBy []string   `json:"needed_by"`
+}
+
+func printPartsJSON(out io.Writer, reports []events.PartReport) error {
+	encoder := json.NewEncoder(out)
+	for _, r := range reports {
+		row := partJSON{
+			Part: r.Name, State: string(r.State), FirstSeq: r.First, LastSeq: r.Last, Events: r.Events, Bytes: r.Bytes, NeededBy: namesOf(r.NeededBy),
+		}
+		if !r.FirstAt.IsZero() {
+			first, last := r.FirstAt.UTC(), r.LastAt.UTC()
+			row.FirstAt, row.LastAt = &first, &last
+		}
+		if err := encoder.Encode(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newJournalAttach(config *Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "attach PART",
+		Short: "Bring a detached part back into the journal, once its table is found to hold what was detached",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			conn, err := session(cmd.Context(), config)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(cmd.Context())
+			part, err := events.AttachPart(cmd.Context(), conn, args[0])
+			if errors.Is(err, events.ErrPartGone) {
+				return fmt.Errorf("%w\n%s", err, restoreCommands(args[0]))
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: events %d to %d, the same %d as when it was detached\n", part.Name, part.First, part.Last, part.Events)
+			return nil
+		},
+	}
+}
+
+// restoreCommands bring the table of a part back. The URL is not spelt out: it may hold a password.
+func restoreCommands(part string) string {
+	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", part)
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// detachFlags say which parts to take out.
+type detachFlags struct {
+	before    int64
+	olderThan time.Duration
+	sure      bool
+	dryRun    bool
+}
+
+func newJournalDetach(config *Config) *cobra.Command {
+	var flags detachFlags
+	detach := &cobra.Command{
+		Use:   "detach {--before SEQ | --older-than DURATION}",
+		Short: "Take old parts out of the journal, to be archived",
+		Long: "Take parts out of the journal that hold nothing but older events. They stay in the database as tables of\n" +
+			"their own. What replays the journal from its beginning is refused until they are attached again: the rebuild\n" +
+			"of a projection, a new projection, Redis from the journal, a full audit.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if (flags.before > 0) == (flags.olderThan > 0) {
+				return errors.New("say which parts to detach: --before SEQ, or --older-than DURATION")
+			}
+			return detachParts(cmd, config, flags)
+		},
+	}
+	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the parts whose events all have a lower seq")
+	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the parts whose events are all older, as in 2160h")
+	detach.Flags().BoolVar(&flags.sure, "yes", false, "detach them")
+	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be detached, or why it would be refused")
+	return detach
+}
+
+func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
+	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	conn, err := session(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	client, err := redisClient(config)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	stream, err := events.StreamReader(ctx, client, events.MainPool)
+	if err != nil {
+		return err
+	}
+	readers, err := events.JournalReaders(ctx, conn, readerNames()...)
+	if err != nil {
+		return err
+	}
+	reports, err := events.DescribeParts(ctx, conn, readers)
+	if err != nil {
+		return err
+	}
+	chosen := flags.choose(reports, time.Now())
+	if len(chosen) == 0 {
+		fmt.Fprintln(out, "no part is to be detached; `stockstream journal parts` lists them")
+		return nil
+	}
+	for _, part := range chosen {
+		if err := events.CheckDetachable(part.Part, append(readers, stream)); err != nil {
+			return err
+		}
+	}
+	if err := printParts(out, chosen); err != nil {
+		return err
+	}
+	if flags.dryRun {
+		fmt.Fprintln(out, "these would be detached")
+		return nil
+	}
+	if !flags.sure {
+		return errors.New("without these parts no projection can be rebuilt or added, and no emptied Redis restored, until they are attached again; add --yes if that is meant")
+	}
+	for _, part := range chosen {
+		if _, err := events.DetachPart(ctx, conn, part.Part, stream, readerNames()...); err != nil {
+			return err
+		}
+		if err := printDetached(cmd, out, conn, part.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// choose returns the attached parts that the flags mean: whole ones, from the oldest on, and never the newest.
+func (f detachFlags) choose(reports []events.PartReport, now time.Time) []events.PartReport {
+	var chosen []events.PartReport
+	for _, r := range reports[:max(0, len(reports)-1)] {
+		if r.State != events.PartAttached {
+			continue
+		}
+		if f.before > 0 && r.Last >= f.before || f.olderThan > 0 && (r.LastAt.IsZero() || now.Sub(r.LastAt) < f.olderThan) {
+			break
+		}
+		chosen = append(chosen, r)
+	}
+	return chosen
+}
+
+func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, part string) error {
+	var schema string
+	if err := conn.QueryRow(cmd.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {
+		return fmt.Errorf("read the schema's name: %w", err)
+	}
+	fmt.Fprintf(out, `%[1]s is detached: a table of its own. To archive it:
+  pg_dump --format=custom --table=%[2]s.%[1]s --file=%[1]s.dump "$STOCKSTREAM_DATABASE_URL"
+  psql "$STOCKSTREAM_DATABASE_URL" -c 'DROP TABLE %[2]s.%[1]s'
+To bring it back, the first command only where the table was dropped:
+%[3]s
+  stockstream journal attach %[1]s
+`, part, schema, restoreCommands(part))
+	return nil
+}

@@ -1,0 +1,109 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// streamTrimmer cuts the beginning of a stream off, once nobody needs it any more. An entry stays
+//   - for the window that is kept in any case, by Redis's clock;
+//   - while any consumer group of the stream has yet to read or to acknowledge it, however long that takes;
+//   - while the journal lacks it, whatever the groups say: somebody may have moved or acknowledged by hand.
+//
+// Length never matters. Redis drops whole nodes of a stream at a time (100 entries, unless it is told otherwise), which
+// costs next to nothing; up to so many may stay longer.
+type streamTrimmer struct {
+	redis redis.Cmdable
+	pool  Pool
+	keep  time.Duration
+	log   *slog.Logger
+	told  string // what was logged last, so that it is not repeated every few seconds
+}
+
+// trimInterval is how often a stream is trimmed. Tests set it lower.
+var trimInterval = 5 * time.Second
+
+const (
+	trimChunk  = 10_000 // entries that Redis drops in one go, in some milliseconds
+	trimRounds = 100    // chunks in a row; the rest comes at the next interval
+)
+
+// run trims what it may, given how far the journal has come. It returns no error: what cannot be trimmed now is trimmed
+// later, and the journal goes on meanwhile.
+func (t *streamTrimmer) run(ctx context.Context, journaled int64) {
+	trouble, err := t.trim(ctx, journaled)
+	if err != nil {
+		trouble = err.Error()
+	}
+	if trouble != t.told && ctx.Err() == nil {
+		t.told = trouble
+		if trouble != "" {
+			t.log.Warn("the stream is not trimmed as it should be", "trouble", trouble)
+		}
+	}
+}
+
+// trim returns what keeps entries on the stream that ought to be gone, if anything does.
+func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble string, err error) {
+	groups, err := streamGroups(ctx, t.redis, t.pool.StreamKey())
+	if err != nil {
+		return "", err
+	}
+	if !hasGroup(groups, ConsumerGroup) {
+		return "", nil // an emptied Redis; the line finds out, too
+	}
+	now, err := t.redis.Time(ctx).Result()
+	if err != nil {
+		return "", fmt.Errorf("read Redis's clock: %w", err)
+	}
+	first := streamID{ms: uint64(max(0, now.Add(-t.keep).UnixMilli()))}
+	if last := furthestBehind(groups); last.needs.less(first) {
+		first = last.needs
+		if last.name != ConsumerGroup {
+			trouble = fmt.Sprintf("consumer group %s has not acknowledged what comes from %s on; remove it where nobody reads with it any more (XGROUP DESTROY)", last.name, first)
+		}
+	}
+	has, err := t.journalHas(ctx, first, journaled)
+	if err != nil {
+		return "", err
+	}
+	if !has {
+		return fmt.Sprintf("events before %s were acknowledged, and the journal ends before them, at seq %d", first, journaled), nil
+	}
+	for range trimRounds {
+		dropped, err := t.redis.XTrimMinIDApprox(ctx, t.pool.StreamKey(), first.String(), trimChunk).Result()
+		if err != nil {
+			return "", fmt.Errorf("trim the stream: %w", err)
+		}
+		if dropped == 0 {
+			break
+		}
+	}
+	return trouble, nil
+}
+
+// journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last
+// event before it tells; what no command wrote, and what carries a seq that was never assigned, tells nothing.
+func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journaled int64) (bool, error) {
+	end, exists, err := LogEnd(ctx, t.redis, t.pool)
+	if err != nil || !exists {
+		return false, err
+	}
+	const lookBack = 100
+	entries, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
+	if err != nil {
+		return false, fmt.Errorf("look at the stream: %w", err)
+	}
+	for _, entry := range entries {
+		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
+		if err == nil && seq >= 1 && seq <= end {
+			return seq <= journaled, nil
+		}
+	}
+	return len(entries) < lookBack, nil // nothing of ours is before it, or nothing is known
+}

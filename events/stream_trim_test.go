@@ -1,0 +1,302 @@
+package events
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+// smallNodes makes Redis trim to the entry, where it would trim to a hundred of them.
+func (p *plant) smallNodes() {
+	p.t.Helper()
+	if err := p.redis.ConfigSet(p.ctx, "stream-node-max-entries", "1").Err(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// trimCase is a random state of a stream.
+type trimCase struct {
+	*plant
+	random    *rand.Rand
+	now       time.Time
+	keep      time.Duration
+	entries   []trimEntry
+	end       int64
+	journaled int64
+}
+
+type trimEntry struct {
+	id     streamID
+	seq    int64 // 0 for what no command wrote
+	needed bool
+}
+
+// fill appends entries that are up to twenty minutes old, and never within half a minute of a window's edge.
+func (c *trimCase) fill() {
+	c.t.Helper()
+	count := c.random.IntN(25)
+	age := 20 * time.Minute
+	pipe := c.redis.Pipeline()
+	for i := range count {
+		entry := trimEntry{id: streamID{ms: uint64(c.now.Add(-age - 30*time.Second).UnixMilli()), n: uint64(i)}}
+		fields := map[string]any{"hello": "world"}
+		switch c.random.IntN(8) {
+		case 0:
+		case 1:
+			fields = c.event(1_000_000) // a seq that was never assigned
+		default:
+			c.end++
+			entry.seq = c.end
+			fields = c.event(c.end)
+		}
+		pipe.XAdd(c.ctx, &redis.XAddArgs{Stream: MainPool.StreamKey(), ID: entry.id.String(), Values: fields})
+		c.entries = append(c.entries, entry)
+		age = max(0, age-time.Duration(c.random.IntN(3))*time.Minute)
+	}
+	pipe.HSet(c.ctx, MainPool.MetaKey(), "epoch", 1, "seq", c.end)
+	if _, err := pipe.Exec(c.ctx); err != nil {
+		c.t.Fatal(err)
+	}
+	c.journaled = c.random.Int64N(c.end + 1)
+	if c.random.IntN(3) > 0 {
+		c.journaled = c.end
+	}
+}
+
+// group makes a consumer group that has read some, and acknowledged some of that.
+func (c *trimCase) group(name string) {
+	c.t.Helper()
+	stream := MainPool.StreamKey()
+	if err := c.redis.XGroupCreateMkStream(c.ctx, stream, name, "0").Err(); err != nil {
+		c.t.Fatal(err)
+	}
+	read := 0
+	if len(c.entries) > 0 {
+		read = c.random.IntN(len(c.entries) + 1)
+	}
+	if read > 0 {
+		args := &redis.XReadGroupArgs{Group: name, Consumer: "c", Streams: []string{stream, ">"}, Count: int64(read), Block: -1}
+		if err := c.redis.XReadGroup(c.ctx, args).Err(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	forgets := c.random.IntN(3) == 0
+	for i := range c.entries {
+		if i >= read || forgets && c.random.IntN(4) == 0 {
+			c.entries[i].needed = true
+			continue
+		}
+		if err := c.redis.XAck(c.ctx, stream, name, c.entries[i].id.String()).Err(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// expect returns how many entries have to go. An entry goes with all before it, or not at all.
+func (c *trimCase) expect(hasJournalGroup bool) (gone int) {
+	edge := uint64(c.now.Add(-c.keep).UnixMilli())
+	for ; gone < len(c.entries); gone++ {
+		if entry := c.entries[gone]; entry.needed || entry.id.ms >= edge {
+			break
+		}
+	}
+	for _, entry := range c.entries[:gone] {
+		if entry.seq > c.journaled || !hasJournalGroup {
+			return 0
+		}
+	}
+	return gone
+}
+
+// TestTrimming holds, over random states of a stream, that trimming drops exactly what is past the window, read and
+// acknowledged by every group, and in the journal; and that ids go on from where they were.
+func TestTrimming(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.smallNodes()
+	trimmed := 0
+	for seed := range uint64(300) {
+		if err := p.redis.FlushAll(p.ctx).Err(); err != nil {
+			t.Fatal(err)
+		}
+		now, err := p.redis.Time(p.ctx).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		random := rand.New(rand.NewPCG(seed, 1))
+		c := &trimCase{plant: p, random: random, now: now, keep: []time.Duration{0, 5 * time.Minute, 15 * time.Minute, time.Hour}[random.IntN(4)]}
+		c.fill()
+		hasJournalGroup := random.IntN(20) > 0
+		if hasJournalGroup {
+			c.group(ConsumerGroup)
+		}
+		for i := range random.IntN(3) {
+			c.group(fmt.Sprint("other", i))
+		}
+		trimmer := &streamTrimmer{redis: p.redis, pool: MainPool, keep: c.keep, log: slog.New(slog.DiscardHandler)}
+		if _, err := trimmer.trim(p.ctx, c.journaled); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		gone := c.expect(hasJournalGroup)
+		trimmed += gone
+		c.check(seed, gone)
+	}
+	if trimmed < 300 {
+		t.Errorf("%d entries were trimmed in all; the test tries too little", trimmed)
+	}
+}
+
+func (c *trimCase) check(seed uint64, gone int) {
+	c.t.Helper()
+	left, err := c.redis.XRange(c.ctx, MainPool.StreamKey(), "-", "+").Result()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var got, want []string
+	for _, entry := range left {
+		got = append(got, entry.ID)
+	}
+	for _, entry := range c.entries[gone:] {
+		want = append(want, entry.id.String())
+	}
+	if strings.Join(got, " ") != strings.Join(want, " ") {
+		c.t.Errorf("seed %d: %d of %d entries are left, want %d (keep %s, journal at %d of %d)\ngot  %v\nwant %v", seed, len(got), len(c.entries), len(want), c.keep, c.journaled, c.end, got, want)
+	}
+	if len(c.entries) == 0 {
+		return
+	}
+	last := c.entries[len(c.entries)-1].id
+	if err := c.redis.XAdd(c.ctx, &redis.XAddArgs{Stream: MainPool.StreamKey(), ID: last.String(), Values: []string{"a", "b"}}).Err(); err == nil {
+		c.t.Errorf("seed %d: the stream has forgotten its last id", seed)
+	}
+}
+
+// TestTrimmedBehindTheJournal holds that a running journal trims what it has taken, that nothing goes while it is down
+// or Redis is killed, and that no event is lost over it.
+func TestTrimmedBehindTheJournal(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.smallNodes()
+	entries := func(want int64) {
+		t.Helper()
+		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+			n, err := p.redis.XLen(p.ctx, MainPool.StreamKey()).Result()
+			return err == nil && n == want, fmt.Sprintf("the stream has %d entries (%v), want %d", n, err, want)
+		})
+	}
+	keep := StreamSubscriberConfig{BatchMax: 7}
+	p.append(100)
+	_, stop := p.journalWith(keep, slog.New(slog.DiscardHandler))
+	p.awaitJournal(100)
+	entries(0)
+	stop()
+	p.append(100) // a backlog that nobody reads
+	if state, err := DescribeStream(p.ctx, p.redis, MainPool); err != nil || state.Entries != 100 || state.HeldBy != ConsumerGroup || state.Oldest.IsZero() {
+		t.Errorf("the stream is %+v (%v), want 100 entries that %s holds", state, err, ConsumerGroup)
+	}
+	_, stop = p.journalWith(keep, slog.New(slog.DiscardHandler))
+	p.awaitJournal(200)
+	entries(0)
+	if err := p.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.server.Start(p.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.append(50)
+	p.awaitJournal(250)
+	entries(0)
+	stop()
+	if state, err := DescribeStream(p.ctx, p.redis, MainPool); err != nil || state != (StreamState{}) {
+		t.Errorf("the stream is %+v (%v), want it empty and held by nobody", state, err)
+	}
+}
+
+// TestJournalThatFellBack holds that a journal which lost its last events, as after a failover of Postgres, finds them on
+// the stream: within the window they are still there, and while they are missing nothing is trimmed.
+func TestJournalThatFellBack(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.smallNodes()
+	p.append(20)
+	_, stop := p.journal(0)
+	p.awaitJournal(20)
+	p.awaitAcknowledged()
+	stop()
+	p.exec(`DELETE FROM events WHERE seq > 10`)
+	p.exec(`UPDATE checkpoints SET seq = 10`)
+	p.append(5)
+	line, stop := p.journalWith(StreamSubscriberConfig{}, slog.New(slog.DiscardHandler)) // with no window at all
+	p.awaitFault(line, ErrHole.Error())
+	trimmer := &streamTrimmer{redis: p.redis, pool: MainPool, log: slog.New(slog.DiscardHandler)}
+	if trouble, err := trimmer.trim(p.ctx, 10); err != nil || !strings.Contains(trouble, "the journal ends before them") {
+		t.Errorf("trim: got %q (%v), want it to say that the journal lacks events", trouble, err)
+	}
+	if n, err := p.redis.XLen(p.ctx, MainPool.StreamKey()).Result(); err != nil || n != 25 {
+		t.Errorf("the stream has %d entries (%v), want all 25", n, err)
+	}
+	stop()
+	p.journal(0)
+	if err := p.redis.XGroupDestroy(p.ctx, MainPool.StreamKey(), ConsumerGroup).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.awaitJournal(25)
+	p.awaitAcknowledged()
+}
+
+// lines collects a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) count(part string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), part)
+}
+
+// TestOtherGroupsAreRespected holds that entries wait for somebody else's consumer group, that the log says so once,
+// and that they go when the group is gone.
+func TestOtherGroupsAreRespected(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.smallNodes()
+	if err := p.redis.XGroupCreateMkStream(p.ctx, MainPool.StreamKey(), "somebody", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.append(20)
+	var log lines
+	p.journalWith(StreamSubscriberConfig{}, slog.New(slog.NewTextHandler(&log, nil)))
+	p.awaitJournal(20)
+	testenv.Eventually(t, 5*time.Second, func() (bool, string) { return log.count("consumer group somebody") > 0, "the log says nothing" })
+	p.append(20)
+	p.awaitJournal(40)
+	if state, err := DescribeStream(p.ctx, p.redis, MainPool); err != nil || state.Entries != 40 || state.HeldBy != "somebody" {
+		t.Errorf("the stream is %+v (%v), want 40 entries that somebody holds", state, err)
+	}
+	if err := p.redis.XGroupDestroy(p.ctx, MainPool.StreamKey(), "somebody").Err(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
+		state, err := DescribeStream(p.ctx, p.redis, MainPool)
+		return err == nil && state.Entries == 0, fmt.Sprintf("%+v (%v)", state, err)
+	})
+	if got := log.count("consumer group somebody"); got != 1 {
+		t.Errorf("the log says so %d times, want once", got)
+	}
+}
