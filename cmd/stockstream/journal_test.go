@@ -125,12 +125,12 @@ func TestDetachRefusedByReaders(t *testing.T) {
 	if _, err := s.db.Exec(s.ctx, `INSERT INTO checkpoints VALUES ('journal', 'main', 4), ('holds', 'main', 4), ('orders', 'main', 1)`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; stock_levels, which is at main:0") {
-		t.Errorf("got %v, want it refused for orders and stock_levels", err)
+	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; sku_hours, which is at main:0; stock_levels, which is at main:0") {
+		t.Errorf("got %v, want it refused for orders, sku_hours and stock_levels", err)
 	}
 	out, err := s.cli("journal", "parts", "-o", "json")
 	var first partJSON
-	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders stock_levels" {
+	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders sku_hours stock_levels" {
 		t.Errorf("parts: got %s (%v)", out, err)
 	}
 	if out, err := s.cli("journal", "parts"); err != nil || !strings.Contains(out, "NEEDED BY") || strings.Count(out, "attached") != 10 {
