@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestHoursAsked(t *testing.T) {
 		"to=2026-01-01T00:00:00.000000001Z": "2025-12-31T01:00:00Z to 2026-01-01T01:00:00Z",
 	} {
 		c, _ := gin.CreateTestContext(httptest.NewRecorder())
-		c.Request = httptest.NewRequest("GET", "/?"+query, nil)
+		c.Request = httptest.NewRequest(http.MethodGet, "/?"+query, nil)
 		from, to, err := hoursAsked(c, now)
 		if got := from.Format(time.RFC3339) + " to " + to.Format(time.RFC3339); got != want || err != nil {
 			t.Errorf("%q: got %s (%v), want %s", query, got, err, want)

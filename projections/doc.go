@@ -6,6 +6,7 @@
 // transaction. What cannot be applied is parked as a dead letter, together with later events of the same key, while
 // the rest flows.
 //
-// To add a projection, write a file like orders.go and a line in BuiltIn. It catches up from the first event by
-// itself. The package imports events and deadletters only.
+// To add a projection, write a file like sku_hours.go and a line in BuiltIn. It makes its tables and catches up from the
+// first event by itself, and TestLaws holds it to the laws of projectiontest. docs/how-to-add-a-projection.md goes
+// through it. The package imports events and deadletters only.
 package projections

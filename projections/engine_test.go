@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -275,5 +276,24 @@ func TestLag(t *testing.T) {
 		if lags[i].Events != want || (lags[i].Age > time.Hour) != (want > 0) {
 			t.Errorf("%s: got %+v, want %d events behind", lags[i].Projection, lags[i], want)
 		}
+	}
+}
+
+// TestCheckpointPutBack holds that a delivery which goes on from where the checkpoint was, but no longer is, is taken
+// for what it is, and not for a hole in the journal.
+func TestCheckpointPutBack(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	projection := p.notes(healthy)
+	if err := CreateTables(p.ctx, p.db, projection); err != nil {
+		t.Fatal(err)
+	}
+	p.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('notes', 'main', 3)`)
+	msg := message.NewMessage("", nil)
+	msg.SetContext(p.ctx)
+	never := func(*message.Message) ([]*message.Message, error) { panic("the batch was taken") }
+	batch := &events.Batch{Pool: "main", After: 5, Events: []events.Envelope{{Pool: "main", Seq: 6}}}
+	if err := once(msg, p.db, projection, batch, never); !errors.Is(err, events.ErrFenced) || errors.Is(err, events.ErrHole) {
+		t.Errorf("got %v, want ErrFenced", err)
 	}
 }

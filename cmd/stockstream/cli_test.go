@@ -24,6 +24,9 @@ func TestMigrateCommands(t *testing.T) {
 	if _, err := s.cli("migrate", "status"); err != nil {
 		t.Errorf("status: %v", err)
 	}
+	if out, err := s.cli("projections", "rebuild", "--all"); err != nil {
+		t.Errorf("rebuild: got %q (%v)", out, err)
+	}
 	if _, err := s.cli("migrate", "down"); err == nil || !strings.Contains(err.Error(), "--yes") {
 		t.Errorf("down without --yes: got %v", err)
 	}
@@ -35,6 +38,11 @@ func TestMigrateCommands(t *testing.T) {
 	}
 	if out, err := s.cli("migrate", "status"); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(out, "schema version 0") {
 		t.Errorf("status of nothing: got %q (%v), want an error", out, err)
+	}
+	for _, args := range []string{"migrate up", "projections rebuild --all"} { // which old tables that were left would refuse
+		if out, err := s.cli(strings.Fields(args)...); err != nil {
+			t.Errorf("%s after it: got %q (%v)", args, out, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
 func newMigrate(config *Config) *cobra.Command {
@@ -23,12 +24,7 @@ func newMigrate(config *Config) *cobra.Command {
 			if !sure {
 				return errors.New("this drops the journal, the record of every sale; add --yes if that is meant")
 			}
-			if err := onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
-				return projections.DropTables(cmd.Context(), conn, projections.BuiltIn()...)
-			}); err != nil {
-				return err
-			}
-			return migrations.Down(cmd.Context(), config.DatabaseURL)
+			return migrateDown(cmd.Context(), config)
 		},
 	}
 	down.Flags().BoolVar(&sure, "yes", false, "drop the journal")
@@ -66,6 +62,26 @@ func migrateUp(ctx context.Context, config *Config) error {
 	return onSession(ctx, config, func(conn *pgx.Conn) error {
 		return projections.CreateTables(ctx, conn, projections.BuiltIn()...)
 	})
+}
+
+// migrateDown drops the read tables, old ones and those of an interrupted rebuild included, and then everything else.
+func migrateDown(ctx context.Context, config *Config) error {
+	session, err := pgx.ParseConfig(config.DatabaseURL)
+	if err != nil {
+		return fmt.Errorf("database URL: %w", err)
+	}
+	for _, p := range projections.BuiltIn() {
+		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: session}, p); err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {
+			return err
+		}
+	}
+	err = onSession(ctx, config, func(conn *pgx.Conn) error {
+		return projections.DropTables(ctx, conn, projections.BuiltIn()...)
+	})
+	if err != nil {
+		return err
+	}
+	return migrations.Down(ctx, config.DatabaseURL)
 }
 
 func printSchema(cmd *cobra.Command, config *Config) error {

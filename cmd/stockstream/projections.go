@@ -136,12 +136,8 @@ func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebui
 	if err != nil {
 		return rebuild.Config{}, fmt.Errorf("database URL: %w", err)
 	}
-	quiet := *config
-	if quiet.LogLevel == "info" {
-		quiet.LogLevel = "warn" // the command itself tells how it goes
-	}
 	err = onSession(ctx, config, func(conn *pgx.Conn) error { return migrations.Check(ctx, conn) })
-	return rebuild.Config{Postgres: session, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: quiet.logger(errOut)}, err
+	return rebuild.Config{Postgres: session, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: config.logger(errOut)}, err
 }
 
 func describe(cmd *cobra.Command, config *Config, output string, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {

@@ -33,7 +33,7 @@ var arrows = map[string][]string{
 	"internal/testsummary": {},
 	"internal/house":       {},
 
-	"projections/projectiontest": {"events", "projections", "internal/testenv"}, // for tests; nothing that ships imports it
+	"projections/projectiontest": {"events", "projections", "projections/rebuild", "internal/testenv"}, // for tests; nothing that ships imports it
 }
 
 // forTests is what any test may import beside.

@@ -45,11 +45,12 @@ var (
 
 // shop is what the events so far have come to.
 type shop struct {
-	rng       *rand.Rand
-	at        time.Time
-	available map[string]int64
-	live      []hold
-	holds     int
+	rng         *rand.Rand
+	at          time.Time
+	available   map[string]int64
+	live        []hold
+	holds       int // made so far
+	adjustments int // likewise
 }
 
 type hold struct {
@@ -125,7 +126,12 @@ func (s *shop) do(kind step) events.Event {
 
 func (s *shop) adjust(sku string, delta int64, reason string) events.Event {
 	s.available[sku] += delta
-	return &events.StockAdjusted{SKU: sku, Delta: delta, Reason: reason}
+	adjusted := &events.StockAdjusted{SKU: sku, Delta: delta, Reason: reason}
+	if reason != events.ReasonExternal {
+		s.adjustments++
+		adjusted.IdempotencyKey = fmt.Sprint("adjustment-", s.adjustments)
+	}
+	return adjusted
 }
 
 func (s *shop) reserve() events.Event {

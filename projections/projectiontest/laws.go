@@ -3,12 +3,14 @@ package projectiontest
 import (
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/projections"
+	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
 // Law names a law, in the words in which a report does.
@@ -27,7 +29,7 @@ const (
 	Twice Law = "a second delivery changes nothing"
 	// Killed: at each commit, processes die after the rows were written, in COMMIT, and after it.
 	Killed Law = "death at any commit does no harm"
-	// Rebuilt: applied from zero again, in the process that has applied it before, and beside the live tables.
+	// Rebuilt: applied from zero again, in the process that has applied it before, and by a rebuild.
 	Rebuilt Law = "from zero it comes to the same"
 	// Together: two processes whose lease fails to keep them apart.
 	Together Law = "two runners at once do no harm"
@@ -95,7 +97,7 @@ func (w *world) begin(seed uint64, count int) (*trial, *breach) {
 	if err := w.live(process{projection: watched}); err != nil {
 		return nil, t.breach(Applies, err.Error())
 	}
-	t.straight = w.read(w.schema, 0)
+	t.straight = w.read(0)
 	if letter := w.firstLetter(); letter != "" {
 		return nil, t.breach(Applies, "parked "+letter)
 	}
@@ -125,12 +127,12 @@ func (t *trial) wrongTables() string {
 // same compares what is there with the straight rows; how says what was done to come there.
 func (t *trial) same(how string) string {
 	t.t.Helper()
-	return t.sameIn(t.schema, 0, how)
+	return t.sameAt(0, how)
 }
 
-func (t *trial) sameIn(schema string, daysBack int, how string) string {
+func (t *trial) sameAt(daysBack int, how string) string {
 	t.t.Helper()
-	differs := difference(t.straight, t.read(schema, daysBack))
+	differs := difference(t.straight, t.read(daysBack))
 	if differs == "" {
 		return ""
 	}
@@ -224,21 +226,22 @@ func (t *trial) rebuilt() string {
 	if finding := t.lived(process{projection: t.applied}, "from zero, by the process that had applied it before"); finding != "" {
 		return finding
 	}
-	shadow := t.schema + "_shadow"
-	t.exec(`CREATE SCHEMA ` + shadow)
-	defer t.exec(`DROP SCHEMA ` + shadow + ` CASCADE`)
-	for _, table := range []string{"checkpoints", "dead_letters"} {
-		t.exec(`CREATE TABLE ` + shadow + `.` + table + ` (LIKE ` + table + ` INCLUDING ALL)`)
+	how := "by a rebuild beside the live tables, which were then exchanged"
+	config := rebuild.Config{
+		Postgres: t.session(nil), Pool: events.MainPool, AcceptDifferences: true, Log: slog.New(slog.DiscardHandler),
 	}
-	how := "from zero, into tables in a schema that stands before the live one"
-	session := map[string]string{"search_path": shadow + "," + t.schema}
-	if err := t.live(process{projection: t.build(), session: session}); err != nil {
+	job, err := rebuild.Begin(t.t.Context(), config, t.build())
+	if err == nil {
+		_, err = job.Run(t.t.Context())
+	}
+	if err != nil {
 		return how + ": " + err.Error()
 	}
-	if finding := t.sameIn(shadow, 0, how); finding != "" {
-		return finding
+	finding := t.same(how)
+	if err := rebuild.DropOld(t.t.Context(), config, t.projection); err != nil {
+		t.t.Fatal(err)
 	}
-	return t.same("in the live tables, after they were rebuilt beside them")
+	return finding
 }
 
 // together runs two processes whose lease is always granted, and has both begin their first batch before either may
@@ -282,5 +285,5 @@ func (t *trial) clock() string {
 	if err := t.live(process{projection: t.build(), session: session}); err != nil {
 		return how + ": " + err.Error()
 	}
-	return t.sameIn(t.schema, calendarDays, how)
+	return t.sameAt(calendarDays, how)
 }

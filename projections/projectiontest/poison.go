@@ -65,7 +65,7 @@ func (t *trial) poisoned(seq int64, behind map[int64]bool, parked []string) stri
 	if err := t.live(process{projection: leavingOut(t.build(), behind)}); err != nil {
 		return fmt.Sprintf("without the events %v: %v", slices.Sorted(maps.Keys(behind)), err)
 	}
-	want := t.read(t.schema, 0)
+	want := t.read(0)
 	if letter := t.firstLetter(); letter != "" {
 		return fmt.Sprintf("without the events %v, which are all of a key from one on, the event %s; the key does not hold together what must be", slices.Sorted(maps.Keys(behind)), letter)
 	}
@@ -85,7 +85,7 @@ func (t *trial) around(p process, want rows, how string) string {
 	if err := t.live(p); err != nil {
 		return how + ": " + err.Error()
 	}
-	if differs := difference(want, t.read(t.schema, 0)); differs != "" {
+	if differs := difference(want, t.read(0)); differs != "" {
 		return how + ", compared with an application that never saw what must be parked:\n" + differs + "\nthe first dead letter is " + t.firstLetter()
 	}
 	return ""
@@ -95,7 +95,7 @@ var errPoisoned = errors.New("projectiontest: this event cannot be applied")
 
 // wanted returns the events of the journal that the projection wants.
 func (t *trial) wanted() []events.Envelope {
-	all, err := events.ReadEvents(t.ctx, t.db, events.MainPool.Name(), 0, len(t.history))
+	all, err := events.ReadEvents(t.t.Context(), t.db, events.MainPool.Name(), 0, len(t.history))
 	if err != nil {
 		t.t.Fatal(err)
 	}

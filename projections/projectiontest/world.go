@@ -20,7 +20,6 @@ import (
 // world is a Postgres schema with a journal and the tables of one projection.
 type world struct {
 	t          testing.TB
-	ctx        context.Context
 	config     *pgx.ConnConfig
 	db         *pgx.Conn // of the test
 	knife      *pgx.Conn // of whoever cuts a session
@@ -51,12 +50,12 @@ const commitFaults = `
 
 func newWorld(t testing.TB, build func() projections.Projection) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), config: testenv.ParseURL(t, testenv.Schema(t)), build: build, projection: build()}
+	w := &world{t: t, config: testenv.ParseURL(t, testenv.Schema(t)), build: build, projection: build()}
 	w.schema = w.config.RuntimeParams["search_path"]
 	w.config.RuntimeParams["timezone"] = "UTC"
 	w.db, w.knife = testenv.Connect(t, w.config), testenv.Connect(t, w.config)
 	w.others = w.relations()
-	if err := projections.CreateTables(w.ctx, w.db, w.projection); err != nil {
+	if err := projections.CreateTables(w.t.Context(), w.db, w.projection); err != nil {
 		t.Fatal(err)
 	}
 	w.exec(commitFaults)
@@ -75,7 +74,7 @@ func (w *world) session(settings map[string]string) *pgx.ConnConfig {
 
 func (w *world) exec(sql string, args ...any) {
 	w.t.Helper()
-	if _, err := w.db.Exec(w.ctx, sql, args...); err != nil {
+	if _, err := w.db.Exec(w.t.Context(), sql, args...); err != nil {
 		w.t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -89,7 +88,7 @@ func (w *world) relations() []string {
 // texts returns the rows of a query that has one column.
 func (w *world) texts(sql string, args ...any) []string {
 	w.t.Helper()
-	rows, err := w.db.Query(w.ctx, sql, args...)
+	rows, err := w.db.Query(w.t.Context(), sql, args...)
 	if err != nil {
 		w.t.Fatalf("%s: %v", sql, err)
 	}
@@ -118,7 +117,7 @@ func (w *world) journal(list []entry) {
 	}
 	w.head = int64(len(list))
 	sql.Queue(`INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, $3)`, events.JournalCheckpoint, events.MainPool.Name(), w.head)
-	if err := w.db.SendBatch(w.ctx, &sql).Close(); err != nil {
+	if err := w.db.SendBatch(w.t.Context(), &sql).Close(); err != nil {
 		w.t.Fatalf("write the journal: %v", err)
 	}
 }
@@ -142,7 +141,7 @@ func quoted(tables []string) string {
 
 func (w *world) checkpoint() int64 {
 	w.t.Helper()
-	seq, err := events.ReadCheckpoint(w.ctx, w.db, w.projection.Name, events.MainPool.Name())
+	seq, err := events.ReadCheckpoint(w.t.Context(), w.db, w.projection.Name, events.MainPool.Name())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -162,7 +161,7 @@ func (w *world) cut(ctx context.Context, conn *pgx.Conn) error {
 func (w *world) awaitNoSessions() {
 	w.t.Helper()
 	const query = `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1`
-	if err := awaitNone(w.ctx, w.db, query, "projectiontest "+w.schema); err != nil {
+	if err := awaitNone(w.t.Context(), w.db, query, "projectiontest "+w.schema); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -206,8 +205,8 @@ type rows map[string][]string
 // deadLetters is the name of the projection's dead letters among its tables.
 const deadLetters = "dead_letters"
 
-// read returns the rows in a schema. Times in them are moved back by some days.
-func (w *world) read(schema string, daysBack int) rows {
+// read returns the rows. Times in them are moved back by some days.
+func (w *world) read(daysBack int) rows {
 	w.t.Helper()
 	found := rows{}
 	for _, table := range w.projection.Tables {
@@ -218,13 +217,12 @@ func (w *world) read(schema string, daysBack int) rows {
 				WHEN 'date'::regtype THEN format('%I - %s', attname, $2::int)
 				ELSE quote_ident(attname) END, ', ' ORDER BY attnum)
 			FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped`
-		name := pgx.Identifier{schema, table}.Sanitize()
+		name := pgx.Identifier{table}.Sanitize()
 		list := w.texts(columns, name, daysBack)
 		found[table] = w.texts(`SELECT ROW(` + list[0] + `)::text FROM ` + name)
 		slices.Sort(found[table])
 	}
-	letters := pgx.Identifier{schema, "dead_letters"}.Sanitize()
-	found[deadLetters] = w.texts(`SELECT (seq, sequence_key)::text FROM `+letters+` WHERE source = $1 AND status = 'parked' ORDER BY seq`, w.projection.Name)
+	found[deadLetters] = w.texts(`SELECT (seq, sequence_key)::text FROM dead_letters WHERE source = $1 AND status = 'parked' ORDER BY seq`, w.projection.Name)
 	return found
 }
 

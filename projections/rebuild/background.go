@@ -38,7 +38,13 @@ func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...
 	}
 	b.cancel[job.ID()] = cancel
 	b.done.Go(func() {
-		_, _ = job.Run(running) // what becomes of it is in the log and in its record
+		outcomes, err := job.Run(running)
+		log := config.Log.With("rebuild", job.ID())
+		if err != nil {
+			log.Error("the rebuild ended without success", "error", err)
+		} else {
+			log.Info("the rebuild is done; its tables serve", "outcomes", outcomes)
+		}
 		cancel()
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -48,7 +48,6 @@ type Job struct {
 	db      *pgx.Conn     // for looking at what is live
 	readers [2]*pgx.Conn  // of the journal
 	shadows []*shadow
-	began   time.Time
 	pace    *pace
 }
 
@@ -72,7 +71,7 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 	if len(list) == 0 {
 		return nil, errors.New("name a projection to rebuild")
 	}
-	j := &Job{config: config, began: time.Now(), pace: newPace()}
+	j := &Job{config: config, pace: newPace()}
 	if j.lease, err = takeLease(ctx, config); err != nil {
 		return nil, err
 	}
@@ -114,8 +113,6 @@ func (j *Job) ID() int64 { return j.id }
 // exchange and the next. It ends early when ctx ends, or when somebody calls Cancel.
 func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
 	defer j.end(ctx)
-	log := j.config.Log.With("rebuild", j.id)
-	log.Info("rebuild begins", "projections", j.names())
 	ctx, cancel := context.WithCancelCause(ctx)
 	watching := make(chan struct{})
 	watch, stop := context.WithCancel(ctx)
@@ -139,12 +136,7 @@ func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
 	}
 	cancel(nil)
 	j.finish(ctx, differences, err)
-	if err != nil {
-		log.Error("rebuild ended without success", "error", err)
-		return outcomes, err
-	}
-	log.Info("rebuild done", "seconds", time.Since(j.began).Seconds())
-	return outcomes, nil
+	return outcomes, err
 }
 
 // prepare brings the shadows level with the live tables, and compares the two.
@@ -193,11 +185,3 @@ func (j *Job) end(ctx context.Context) {
 }
 
 const cleanUpTimeout = 10 * time.Second
-
-func (j *Job) names() []string {
-	names := make([]string, len(j.shadows))
-	for i, s := range j.shadows {
-		names[i] = s.Name
-	}
-	return names
-}

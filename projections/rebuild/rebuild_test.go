@@ -1,10 +1,14 @@
 package rebuild
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -20,16 +24,28 @@ func TestRebuildUnderLoad(t *testing.T) {
 	p.projected(all...)
 	lines, stopLines := p.run(all...)
 	stop := p.sell()
+	since := make([]time.Time, len(lines))
+	for i, line := range lines {
+		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+			s := line.Status()
+			since[i] = s.Since
+			return s.State == events.LineRunning, fmt.Sprintf("%+v", s)
+		})
+	}
+	stopReading := p.readOn("olda-0")
 	outcomes, err := p.rebuild(p.with(), all...)
 	if err != nil || len(outcomes) != len(all) {
 		t.Fatal(outcomes, err)
 	}
 	before := p.value(`SELECT sum(seq) FROM checkpoints WHERE projection <> 'journal'`)
 	stop()
+	if reads := stopReading(); reads < 10 {
+		t.Errorf("only %d reads; that shows nothing", reads)
+	}
 	p.await(all...)
-	for _, line := range lines {
-		if s := line.Status(); s.State != events.LineRunning || s.Error != "" {
-			t.Errorf("the line %s: got %+v, want it running on", s.Name, s)
+	for i, line := range lines {
+		if s := line.Status(); s.State != events.LineRunning || s.Error != "" || !s.Since.Equal(since[i]) {
+			t.Errorf("the line %s: got %+v, want it running as it has been since %s", s.Name, s, since[i])
 		}
 	}
 	stopLines()
@@ -48,6 +64,37 @@ func TestRebuildUnderLoad(t *testing.T) {
 	runs, err := List(p.ctx, p.db, 10)
 	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Swapped) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
 		t.Errorf("runs: got %+v (%v)", runs, err)
+	}
+}
+
+// readOn looks at a confirmed hold and its order, over and over, until the returned function is called. Each look must
+// find them: that is what no downtime means.
+func (p *plant) readOn(hold string) (stop func() (reads int)) {
+	conn := testenv.Connect(p.t, p.config)
+	ending, reads := make(chan struct{}), 0
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			select {
+			case <-ending:
+				return
+			default:
+			}
+			h, err := projections.FindHold(p.ctx, conn, hold)
+			if err == nil {
+				_, err = projections.FindOrderOfHold(p.ctx, conn, hold)
+			}
+			if err != nil || h.Status != "CONFIRMED" {
+				p.t.Errorf("read %d: got %+v (%v)", reads, h, err)
+				return
+			}
+			reads++
+		}
+	})
+	return func() int {
+		close(ending)
+		done.Wait()
+		return reads
 	}
 }
 

@@ -83,6 +83,9 @@ func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.P
 	if err := projections.CreateTables(ctx, s.conn, p); err != nil {
 		return nil, err
 	}
+	if _, err := s.conn.Exec(ctx, `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0)`, p.Name, s.pool); err != nil {
+		return nil, err
+	}
 	return s, s.checkDependents(ctx, db)
 }
 
