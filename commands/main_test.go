@@ -18,7 +18,10 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	restInterval = 20 * time.Millisecond
+	testenv.Main(m)
+}
 
 // shop is a service on a Redis and a schema of its own, and an operator who types into the same Redis.
 type shop struct {

@@ -5,100 +5,105 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
 )
 
-// Reasons for which a pool is not opened. Both mean that Redis lost events which the journal has, or should have.
-var (
-	ErrEmptied = errors.New("Redis was emptied: it has no log for this pool, which has been in use")
-	ErrBehind  = errors.New("Redis is behind the journal: it was restored from an older state")
-)
-
-// openRetryInterval is how often a pool that could not be opened is tried again.
-const openRetryInterval = time.Second
-
-// KeepOpening opens the pool as soon as that is safe, and returns then, or when ctx ends. Until it has succeeded,
-// every command is answered NOT_READY. Once it has, the scripts themselves guard against a Redis that loses its log,
-// so Postgres may come and go.
-func (s *Service) KeepOpening(ctx context.Context, postgres *pgx.ConnConfig, log *slog.Logger) {
-	var last string
-	for ctx.Err() == nil {
-		err := s.Open(ctx, postgres)
-		if err == nil {
-			log.Info("pool open for commands", "pool", s.pool.Name())
-			return
-		}
-		if ctx.Err() == nil && err.Error() != last {
-			last = err.Error()
-			log.Error("pool not open for commands; trying again every second", "pool", s.pool.Name(), "error", err)
-		}
-		timer := time.NewTimer(openRetryInterval)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// Open compares Redis with the journal, under a lock, and begins to take commands where the two fit: a new pool is
-// set up, a Redis that is level with the journal or ahead of it is fine. It fails with ErrEmptied and ErrBehind where
-// they do not, and with the error of whichever of the two could not be asked.
+// Open compares Redis with the journal, under a lock, does what is needed, and begins to take commands: a new pool is
+// set up, a Redis that is level with the journal or ahead of it is fine, and one that was emptied or is behind is
+// restored from the journal. It fails with ErrUnjournaled, ErrForked, ErrJournalIncomplete or ErrJournalUnsound where
+// that cannot be, and with the error of whichever of the two could not be asked.
 func (s *Service) Open(ctx context.Context, postgres *pgx.ConnConfig) error {
-	err := s.compare(ctx, postgres)
-	s.openFault.Store(&err)
+	lease, err := events.AcquireLease(ctx, postgres, s.openLease())
 	if err == nil {
-		s.open.Store(true)
+		defer lease.Release()
+		err = s.settle(ctx, postgres, lease, slog.New(slog.DiscardHandler))
 	}
-	return err
+	if err != nil {
+		s.shut(err)
+		return err
+	}
+	s.opened()
+	return nil
 }
 
-func (s *Service) compare(ctx context.Context, postgres *pgx.ConnConfig) error {
-	pool := s.pool.Name()
-	lease, err := events.AcquireLease(ctx, postgres, "open/"+pool)
-	if err != nil {
-		return err
-	}
-	defer lease.Release()
-	journaled, err := events.ReadCheckpoint(ctx, lease.Conn, events.JournalCheckpoint, pool)
-	if err != nil {
-		return err
-	}
-	seq, exists, err := events.LogEnd(ctx, s.redis, s.pool)
-	switch {
-	case err != nil:
-		return err
-	case exists && seq < journaled:
-		return fmt.Errorf("%w (Redis ends at seq %d, the journal at %d); restore Redis's newest data, and do not delete the journal", ErrBehind, seq, journaled)
-	case !exists:
-		if err := s.initialise(ctx, lease.Conn, journaled); err != nil {
+func (s *Service) openLease() string { return "open/" + s.pool.Name() }
+
+func (s *Service) opened() {
+	s.openFault.Store(nil)
+	s.open.Store(true)
+}
+
+func (s *Service) shut(why error) {
+	s.openFault.Store(&why)
+	s.open.Store(false)
+}
+
+// settleAttempts is how often a log that changed while it was looked at is looked at again before giving up.
+const settleAttempts = 5
+
+// settle brings Redis and the journal together. The caller holds the lease.
+func (s *Service) settle(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, log *slog.Logger) error {
+	for attempt := 1; ; attempt++ {
+		both, relation, err := s.judge(ctx, lease.Conn)
+		switch relation {
+		case relationUnclear:
+			return err
+		case relationFits:
+			s.fence.saw(both.log.Epoch, both.log.Seq)
+			return events.RecordPool(ctx, lease.Conn, s.pool.Name(), both.log.Epoch)
+		case relationNew:
+			err = s.initialise(ctx)
+		case relationEarlierLife:
+			log.Warn("Redis has all of the journal, and is of an earlier life: it is taken as it is",
+				"pool", s.pool.Name(), "epoch", both.log.Epoch, "seq", both.log.Seq, "journaled", both.record.Journaled,
+				"newest_epoch", both.newestEpoch(), "acknowledged", both.knownSeq)
+			err = s.adopt(ctx, lease.Conn, both)
+		case relationLost:
+			err = s.restoreFrom(ctx, postgres, lease, both, log)
+		}
+		if err != nil && (!errors.Is(err, errChanged) || attempt == settleAttempts) {
 			return err
 		}
 	}
-	return events.RecordPool(ctx, lease.Conn, pool, firstEpoch)
 }
 
-const firstEpoch = 1
-
-// initialise begins the log of a pool that has never had one.
-func (s *Service) initialise(ctx context.Context, conn *pgx.Conn, journaled int64) error {
-	used, err := events.PoolRecorded(ctx, conn, s.pool.Name())
+func (s *Service) restoreFrom(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, both sides, log *slog.Logger) error {
+	r, err := s.newRestoring(ctx, postgres, lease, logProgress(log, s.pool.Name()))
 	if err != nil {
 		return err
 	}
-	entries, err := s.redis.XLen(ctx, s.pool.StreamKey()).Result()
-	if err != nil {
-		return fmt.Errorf("look at the stream: %w", err)
+	if err := r.verify(ctx, both); err != nil {
+		return err
 	}
-	if used || journaled > 0 || entries > 0 {
-		return fmt.Errorf("%w (the journal ends at seq %d, the stream has %d entries); restore Redis's data, and do not set it up anew: it would sell what is sold", ErrEmptied, journaled, entries)
+	log.Warn("restoring Redis from the journal", "pool", s.pool.Name(), "reason", both.lost(), "journaled", both.record.Journaled)
+	if err := r.restore(ctx, both); err != nil {
+		return fmt.Errorf("restore Redis from the journal: %w", err)
 	}
-	// Redis first, Postgres second: a crash in between leaves an empty log that the next start accepts.
-	reply, err := initialiseScript.Run(ctx, s.redis, []string{s.pool.MetaKey()}, firstEpoch).StringSlice()
+	done := r.summary()
+	log.Warn("Redis is restored from the journal", "pool", s.pool.Name(), "epoch", done.Epoch, "seq", done.Seq, "skus", done.SKUs,
+		"live_holds", done.LiveHolds, "ended_holds", done.EndedHolds, "keys", done.Keys, "unreadable_events", done.Unreadable)
+	return nil
+}
+
+// lost says what befell a Redis that is to be restored.
+func (b sides) lost() error {
+	if !b.log.Exists {
+		return fmt.Errorf("%w (the journal ends at seq %d)", ErrEmptied, b.record.Journaled)
+	}
+	if b.log.Seq >= b.record.Journaled {
+		return fmt.Errorf("%w (Redis's log is of epoch %d, the newest is %d)", ErrBehind, b.log.Epoch, b.newestEpoch())
+	}
+	return fmt.Errorf("%w (Redis ends at seq %d in epoch %d, the journal at %d in epoch %d)",
+		ErrBehind, b.log.Seq, b.log.Epoch, b.record.Journaled, b.newestEpoch())
+}
+
+// initialise begins the log of a pool that has never had one. Redis first, Postgres second: a crash in between leaves
+// an empty log, which fits.
+func (s *Service) initialise(ctx context.Context) error {
+	reply, err := initialiseScript.Run(ctx, s.redis, []string{s.pool.MetaKey()}, events.FirstEpoch).StringSlice()
 	if err != nil || len(reply) != 1 || reply[0] != statusInitialised && reply[0] != statusExists {
 		return fmt.Errorf("initialise the log: %v: %w", reply, err)
 	}
@@ -109,20 +114,20 @@ func (s *Service) initialise(ctx context.Context, conn *pgx.Conn, journaled int6
 // ErrStale, with the reason in the text.
 func (s *Service) Ready(ctx context.Context) error {
 	if !s.open.Load() {
-		if fault := s.openFault.Load(); fault != nil && *fault != nil {
+		if fault := s.openFault.Load(); fault != nil {
 			return fmt.Errorf("%w: %w", ErrNotReady, *fault)
 		}
 		return ErrNotReady
 	}
-	seq, exists, err := events.LogEnd(ctx, s.redis, s.pool)
-	if err != nil {
+	epoch, seq := s.fence.known()
+	log, err := events.ReadLog(ctx, s.redis, s.pool)
+	switch {
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	if !exists {
+	case !log.Exists:
 		return fmt.Errorf("%w: %w", ErrNotReady, ErrEmptied)
-	}
-	if _, known := s.fence.known(); seq < known {
-		return fmt.Errorf("%w: it ends at seq %d, and had acknowledged %d", ErrStale, seq, known)
+	case log.Epoch < epoch || log.Epoch == epoch && log.Seq < seq:
+		return fmt.Errorf("%w: it ends at seq %d in epoch %d, and had acknowledged %d in %d", ErrStale, log.Seq, log.Epoch, seq, epoch)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -61,7 +62,7 @@ func TestOpenedAtOnce(t *testing.T) {
 	}
 }
 
-// TestOpen compares Redis and the journal in every relation that they can have.
+// TestOpen compares Redis and the journal in every relation that they can have without a journal that runs.
 func TestOpen(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -71,11 +72,16 @@ func TestOpen(t *testing.T) {
 	}{
 		{"both new", func(*shop) {}, nil},
 		{"level", func(s *shop) { s.stock("shirt", 1); s.journalSays(1) }, nil},
-		{"Redis ahead: the journal catches up", func(s *shop) { s.stock("shirt", 1); s.stock("shirt", 1); s.journalSays(1) }, nil},
-		{"Redis behind", func(s *shop) { s.stock("shirt", 1); s.journalSays(2) }, ErrBehind},
-		{"Redis emptied, the journal has events", func(s *shop) { s.stock("shirt", 1); s.journalSays(1); s.typed("FLUSHALL") }, ErrEmptied},
-		{"Redis emptied before the first event was journaled", func(s *shop) { s.stock("shirt", 1); s.typed("FLUSHALL") }, ErrEmptied},
-		{"only the meta key deleted", func(s *shop) { s.stock("shirt", 1); s.typed("DEL", "inventory.meta") }, ErrEmptied},
+		{"level, and journaled", func(s *shop) { s.stock("shirt", 1); s.journaled() }, nil},
+		{"Redis ahead: the journal catches up", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.stock("shirt", 1) }, nil},
+		{"Redis emptied before the first event was journaled", func(s *shop) { s.stock("shirt", 1); s.typed("FLUSHALL") }, nil},
+		{"Redis emptied", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.typed("FLUSHALL") }, nil},
+		{"only the meta key deleted", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.typed("DEL", "inventory.meta") }, nil},
+		{"a meta key that says nothing", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.typed("HDEL", "inventory.meta", "epoch") }, nil},
+		{"a meta key that is none", func(s *shop) { s.stock("shirt", 1); s.typed("SET", "inventory.meta", "x") }, errWrongType},
+		{"Redis behind what the journal lacks", func(s *shop) { s.stock("shirt", 1); s.journalSays(2) }, ErrJournalIncomplete},
+		{"the meta key deleted, and the journal behind", func(s *shop) { s.stock("shirt", 1); s.typed("DEL", "inventory.meta") }, ErrUnjournaled},
+		{"a stream that no command wrote", func(s *shop) { s.typed("FLUSHALL"); s.typed("XADD", "inventory.events", "*", "hello", "world") }, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -84,19 +90,26 @@ func TestOpen(t *testing.T) {
 			test.arrange(s)
 			next := s.anotherService()
 			err := next.Open(s.ctx, s.postgres)
-			if !errors.Is(err, test.want) || test.want == nil && err != nil {
+			if errors.Is(test.want, errWrongType) {
+				if err == nil || !strings.Contains(err.Error(), "WRONGTYPE") {
+					t.Errorf("got %v, want Redis's own error", err)
+				}
+			} else if !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 			_, err = next.Reserve(s.ctx, s.request("shirt", 1))
 			if refused := errors.Is(err, ErrNotReady); refused != (test.want != nil) {
 				t.Errorf("reserve: got %v; want NOT_READY: %t", err, test.want != nil)
 			}
-			if err := next.Ready(s.ctx); test.want != nil && !errors.Is(err, test.want) {
+			err = next.Ready(s.ctx)
+			if test.want != nil && !errors.Is(test.want, errWrongType) && !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("ready: got %v, want it to say %v", err, test.want)
 			}
 		})
 	}
 }
+
+var errWrongType = errors.New("stands for an error of Redis's own")
 
 // TestRolledBackWhileServing holds that a Redis that comes back older than it was does not sell, and that readiness
 // says so.

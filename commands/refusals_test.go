@@ -39,6 +39,11 @@ var refusalCases = []struct {
 		request.IdempotencyKey = "adjusted"
 		return ignore(s.Reserve(s.ctx, request))
 	}, -1},
+	{"reserve with a key that was overwritten by hand", ErrIdempotencyMismatch, func(s *shop, _ string) { s.typed("SET", s.pool.IdempotencyKey("first"), "mine") }, func(s *shop, _ string) error {
+		request := s.request("shirt", 1)
+		request.IdempotencyKey = "first"
+		return ignore(s.Reserve(s.ctx, request))
+	}, -1},
 	{"take away more than there is", ErrInsufficientStock, nil, func(s *shop, _ string) error {
 		return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: -3, Reason: "broken", IdempotencyKey: s.key()}))
 	}, 2},

@@ -23,6 +23,15 @@ var decideScript = redis.NewScript(source("prelude") + source(ruleReserve) + sou
 
 var initialiseScript = redis.NewScript(source("initialise"))
 
+// The scripts that close a log and open it again. Only initialise and these change what commands are decided by.
+var (
+	closeScript        = redis.NewScript(source("close_log"))
+	reopenScript       = redis.NewScript(source("reopen_log"))
+	beginRestoreScript = redis.NewScript(source("begin_restore"))
+	publishScript      = redis.NewScript(source("publish_log"))
+	raiseEpochScript   = redis.NewScript(source("raise_epoch"))
+)
+
 func source(name string) string {
 	text, err := luaFiles.ReadFile("lua/" + name + ".lua")
 	if err != nil {
@@ -57,4 +66,13 @@ const (
 	statusStale               = "STALE"
 	statusInitialised         = "INITIALISED"
 	statusExists              = "EXISTS"
+	statusClosed              = "CLOSED"
+	statusChanged             = "CHANGED"
+	statusReopened            = "REOPENED"
+	statusGone                = "GONE"
+	statusBegun               = "BEGUN"
+	statusOpen                = "OPEN"
+	statusSuperseded          = "SUPERSEDED"
+	statusPublished           = "PUBLISHED"
+	statusRaised              = "RAISED"
 )

@@ -60,6 +60,7 @@ type Service struct {
 	fence     *fence
 	open      atomic.Bool
 	openFault atomic.Pointer[error] // why it is not open, after a try
+	misfit    chan struct{}         // a script has refused: whoever keeps the pool open should look
 }
 
 // NewService returns a service that answers NOT_READY until Open has succeeded. The client stays the caller's to
@@ -82,7 +83,9 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 		batcher.close()
 		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.pipeline.Close()))
 	}
-	return &Service{pool: pool, config: config, redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence}, nil
+	return &Service{
+		pool: pool, config: config, redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence, misfit: make(chan struct{}, 1),
+	}, nil
 }
 
 // Close ends what NewService began, and waits for commands under way.
@@ -108,7 +111,9 @@ func (s *Service) decide(ctx context.Context, eventID string, event events.Event
 	if err := s.publisher.Publish(s.pool.StreamKey(), msg); err != nil {
 		return decisionError(err)
 	}
-	return refusal(s.pool, d.answer)
+	err = refusal(s.pool, d.answer)
+	s.noticeMisfit(err)
+	return err
 }
 
 // position is the place of a decided command's event.

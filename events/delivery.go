@@ -21,6 +21,7 @@ type Batch struct {
 type StreamBatch struct {
 	Pool    Pool
 	Entries []Entry
+	Epoch   int64 // the life of the log that they were read in
 	Lease   *Lease
 }
 

@@ -62,7 +62,7 @@ func (j *Journal) Handle(msg *message.Message) error {
 				return fmt.Errorf("park entries: %w", err)
 			}
 		}
-		if err := j.append(ctx, tx, pool, checkpoint, sorted.fresh); err != nil {
+		if err := j.append(ctx, tx, batch, checkpoint, sorted.fresh); err != nil {
 			return err
 		}
 		return verifyRepeats(ctx, tx, pool, sorted.repeated) // last, since the first of two may be in this batch
@@ -114,7 +114,7 @@ func (j *Journal) sort(ctx context.Context, pool Pool, checkpoint int64, entries
 }
 
 // verifyRepeats makes sure that what looks like a redelivery is one: the same seq must mean the same event.
-func verifyRepeats(ctx context.Context, tx pgx.Tx, pool string, repeated []Envelope) error {
+func verifyRepeats(ctx context.Context, db Querier, pool string, repeated []Envelope) error {
 	if len(repeated) == 0 {
 		return nil
 	}
@@ -126,7 +126,7 @@ func verifyRepeats(ctx context.Context, tx pgx.Tx, pool string, repeated []Envel
 		SELECT seq FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS repeat (seq, event_id) USING (seq)
 		WHERE pool = $1 AND seq BETWEEN $4 AND $5 AND events.event_id <> repeat.event_id ORDER BY seq LIMIT 1`
 	var forked int64
-	err := tx.QueryRow(ctx, query, pool, seqs, ids, slices.Min(seqs), slices.Max(seqs)).Scan(&forked)
+	err := db.QueryRow(ctx, query, pool, seqs, ids, slices.Min(seqs), slices.Max(seqs)).Scan(&forked)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
@@ -138,11 +138,11 @@ func verifyRepeats(ctx context.Context, tx pgx.Tx, pool string, repeated []Envel
 
 var eventColumns = []string{"pool", "seq", "event_id", "type", "sku", "hold_id", "payload", "metadata", "at"}
 
-func (j *Journal) append(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, fresh []Envelope) error {
+func (j *Journal) append(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, fresh []Envelope) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	last := fresh[len(fresh)-1].Seq
+	pool, last := batch.Pool.Name(), fresh[len(fresh)-1].Seq
 	if err := j.parts.reach(ctx, tx, last, j.Log); err != nil {
 		return err
 	}
@@ -157,8 +157,14 @@ func (j *Journal) append(ctx context.Context, tx pgx.Tx, pool string, checkpoint
 	if err := MoveCheckpoint(ctx, tx, JournalCheckpoint, pool, checkpoint, last); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, journalChannel, pool); err != nil {
+	// The epoch is looked at after the checkpoint was moved: see RaiseEpoch. A notification waits for the commit.
+	const notify = `SELECT coalesce((SELECT epoch FROM pools WHERE pool = $2), $3) FROM pg_notify($1, $2)`
+	var epoch int64
+	if err := tx.QueryRow(ctx, notify, journalChannel, pool, FirstEpoch).Scan(&epoch); err != nil {
 		return fmt.Errorf("notify readers of the journal: %w", err)
+	}
+	if epoch != batch.Epoch {
+		return fmt.Errorf("the batch was read in epoch %d, the log is in epoch %d: %w", batch.Epoch, epoch, ErrFenced)
 	}
 	return nil
 }

@@ -37,6 +37,22 @@ func (p Pool) DueKey() string { return p.prefix + "holds:due" }
 // MetaKey is the hash with the pool's epoch and seq, and the stock that events have recorded per SKU.
 func (p Pool) MetaKey() string { return p.prefix + "inventory.meta" }
 
+// ClosedMetaKey is where the meta hash lies while the log is closed to be written anew.
+func (p Pool) ClosedMetaKey() string { return p.MetaKey() + ".closed" }
+
+// NextMetaKey is where the meta hash of a log's next life is built. Its epoch says who may write.
+func (p Pool) NextMetaKey() string { return p.MetaKey() + ".next" }
+
+// KeyPattern is a glob that all of the pool's keys match, and maybe others.
+func (p Pool) KeyPattern() string { return p.prefix + "*" }
+
+// HasState reports whether a key holds what follows from the pool's events: a counter of stock, a hold, an idempotency
+// key or the set of due holds. The stream and the meta hash are none of these.
+func (p Pool) HasState(key string) bool {
+	rest, ours := strings.CutPrefix(key, p.prefix)
+	return ours && (strings.HasPrefix(rest, "stock:") || strings.HasPrefix(rest, "hold:") || strings.HasPrefix(rest, "idem:") || key == p.DueKey())
+}
+
 // StreamKey is the stream of events, and the Watermill topic they are published to.
 func (p Pool) StreamKey() string { return p.prefix + "inventory.events" }
 

@@ -66,6 +66,10 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 		return err
 	}
 	defer lease.Release()
+	epoch, err := readEpoch(ctx, lease.Conn, s.config.Pool.Name())
+	if err != nil {
+		return err
+	}
 	if err := s.takeOver(ctx); err != nil {
 		return err
 	}
@@ -82,7 +86,8 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 			case <-ctx.Done():
 				return ctx.Err()
 			case entries := <-fetched:
-				if err := s.handOver(ctx, out, lease, entries); err != nil {
+				batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Epoch: epoch, Lease: lease}
+				if err := s.handOver(ctx, out, batch); err != nil {
 					return err
 				}
 			case <-trims.C:
@@ -108,8 +113,8 @@ func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lea
 }
 
 // handOver delivers one batch, and acknowledges it once it was taken.
-func (s *StreamSubscriber) handOver(ctx context.Context, out chan<- *message.Message, lease *Lease, entries []Entry) error {
-	batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Lease: lease}
+func (s *StreamSubscriber) handOver(ctx context.Context, out chan<- *message.Message, batch *StreamBatch) error {
+	entries := batch.Entries
 	if err := deliver(ctx, out, entries[0].StreamID, batch); err != nil {
 		return fmt.Errorf("batch from %s: %w", entries[0].StreamID, err)
 	}

@@ -152,6 +152,15 @@ func (b *buyer) lapses(qty int) outcome {
 // to its last, and that not a unit of it was lost or sold twice on the way.
 func (s *shop) wantAgreement(sku string, units int64) {
 	s.t.Helper()
+	s.wantAgreementWithout(sku, units)
+	if entries, end := s.redis.XLen(s.ctx, "inventory.events").Val(), s.redis.HGet(s.ctx, "inventory.meta", "seq").Val(); fmt.Sprint(entries) != end {
+		s.t.Errorf("entries of the stream: got %d, want %s", entries, end)
+	}
+}
+
+// wantAgreementWithout is wantAgreement but for the stream, which is shorter than the log once Redis was restored.
+func (s *shop) wantAgreementWithout(sku string, units int64) {
+	s.t.Helper()
 	s.awaitLevel()
 	same := func(what string, got, want int64) {
 		s.t.Helper()
@@ -169,7 +178,6 @@ func (s *shop) wantAgreement(sku string, units int64) {
 	}
 	same("events in the journal", one[int64](s, `SELECT count(*) FROM events`), end)
 	same("the journal's last seq", one[int64](s, `SELECT max(seq) FROM events`), end)
-	same("entries of the stream", s.redis.XLen(s.ctx, "inventory.events").Val(), end)
 	same("dead letters", one[int64](s, `SELECT count(*) FROM dead_letters`), 0)
 
 	const running = `

@@ -13,7 +13,9 @@ rules.reserve = {keys = 3, args = 11, decide = function(k, a)
   local seen = redis.call('GET', idem_key)
   if seen then
     local seen_fingerprint, first_id, seq, expires_at = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
-    if seen_fingerprint ~= fingerprint then return answer('IDEMPOTENCY_MISMATCH') end
+    -- A key that was restored from the journal has two fingerprints, with a comma in between.
+    local fingerprints = ',' .. (seen_fingerprint or '') .. ','
+    if not string.find(fingerprints, ',' .. fingerprint .. ',', 1, true) then return answer('IDEMPOTENCY_MISMATCH') end
     -- The same hold_id again is this very command, sent twice because its answer was lost: not a client's repeat.
     return {first_id == hold_id and 'CREATED' or 'REPLAYED', tonumber(seq), first_id, tonumber(expires_at)}
   end

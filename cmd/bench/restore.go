@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
+)
+
+const (
+	restoreEvents = 1_000_000
+	restoreLive   = 100_000
+)
+
+// benchRestore measures how long an emptied Redis takes to be what the journal says, with all that is remembered.
+func benchRestore(ctx context.Context, o options, s *servers) error {
+	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer client.Close()
+	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := writeHistory(ctx, pool, restoreEvents, restoreLive); err != nil {
+		return err
+	}
+	var perSecond, closed []float64
+	var done commands.Rebuilt
+	for range min(o.rounds, 3) {
+		if err := client.FlushAll(ctx).Err(); err != nil {
+			return err
+		}
+		result, seconds, writing, err := restoreOnce(ctx, client, pool)
+		if err != nil {
+			return err
+		}
+		done = result
+		perSecond, closed = append(perSecond, restoreEvents/seconds), append(closed, writing)
+	}
+	fmt.Printf("\nRedis restored from %d events: %d live holds, %d ended ones, %d keys\n", done.Seq, done.LiveHolds, done.EndedHolds, done.Keys)
+	fmt.Printf("  events/s                                        %8.0f\n", median(perSecond))
+	fmt.Printf("  of which keys are removed and written, seconds  %8.1f\n", median(closed))
+	goal("Redis from the journal, in thousands of events/s", median(perSecond)/1000, 100)
+	return errors.Join(client.FlushAll(ctx).Err(), emptyPostgres(ctx, pool))
+}
+
+// restoreOnce returns how long all of it took, and how much of that the writing.
+func restoreOnce(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) (done commands.Rebuilt, seconds, writing float64, err error) {
+	service, err := commands.NewService(events.MainPool, client, commands.DefaultConfig())
+	if err != nil {
+		return done, 0, 0, err
+	}
+	began := time.Now()
+	var folded time.Time
+	done, err = service.Rebuild(ctx, pool.Config().ConnConfig, commands.RebuildOptions{
+		Wait: time.Minute, Report: commands.EveryStep(time.Hour, func(p commands.Progress) {
+			if p.Step == commands.StepRemove {
+				folded = time.Now()
+			}
+		}),
+	})
+	seconds, writing = time.Since(began).Seconds(), time.Since(folded).Seconds()
+	return done, seconds, writing, errors.Join(err, service.Close())
+}

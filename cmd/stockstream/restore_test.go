@@ -1,0 +1,345 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+// openTickets stocks tickets through a service.
+func (s *shop) openTickets(url string, units int) {
+	s.t.Helper()
+	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
+		s.t.Fatal(status, body, err)
+	}
+}
+
+// recorded is a hold as the read tables have it once everything is journaled.
+type recorded struct {
+	id, key, status, paymentRef string
+}
+
+// wantAnswers asks a service about every hold that the journal knows, in the ways in which buyers would.
+func (s *shop) wantAnswers(url string) (asked int) {
+	s.t.Helper()
+	rows, err := s.db.Query(s.ctx, `SELECT h.hold_id, h.idempotency_key, h.status, coalesce(o.payment_ref, '') FROM holds h LEFT JOIN orders o USING (hold_id) ORDER BY h.hold_id`)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var holds []recorded
+	for rows.Next() {
+		var h recorded
+		if err := rows.Scan(&h.id, &h.key, &h.status, &h.paymentRef); err != nil {
+			s.t.Fatal(err)
+		}
+		holds = append(holds, h)
+	}
+	if err := rows.Err(); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, h := range holds {
+		status, id, err := s.reserveAt(url, "ticket", h.key, 1, 300)
+		if status != http.StatusCreated || id != h.id || err != nil {
+			s.t.Errorf("reserve with the key %s: %d, hold %q (%v), want the hold %s", h.key, status, id, err, h.id)
+		}
+		if h.status == "CONFIRMED" {
+			status, body, err := s.send(http.MethodPost, url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef))
+			if status != http.StatusOK || err != nil {
+				s.t.Errorf("confirm %s again: %d %v (%v), want 200", h.id, status, body, err)
+			}
+			status, body, err = s.send(http.MethodPost, url+"/holds/"+h.id+"/confirm", `{"payment_ref":"another"}`)
+			if status != http.StatusConflict || err != nil {
+				s.t.Errorf("confirm %s with another payment: %d %v (%v), want 409", h.id, status, body, err)
+			}
+		}
+	}
+	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", `{"delta":1000000,"reason":"opening","idempotency_key":"open"}`); status != http.StatusOK || err != nil {
+		s.t.Errorf("adjust again: %d %v (%v), want 200", status, body, err)
+	}
+	return len(holds)
+}
+
+// journaledHolds are the holds that are in the journal now: no loss of Redis may touch them.
+func (s *shop) journaledHolds() map[string]bool {
+	s.t.Helper()
+	ids := map[string]bool{}
+	for _, id := range one[[]string](s, `SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
+		ids[id] = true
+	}
+	return ids
+}
+
+// settled stops the buying, waits until all is journaled and projected, and compares every side with every other.
+func (s *shop) settled(url string, known map[string]bool) {
+	s.t.Helper()
+	s.awaitLevel()
+	asked := s.wantAnswers(url)
+	for id := range known {
+		if !s.redis.HExists(s.ctx, "hold:"+id, "state").Val() {
+			s.t.Errorf("the hold %s was journaled before Redis lost its data, and is gone", id)
+		}
+	}
+	s.wantAgreementWithout("ticket", 1_000_000)
+	if asked < 50 {
+		s.t.Errorf("only %d holds were made; that shows nothing", asked)
+	}
+	if n := one[int](s, `SELECT count(*) FROM dead_letters`); n != 0 {
+		s.t.Errorf("%d letters were parked", n)
+	}
+	s.t.Logf("%d holds answer as before", asked)
+}
+
+// awaitJournaledHolds waits until so many holds are in the journal.
+func (s *shop) awaitJournaledHolds(n int) map[string]bool {
+	s.t.Helper()
+	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
+		got := len(s.journaledHolds())
+		return got >= n, fmt.Sprintf("%d holds are journaled, want %d", got, n)
+	})
+	return s.journaledHolds()
+}
+
+// epoch is that of Redis's log, 0 while it has none.
+func (s *shop) epoch() int64 {
+	epoch, err := s.redis.HGet(s.ctx, "inventory.meta", "epoch").Int64()
+	if err != nil {
+		return 0
+	}
+	return epoch
+}
+
+func (s *shop) awaitEpoch(least int64) {
+	s.t.Helper()
+	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
+		got := s.epoch()
+		return got >= least, fmt.Sprintf("the log is in epoch %d, want %d", got, least)
+	})
+}
+
+// TestFlushAllUnderLoad empties Redis while buyers buy, through two services, once while they serve and once with a
+// restart. Buyers are answered 503 and nothing else meanwhile, and every hold that was journaled is as it was.
+func TestFlushAllUnderLoad(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	services := []*service{s.serve().awaitReady(), s.serve("--roles", "api,sagas").awaitReady()}
+	s.openTickets(services[0].url, 1_000_000)
+	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	buying, stop := context.WithCancel(s.ctx)
+	defer stop()
+	var buyers sync.WaitGroup
+	for i := range 8 {
+		buyers.Go(func() { s.buy(buying, services[i%2].url, fmt.Sprint("buyer", i), told) })
+	}
+	known := s.awaitJournaledHolds(100)
+	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitEpoch(2)
+	known2 := s.awaitJournaledHolds(len(s.journaledHolds()) + 100) // buyers go on
+	stop()
+	buyers.Wait()
+	for _, v := range services {
+		v.awaitReady()
+	}
+	for id := range known {
+		known2[id] = true
+	}
+	s.settled(services[1].url, known2)
+
+	for _, v := range services {
+		if err := v.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	known = s.journaledHolds()
+	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.settled(s.serve().awaitReady().url, known)
+	if got := s.epoch(); got != 3 {
+		t.Errorf("the log is in epoch %d, want 3", got)
+	}
+}
+
+// TestOlderAOF puts an older copy of Redis's data in place of the newest, while a service serves and while none does.
+func TestOlderAOF(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v := s.serve().awaitReady()
+	s.openTickets(v.url, 1_000_000)
+	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	buying, stop := context.WithCancel(s.ctx)
+	defer stop()
+	var buyers sync.WaitGroup
+	for i := range 4 {
+		buyers.Go(func() { s.buy(buying, v.url, fmt.Sprint("buyer", i), told) })
+	}
+	s.awaitJournaledHolds(50)
+	dir := s.redis.ConfigGet(s.ctx, "dir").Val()["dir"]
+	kill := func() {
+		t.Helper()
+		if err := s.server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func() {
+		t.Helper()
+		if err := s.server.Start(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill()
+	older := filepath.Join(t.TempDir(), "older")
+	if err := os.CopyFS(older, os.DirFS(filepath.Join(dir, "appendonlydir"))); err != nil {
+		t.Fatal(err)
+	}
+	start()
+	for round := range 2 {
+		v.awaitReady()
+		known := s.awaitJournaledHolds(len(s.journaledHolds()) + 50)
+		if round == 1 {
+			stop()
+			buyers.Wait()
+			s.awaitLevel()
+			known = s.journaledHolds()
+			if err := v.stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kill()
+		if err := os.RemoveAll(filepath.Join(dir, "appendonlydir")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(filepath.Join(dir, "appendonlydir"), os.DirFS(older)); err != nil {
+			t.Fatal(err)
+		}
+		start()
+		if round == 1 {
+			v = s.serve()
+		}
+		s.awaitEpoch(int64(round + 2))
+		v.awaitReady()
+		if round == 1 {
+			s.settled(v.url, known)
+		}
+	}
+}
+
+// TestLapsedDuringOutage holds that a hold whose deadline passed while Redis was empty expires once it is restored.
+func TestLapsedDuringOutage(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v := s.serve().awaitReady()
+	s.openTickets(v.url, 10)
+	_, lapsing, err := v.reserve("ticket", "short", 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.awaitLevel()
+	if err := v.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.redis.FlushAll(s.ctx)
+	expires := one[time.Time](s, `SELECT expires_at FROM holds`)
+	<-time.After(time.Until(expires))
+	v = s.serve().awaitReady()
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		_, hold, err := s.send(http.MethodGet, v.url+"/holds/"+lapsing, "")
+		return hold["status"] == "EXPIRED", fmt.Sprint(hold, err)
+	})
+	if got := s.redis.Get(s.ctx, "stock:ticket").Val(); got != "10" {
+		t.Errorf("stock: got %s, want 10", got)
+	}
+}
+
+// TestRedisRebuild holds what the command says and does, beside a service that serves.
+func TestRedisRebuild(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	if _, err := s.cli("redis", "rebuild"); err == nil || !strings.Contains(err.Error(), "never set up") {
+		t.Errorf("of nothing: got %v", err)
+	}
+	v := s.serve().awaitReady()
+	s.openTickets(v.url, 10)
+	_, hold, err := v.reserve("ticket", "k1", 1, 300)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.cli("redis", "rebuild"); err == nil || !strings.Contains(err.Error(), "--yes") {
+		t.Errorf("without --yes: got %v", err)
+	}
+	if _, err := s.cli("redis", "rebuild", "-o", "xml"); err == nil || !strings.Contains(err.Error(), "table or json") {
+		t.Errorf("another output: got %v", err)
+	}
+	s.redis.Set(s.ctx, "stock:ticket", 77, 0)
+	out, err := s.cli("redis", "rebuild", "--yes")
+	if err != nil || !strings.Contains(out, "write keys: ") || !strings.Contains(out, "open again in epoch 2 at seq 2") || !strings.Contains(out, "1 live holds") {
+		t.Errorf("got %q (%v)", out, err)
+	}
+	if got := s.redis.Get(s.ctx, "stock:ticket").Val(); got != "9" {
+		t.Errorf("stock: got %s, want 9", got)
+	}
+	v.awaitReady()
+	out, err = s.cli("redis", "rebuild", "--yes", "-o", "json")
+	var done rebuiltJSON
+	if err != nil || json.Unmarshal([]byte(out[strings.LastIndex(out, "{"):]), &done) != nil || done.Epoch != 3 || done.Seq != 2 || done.LiveHolds != 1 {
+		t.Errorf("got %q (%v)", out, err)
+	}
+	v.awaitReady()
+	if status, body, err := s.send(http.MethodPost, v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p"}`); status != http.StatusOK || err != nil {
+		t.Errorf("confirm: %d %v (%v)", status, body, err)
+	}
+	s.awaitLevel()
+	s.wantAgreement("ticket", 10)
+}
+
+// TestKillRedisRebuild kills the command with -9 at moments of chance while a service serves. Whatever it had come to, the
+// service serves again by itself, and nothing is different.
+func TestKillRedisRebuild(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v := s.serve().awaitReady()
+	s.openTickets(v.url, 1_000_000)
+	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}}
+	buying, stop := context.WithCancel(s.ctx)
+	defer stop()
+	var buyers sync.WaitGroup
+	for i := range 4 {
+		buyers.Go(func() { s.buy(buying, v.url, fmt.Sprint("buyer", i), told) })
+	}
+	s.awaitJournaledHolds(200)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 * kills(t) {
+		cmd := exec.Command(self, "redis", "rebuild", "--yes")
+		cmd.Env = append(s.environ(), asProgram+"=1")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(rand.N(600 * time.Millisecond))
+		_ = cmd.Process.Signal(syscall.SIGKILL)
+		_ = cmd.Wait()
+		s.awaitEpoch(1)
+		v.awaitReady()
+	}
+	stop()
+	buyers.Wait()
+	s.awaitLevel()
+	s.wantAgreement("ticket", 1_000_000)
+	told.wantAll(s) // nothing was lost: Redis never lost its stream
+	s.wantAnswers(v.url)
+}

@@ -1,0 +1,216 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// Progress is how far restoring Redis has come. Total is 0 where nobody knows.
+type Progress struct {
+	Step        string // one of the steps below, in their order
+	Done, Total int64  // events, keys
+}
+
+// The steps of restoring.
+const (
+	StepFold    = "fold the journal"     // events
+	StepWait    = "wait for the journal" // events
+	StepRemove  = "remove old keys"      // keys
+	StepWrite   = "write keys"           // keys
+	StepPublish = "open the log"         // nothing to count
+)
+
+// errChanged is returned when what was compared is no longer so: it is to be compared again.
+var errChanged = errors.New("the log changed while it was looked at")
+
+// restoring is one attempt to write a pool's keys anew from the journal. Its lease keeps others from trying at the same
+// time, and its epoch keeps out one that tries although it has lost its lease.
+type restoring struct {
+	*Service
+	postgres *pgx.ConnConfig
+	lease    *events.Lease
+	fold     *fold
+	report   func(Progress)
+	lastID   string // the last entry of a stream that lacks what the journal has
+	epoch    int64  // of the log that was opened in the end
+}
+
+func (s *Service) newRestoring(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, report func(Progress)) (*restoring, error) {
+	nowMs, err := redisNow(ctx, s.redis)
+	if err != nil {
+		return nil, err
+	}
+	return &restoring{Service: s, postgres: postgres, lease: lease, fold: newFold(nowMs, s.config.KeepMemory), report: report}, nil
+}
+
+// verify compares what a Redis that is behind still has with the journal. It fails with ErrForked.
+func (r *restoring) verify(ctx context.Context, both sides) (err error) {
+	if both.log.Exists {
+		r.lastID, err = events.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, both.log.Seq)
+	}
+	return r.forked(err)
+}
+
+// restore writes the keys of a Redis anew that was emptied or is behind, and was verified. A process that dies in here
+// leaves the log as it was, or closed, which the next one restores.
+func (r *restoring) restore(ctx context.Context, both sides) error {
+	if err := r.foldAtRest(ctx); err != nil {
+		return err
+	}
+	epoch, journaled, err := events.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(both.log.Epoch, both.knownEpoch))
+	if err != nil {
+		return err
+	}
+	if err := r.foldTo(ctx, journaled); err != nil {
+		return err
+	}
+	if both.log.Exists {
+		if _, err := r.close(ctx, both.log.Epoch, strconv.FormatInt(both.log.Seq, 10)); err != nil {
+			return err
+		}
+	}
+	return r.rewrite(ctx, epoch)
+}
+
+// restInterval is how long the journal's checkpoint must have rested. Tests set it lower.
+var restInterval = 500 * time.Millisecond
+
+const restMax = 10 * time.Second // how long that is waited for
+
+// foldAtRest folds the journal, and waits until the journal has written what it had read from Redis before Redis lost
+// it: those events were acknowledged. That nothing comes later is made sure of by RaiseEpoch, not here.
+func (r *restoring) foldAtRest(ctx context.Context) error {
+	began := time.Now()
+	for {
+		journaled, err := r.journaled(ctx)
+		if err != nil {
+			return err
+		}
+		if moved := journaled > r.fold.seq; !moved && time.Since(began) > restInterval {
+			return nil
+		}
+		if err := r.foldTo(ctx, journaled); err != nil {
+			return err
+		}
+		if time.Since(began) > restMax {
+			return nil
+		}
+		if err := wait(ctx, restInterval); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *restoring) journaled(ctx context.Context) (int64, error) {
+	return events.ReadCheckpoint(ctx, r.lease.Conn, events.JournalCheckpoint, r.pool.Name())
+}
+
+// foldTo brings the fold to a seq, and holds that it is a state that could have been.
+func (r *restoring) foldTo(ctx context.Context, seq int64) error {
+	err := r.fold.readJournal(ctx, r.postgres, r.pool.Name(), seq, func(folded int64) {
+		r.report(Progress{Step: StepFold, Done: folded, Total: seq})
+	})
+	if err != nil {
+		return err
+	}
+	if r.fold.seq != seq {
+		return fmt.Errorf("the journal's checkpoint fell from %d to %d: %w", r.fold.seq, seq, errChanged)
+	}
+	return r.fold.check()
+}
+
+// close puts the log aside, if it is in an epoch and ends at a seq ("" for wherever), and returns where it ends.
+func (r *restoring) close(ctx context.Context, epoch int64, seq string) (end int64, err error) {
+	reply, err := closeScript.Run(ctx, r.redis, []string{r.pool.MetaKey(), r.pool.ClosedMetaKey()}, epoch, seq).StringSlice()
+	if err != nil {
+		return 0, fmt.Errorf("close the log: %w", err)
+	}
+	if len(reply) != 2 || reply[0] != statusClosed {
+		return 0, errChanged
+	}
+	return strconv.ParseInt(reply[1], 10, 64)
+}
+
+// rewrite removes what Redis has of the pool, writes what the fold came to, and opens the log as the very last step.
+// Nobody can sell in between, whatever happens.
+func (r *restoring) rewrite(ctx context.Context, epoch int64) error {
+	writer := &restoreWriter{redis: r.redis, pool: r.pool, epoch: epoch}
+	if err := r.step(ctx, beginRestoreScript, statusBegun, []string{r.pool.MetaKey(), r.pool.NextMetaKey()}, epoch, r.fold.seq); err != nil {
+		return err
+	}
+	r.report(Progress{Step: StepRemove})
+	err := writer.remove(ctx, func(keys int64) { r.report(Progress{Step: StepRemove, Done: keys}) })
+	if err != nil {
+		return err
+	}
+	if r.lastID != "" {
+		if err := writer.forget(ctx, r.lastID); err != nil {
+			return err
+		}
+	}
+	total := int64(len(r.fold.stock) + len(r.fold.holds) + len(r.fold.keys))
+	var done atomic.Int64
+	err = writer.write(ctx, r.fold, func(keys int) {
+		r.report(Progress{Step: StepWrite, Done: min(total, done.Add(int64(keys))), Total: total})
+	})
+	if err != nil {
+		return err
+	}
+	r.report(Progress{Step: StepPublish})
+	err = r.step(ctx, publishScript, statusPublished, []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}, epoch)
+	if err != nil {
+		return err
+	}
+	r.epoch = epoch
+	r.fence.saw(epoch, r.fold.seq)
+	return nil
+}
+
+// step runs a script that must answer one word.
+func (s *Service) step(ctx context.Context, script *redis.Script, want string, keys []string, args ...any) error {
+	reply, err := script.Run(ctx, s.redis, keys, args...).StringSlice()
+	switch {
+	case err != nil:
+		return fmt.Errorf("write the log anew: %w", err)
+	case len(reply) == 1 && reply[0] == want:
+		return nil
+	case len(reply) == 1 && (reply[0] == statusOpen || reply[0] == statusChanged):
+		return errChanged
+	case len(reply) == 1 && reply[0] == statusSuperseded:
+		return errSuperseded
+	}
+	return fmt.Errorf("write the log anew: answered %v, want %s", reply, want)
+}
+
+// adopt declares a log that is whole, but of an earlier life, to be in a new one.
+func (s *Service) adopt(ctx context.Context, conn *pgx.Conn, both sides) error {
+	epoch, journaled, err := events.RaiseEpoch(ctx, conn, s.pool.Name(), max(both.log.Epoch, both.knownEpoch))
+	if err != nil {
+		return err
+	}
+	if journaled != both.record.Journaled {
+		return errChanged
+	}
+	return s.step(ctx, raiseEpochScript, statusRaised, []string{s.pool.MetaKey()}, both.log.Epoch, epoch)
+}
+
+// wait lets some time pass.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,199 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stockstream/stockstream/events"
+)
+
+// errSuperseded is returned to a restorer that another one has taken the right from.
+var errSuperseded = errors.New("another process has begun to restore Redis")
+
+const (
+	writeBatch   = 2000 // commands in one transaction of Redis
+	writeWorkers = 2    // transactions that are built and carried out side by side
+)
+
+// restoreWriter writes a pool's keys anew. Each of its transactions is carried out only while the next life's meta hash
+// has the writer's epoch: one that lost its right, or comes late, changes nothing.
+type restoreWriter struct {
+	redis *redis.Client
+	pool  events.Pool
+	epoch int64
+}
+
+// guarded carries a batch out, whole or not at all.
+func (w *restoreWriter) guarded(ctx context.Context, queue func(redis.Pipeliner)) error {
+	next := w.pool.NextMetaKey()
+	err := w.redis.Watch(ctx, func(tx *redis.Tx) error {
+		epoch, err := tx.HGet(ctx, next, "epoch").Int64()
+		if errors.Is(err, redis.Nil) || err == nil && epoch != w.epoch {
+			return errSuperseded
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			queue(pipe)
+			return nil
+		})
+		return err
+	}, next)
+	if errors.Is(err, redis.TxFailedErr) {
+		return errSuperseded
+	}
+	return err
+}
+
+// remove deletes every key that follows from the pool's events, and reports how many it has deleted so far.
+func (w *restoreWriter) remove(ctx context.Context, removed func(keys int64)) error {
+	var cursor uint64
+	var total int64
+	for {
+		keys, next, err := w.redis.Scan(ctx, cursor, w.pool.KeyPattern(), writeBatch).Result()
+		if err != nil {
+			return fmt.Errorf("look for old keys: %w", err)
+		}
+		var old []string
+		for _, key := range keys {
+			if w.pool.HasState(key) {
+				old = append(old, key)
+			}
+		}
+		if len(old) > 0 {
+			if err := w.guarded(ctx, func(pipe redis.Pipeliner) { pipe.Unlink(ctx, old...) }); err != nil {
+				return fmt.Errorf("remove old keys: %w", err)
+			}
+			total += int64(len(old))
+			removed(total)
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// forget trims the stream up to an entry, which is in the journal, as are all before it.
+func (w *restoreWriter) forget(ctx context.Context, lastID string) error {
+	err := w.guarded(ctx, func(pipe redis.Pipeliner) {
+		pipe.XTrimMinID(ctx, w.pool.StreamKey(), lastID)
+		pipe.XDel(ctx, w.pool.StreamKey(), lastID)
+	})
+	if err != nil {
+		return fmt.Errorf("trim the stream: %w", err)
+	}
+	return nil
+}
+
+// write writes everything that a fold has come to, except that it opens nothing. It reports keys as they are written.
+func (w *restoreWriter) write(ctx context.Context, f *fold, written func(keys int)) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	batches := make(chan [][]any, writeWorkers)
+	group.Go(func() error {
+		defer close(batches)
+		return w.commands(groupCtx, f, batches)
+	})
+	for range writeWorkers {
+		group.Go(func() error {
+			for batch := range batches {
+				err := w.guarded(groupCtx, func(pipe redis.Pipeliner) {
+					for _, words := range batch {
+						_ = pipe.Process(groupCtx, redis.NewCmd(groupCtx, words...)) // queued: it fails with the batch
+					}
+				})
+				if err != nil {
+					return fmt.Errorf("write keys: %w", err)
+				}
+				written(len(batch))
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return w.writeRecorded(ctx, f)
+}
+
+// commands builds the commands that write the keys, in batches.
+func (w *restoreWriter) commands(ctx context.Context, f *fold, out chan<- [][]any) error {
+	batch := make([][]any, 0, writeBatch+2)
+	add := func(commands ...[]any) error {
+		if batch = append(batch, commands...); len(batch) < writeBatch {
+			return nil
+		}
+		full := batch
+		batch = make([][]any, 0, writeBatch+2)
+		return handOn(ctx, out, full)
+	}
+	for sku, units := range f.stock {
+		if err := add([]any{"set", w.pool.StockKey(sku), units}); err != nil {
+			return err
+		}
+	}
+	for id, h := range f.holds {
+		key := w.pool.HoldKey(id)
+		second := []any{"zadd", w.pool.DueKey(), h.expiresAt, id}
+		if h.state != HoldActive {
+			second = []any{"pexpire", key, h.forgetAt - f.nowMs}
+		}
+		if err := add(h.command(key), second); err != nil {
+			return err
+		}
+	}
+	for key, k := range f.keys {
+		if err := add([]any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - f.nowMs}); err != nil {
+			return err
+		}
+	}
+	return handOn(ctx, out, batch)
+}
+
+func handOn(ctx context.Context, out chan<- [][]any, batch [][]any) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case out <- batch:
+		return nil
+	}
+}
+
+// writeRecorded writes, into the next life's meta hash, the stock that the events account for. It comes alone and last:
+// the transactions before it watch that hash.
+func (w *restoreWriter) writeRecorded(ctx context.Context, f *fold) error {
+	fields := make([]any, 0, 2*writeBatch)
+	flush := func() error {
+		if len(fields) == 0 {
+			return nil
+		}
+		err := w.guarded(ctx, func(pipe redis.Pipeliner) { pipe.HSet(ctx, w.pool.NextMetaKey(), fields...) })
+		fields = fields[:0]
+		if err != nil {
+			return fmt.Errorf("write the recorded stock: %w", err)
+		}
+		return nil
+	}
+	for sku, units := range f.stock {
+		if fields = append(fields, "stock:"+sku, units); len(fields) == 2*writeBatch {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}
+
+// redisNow is Redis's clock.
+func redisNow(ctx context.Context, client *redis.Client) (ms int64, err error) {
+	now, err := client.Time(ctx).Result()
+	if err != nil {
+		return 0, fmt.Errorf("read Redis's clock: %w", err)
+	}
+	return now.Truncate(time.Millisecond).UnixMilli(), nil
+}
