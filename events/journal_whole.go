@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrDetached is returned for a journal that lacks events because parts of it were detached. The message names them.
-var ErrDetached = errors.New("a part of the journal is detached")
+// ErrDetached is the ErrHole of a journal that lacks events because parts of it were detached. The message names them.
+var ErrDetached = fmt.Errorf("%w: a part of the journal is detached", ErrHole)
 
 // CheckWhole makes sure that the journal of a pool has what a replay after a seq is going to read: every event from
 // there to the journal's end, and for after = 0 every event there ever was. It returns ErrDetached where a part was

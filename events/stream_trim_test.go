@@ -252,6 +252,37 @@ func TestJournalThatFellBack(t *testing.T) {
 	p.awaitAcknowledged()
 }
 
+// TestTrimmingUnderFaults appends while sessions of the journal are cut off, by Postgres and by Redis, at any moment of
+// a batch or of a trim. Every event must come to the journal, and the stream must be empty in the end.
+func TestTrimmingUnderFaults(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.smallNodes()
+	p.config.RuntimeParams["application_name"] = "journal of " + p.config.RuntimeParams["search_path"]
+	p.journalWith(StreamSubscriberConfig{BatchMax: 20}, slog.New(slog.DiscardHandler))
+	const cut = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1`
+	for range 6 {
+		p.append(30 + rand.IntN(100))
+		seq := p.seq - rand.Int64N(30)
+		testenv.Eventually(t, 30*time.Second, func() (bool, string) { // the fault meets a journal that works
+			at, err := ReadCheckpoint(p.ctx, p.db, JournalCheckpoint, "main")
+			return at >= seq, fmt.Sprintf("the journal is at %d of %d (%v)", at, p.seq, err)
+		})
+		if rand.IntN(2) == 0 {
+			p.exec(cut, p.config.RuntimeParams["application_name"])
+			continue
+		}
+		if err := p.redis.ClientKillByFilter(p.ctx, "TYPE", "normal").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.awaitJournal(p.seq)
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		n, err := p.redis.XLen(p.ctx, MainPool.StreamKey()).Result()
+		return err == nil && n == 0, fmt.Sprintf("the stream has %d entries (%v)", n, err)
+	})
+}
+
 // lines collects a log.
 type lines struct {
 	mu   sync.Mutex

@@ -23,6 +23,7 @@ type Readiness struct {
 	Stream      *StreamReport      `json:"stream,omitempty"`
 	Journal     *JournalReport     `json:"journal,omitempty"`
 	Projections []ProjectionReport `json:"projections,omitempty"`
+	Audit       *AuditReport       `json:"audit,omitempty"` // nothing before the first
 }
 
 // Check is one dependency.
@@ -124,6 +125,9 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	journaled, err := events.ReadCheckpoint(ctx, a.Postgres, events.JournalCheckpoint, a.Pool.Name())
 	if err == nil && redisErr == nil {
 		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, end-journaled)}
+	}
+	if report.Audit, err = a.lastAudit(ctx); err != nil {
+		report.Checks = append(report.Checks, check("audit", err))
 	}
 	lags, err := projections.ReadLag(ctx, a.Postgres, a.Pool.Name(), a.Projections...)
 	if err != nil {

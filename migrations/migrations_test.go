@@ -51,7 +51,7 @@ func TestUpAndDown(t *testing.T) {
 		})
 	}
 	both.Wait()
-	const want = "checkpoints dead_letters dead_letters_id_seq detached_parts events events_1 pools processed_events rebuilds rebuilds_id_seq"
+	const want = "audit_holds audit_hours audit_skus audits checkpoints dead_letters dead_letters_id_seq detached_parts events events_1 pools processed_events rebuilds rebuilds_id_seq"
 	for range 2 {
 		if err := migrations.Up(t.Context(), url); err != nil {
 			t.Fatalf("up again: %v", err)

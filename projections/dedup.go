@@ -52,10 +52,11 @@ func once(msg *message.Message, db Beginner, p Projection, batch *events.Batch, 
 	})
 }
 
-// explainHole adds to events.ErrHole what there is to do about it, where the missing events were detached.
+// explainHole makes of an events.ErrHole the events.ErrDetached that says what there is to do about it, where the missing
+// events were detached.
 func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, hole error) error {
 	if detached := events.CheckWhole(ctx, tx, pool, checkpoint); errors.Is(detached, events.ErrDetached) {
-		return fmt.Errorf("%w: %w", hole, detached)
+		return detached
 	}
 	return hole
 }

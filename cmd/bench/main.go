@@ -38,7 +38,7 @@ type options struct {
 func main() {
 	var o options
 	var serve, addr, database string
-	flag.StringVar(&o.only, "only", "", "http, pipeline, latency, rebuild or restore; all of them unless set")
+	flag.StringVar(&o.only, "only", "", "http, pipeline, latency, rebuild, restore or audit; all of them unless set")
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds; the median counts")
 	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "of one measurement over HTTP")
 	flag.IntVar(&o.events, "events", 300_000, "events for the journal and the projections")
@@ -82,7 +82,7 @@ func run(ctx context.Context, o options) (err error) {
 	parts := []struct {
 		name string
 		run  func(context.Context, options, *servers) error
-	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}, {"rebuild", benchRebuild}, {"restore", benchRestore}}
+	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}, {"rebuild", benchRebuild}, {"restore", benchRestore}, {"audit", benchAudit}}
 	for _, part := range parts {
 		if o.only != "" && o.only != part.name {
 			continue

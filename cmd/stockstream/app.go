@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
@@ -142,6 +143,7 @@ func (a *app) run(ctx context.Context) error {
 			return nil
 		}
 		group.Go(func() error { return a.runLines(ctx) })
+		group.Go(func() error { return a.runAudits(ctx) })
 		if a.decides() {
 			a.commands.KeepOpening(ctx, a.postgres.Config().ConnConfig, a.log)
 		}
@@ -166,6 +168,20 @@ func (a *app) runLines(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return errors.New("the lines ended by themselves")
 	}
+	return nil
+}
+
+// runAudits audits in the background. It is the journal's role that does so, since it alone works with both Redis and
+// Postgres whatever other roles there are.
+func (a *app) runAudits(ctx context.Context) error {
+	if !a.config.has(roleJournal) || a.config.Audit == 0 {
+		return nil
+	}
+	schedule := &audit.Schedule{
+		Config:   audit.Config{Postgres: a.postgres.Config().ConnConfig, Redis: a.redis, Pool: a.pool},
+		Interval: a.config.Audit, DB: a.postgres, Log: a.log,
+	}
+	schedule.Run(ctx)
 	return nil
 }
 

@@ -27,6 +27,7 @@ type Config struct {
 	BatchMax    int
 	StreamKeep  time.Duration
 	DrainDelay  time.Duration
+	Audit       time.Duration // between audits in the background; 0 for none
 	LogLevel    string
 	LogFormat   string
 }
@@ -51,6 +52,7 @@ func defaultConfig() *Config {
 		BatchMax:    2000,
 		StreamKeep:  10 * time.Minute,
 		DrainDelay:  250 * time.Millisecond,
+		Audit:       time.Minute,
 		LogLevel:    "info",
 		LogFormat:   "text",
 	}
@@ -68,6 +70,7 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax, "events in one transaction of the journal or of a projection")
 	f.DurationVar(&c.StreamKeep, "stream-keep", c.StreamKeep, "how long an event stays on the stream once it is in the journal; 0 to trim at once")
 	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says draining, and answers close their connections, before the listener closes")
+	f.DurationVar(&c.Audit, "audit-interval", c.Audit, "how often the role journal audits in the background; 0 for never")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
 }
@@ -97,6 +100,9 @@ func (c *Config) Validate() error {
 	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, fmt.Errorf("drain delay %s: must not be below 0", c.DrainDelay))
+	}
+	if c.Audit < 0 {
+		errs = append(errs, fmt.Errorf("audit interval %s: must not be below 0", c.Audit))
 	}
 	if new(slog.Level).UnmarshalText([]byte(c.LogLevel)) != nil {
 		errs = append(errs, fmt.Errorf("log level %q: want debug, info, warn or error", c.LogLevel))

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
 // detachFlags say which parts to take out.
@@ -59,6 +62,9 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := refuseDuringRebuild(ctx, conn); err != nil {
+		return err
+	}
 	readers, err := events.JournalReaders(ctx, conn, readerNames()...)
 	if err != nil {
 		return err
@@ -94,6 +100,19 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 		if err := printDetached(cmd, out, conn, part.Name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// refuseDuringRebuild keeps parts that a rebuild is about to read: its checkpoint is not among the live ones. One that
+// begins a moment later finds the part missing, and says so.
+func refuseDuringRebuild(ctx context.Context, conn *pgx.Conn) error {
+	runs, err := rebuild.List(ctx, conn, 1)
+	if err != nil {
+		return err
+	}
+	if len(runs) > 0 && runs[0].State == rebuild.Running {
+		return fmt.Errorf("%w: a rebuild of %s runs; detach when it has ended", events.ErrPartNeeded, strings.Join(runs[0].Projections, ", "))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -122,15 +123,23 @@ func TestDetachRefusedByReaders(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	s.smallParts()
-	if _, err := s.db.Exec(s.ctx, `INSERT INTO checkpoints VALUES ('journal', 'main', 4), ('holds', 'main', 4), ('orders', 'main', 1)`); err != nil {
-		t.Fatal(err)
+	at := map[string]int64{"journal": 4}
+	for _, name := range readerNames() {
+		at[name] = 4
 	}
-	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; sku_hours, which is at main:0; stock_levels, which is at main:0") {
-		t.Errorf("got %v, want it refused for orders, sku_hours and stock_levels", err)
+	at["orders"] = 1
+	delete(at, "stock_levels") // it has not begun
+	for name, seq := range at {
+		if _, err := s.db.Exec(s.ctx, `INSERT INTO checkpoints VALUES ($1, 'main', $2)`, name, seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; stock_levels, which is at main:0") {
+		t.Errorf("got %v, want it refused for orders and stock_levels", err)
 	}
 	out, err := s.cli("journal", "parts", "-o", "json")
 	var first partJSON
-	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders sku_hours stock_levels" {
+	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders stock_levels" {
 		t.Errorf("parts: got %s (%v)", out, err)
 	}
 	if out, err := s.cli("journal", "parts"); err != nil || !strings.Contains(out, "NEEDED BY") || strings.Count(out, "attached") != 10 {
@@ -138,6 +147,17 @@ func TestDetachRefusedByReaders(t *testing.T) {
 	}
 	if _, err := s.cli("journal", "parts", "-o", "xml"); err == nil {
 		t.Error("an unknown output was taken")
+	}
+	lease, err := events.AcquireLease(s.ctx, testenv.ParseURL(t, s.dbURL), "rebuild")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	if _, err := s.db.Exec(s.ctx, `INSERT INTO rebuilds (projections, state, step) VALUES ('{holds}', 'running', 'replay')`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "a rebuild of holds runs") {
+		t.Errorf("during a rebuild: got %v, want it refused", err)
 	}
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)

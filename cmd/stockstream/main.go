@@ -59,7 +59,7 @@ func newRoot(environ []string) *cobra.Command {
 	config.addFlags(root.PersistentFlags())
 	root.AddCommand(
 		newServe(config), newDev(config), newMigrate(config), newDoctor(config), newProjections(config), newJournal(config),
-		newEvents(config), newDeadLetters(config), newRedis(config), newVersion(),
+		newRedis(config), newAudit(config), newEvents(config), newDeadLetters(config), newVersion(),
 	)
 	return root
 }

@@ -12,6 +12,9 @@ import (
 
 // checkJournal fails with events.ErrHole unless the journal has every event from the first to its checkpoint.
 func checkJournal(ctx context.Context, db events.Querier, pool string) error {
+	if err := events.CheckWhole(ctx, db, pool, 0); err != nil { // it is cheap, and knows of detached parts
+		return err
+	}
 	const query = `
 		SELECT coalesce(min(seq), 1), coalesce(max(seq), 0), count(*),
 		       coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0)

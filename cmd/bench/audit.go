@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stockstream/stockstream/audit"
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/deadletters"
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
+)
+
+const (
+	auditEvents = 1_000_000
+	auditLive   = 100_000
+	auditNew    = 10_000
+)
+
+// benchAudit measures a full audit of a million events, and one that goes on after ten thousand more.
+func benchAudit(ctx context.Context, o options, s *servers) error {
+	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer client.Close()
+	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := errors.Join(client.FlushAll(ctx).Err(), writeHistory(ctx, pool, auditEvents, auditLive)); err != nil {
+		return err
+	}
+	if _, err := projectBacklog(ctx, pool, auditEvents); err != nil {
+		return err
+	}
+	if err := fillRedis(ctx, client, pool, auditEvents); err != nil {
+		return err
+	}
+	config := audit.Config{Postgres: pool.Config().ConnConfig, Redis: client, Pool: events.MainPool}
+	var full, further []float64
+	for range min(o.rounds, 3) {
+		report, took, err := timeAudit(ctx, config, true)
+		if err != nil {
+			return err
+		}
+		full = append(full, float64(report.Compared.Events)/took.Seconds())
+		if err := trade(ctx, client, pool, auditNew); err != nil {
+			return fmt.Errorf("sell: %w", err)
+		}
+		if _, took, err = timeAudit(ctx, config, false); err != nil {
+			return err
+		}
+		further = append(further, took.Seconds())
+	}
+	fmt.Printf("\naudit of %d events with %d live holds, compared with Redis and the read tables\n", auditEvents, auditLive)
+	fmt.Printf("  full, events/s                                  %8.0f\n", median(full))
+	fmt.Printf("  after %d more events, seconds                %8.2f\n", auditNew, median(further))
+	goal("full audit, in thousands of events/s", median(full)/1000, 200)
+	goal("audits of 10,000 new events, per second", 1/median(further), 0.5)
+	return reset(ctx, client, pool)
+}
+
+func timeAudit(ctx context.Context, config audit.Config, full bool) (*audit.Report, time.Duration, error) {
+	began := time.Now()
+	report, err := audit.Run(ctx, config, full)
+	took := time.Since(began)
+	if err == nil && !report.OK {
+		err = fmt.Errorf("%s: %+v", report.Summary(), report)
+	}
+	return report, took, err
+}
+
+// fillRedis gives Redis what a history comes to, as the scripts would have left it a day later: ended holds are forgotten.
+func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, end int64) error {
+	keys := events.MainPool
+	pipe := client.Pipeline()
+	pipe.HSet(ctx, keys.MetaKey(), "epoch", 1, "seq", end)
+	rows, err := pool.Query(ctx, `SELECT sku, available FROM stock_levels`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var sku string
+		var available int64
+		if err := rows.Scan(&sku, &available); err != nil {
+			return err
+		}
+		pipe.Set(ctx, keys.StockKey(sku), available, 0)
+		pipe.HSet(ctx, keys.MetaKey(), "stock:"+sku, available)
+	}
+	rows, err = pool.Query(ctx, `SELECT hold_id, sku, qty, user_id, (extract(epoch FROM expires_at) * 1000)::bigint FROM holds WHERE status = 'ACTIVE'`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, sku, user string
+		var qty, expiresAt int64
+		if err := rows.Scan(&id, &sku, &qty, &user, &expiresAt); err != nil {
+			return err
+		}
+		pipe.HSet(ctx, keys.HoldKey(id), "sku", sku, "qty", qty, "user_id", user, "state", "ACTIVE", "expires_at", expiresAt)
+		pipe.ZAdd(ctx, keys.DueKey(), redis.Z{Score: float64(expiresAt), Member: id})
+		if pipe.Len() > 5000 {
+			if _, err := pipe.Exec(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = pipe.Exec(ctx)
+	return errors.Join(err, rows.Err())
+}
+
+// trade adds events by commands, and has them journaled and projected: a hold and its confirmation, each time.
+func trade(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (err error) {
+	service, err := commands.NewService(events.MainPool, client, commands.DefaultConfig())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, service.Close()) }()
+	session := pool.Config().ConnConfig
+	if err := service.Open(ctx, session); err != nil {
+		return err
+	}
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	if err != nil {
+		return err
+	}
+	journal := &events.Journal{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
+	journal.AddTo(router, events.StreamSubscriberConfig{Redis: client, Postgres: session, Pool: events.MainPool, Log: slog.Default()})
+	projections.AddTo(router, projections.Config{Postgres: session, Pool: events.MainPool, Log: slog.Default()}, projections.BuiltIn()...)
+	var running sync.WaitGroup
+	running.Go(func() { err = router.Run(ctx) })
+	defer running.Wait()
+	sellErr := sell(ctx, service, count/2)
+	for arrived := 0; sellErr == nil && arrived < 1+len(projections.BuiltIn()); {
+		end, _, err := events.LogEnd(ctx, client, events.MainPool)
+		if err != nil {
+			return err
+		}
+		if err := pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints WHERE seq = $1`, end).Scan(&arrived); err != nil {
+			return err
+		}
+	}
+	return errors.Join(sellErr, router.Close())
+}
+
+func sell(ctx context.Context, service *commands.Service, count int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(64)
+	for range count {
+		n := keys.Add(1)
+		group.Go(func() error {
+			hold, err := service.Reserve(ctx, commands.Reserve{SKU: "sku-" + strconv.Itoa(int(n)%historySKUs), Qty: 1, UserID: "buyer", IdempotencyKey: "audit-" + strconv.Itoa(int(n))})
+			if err == nil {
+				_, err = service.Confirm(ctx, commands.Confirm{HoldID: hold.HoldID, PaymentRef: "pay"})
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}

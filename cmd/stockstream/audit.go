@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/audit"
+	"github.com/stockstream/stockstream/events"
+)
+
+func newAudit(config *Config) *cobra.Command {
+	var (
+		full    bool
+		output  string
+		timeout time.Duration
+	)
+	command := &cobra.Command{
+		Use:   "audit",
+		Short: "Compare Redis and the read tables with the journal; exits 1 on any difference",
+		Long: "Fold the journal, and compare what comes out with Redis, the stream and the read tables, key by key, while all\n" +
+			"of it goes on working. It begins where the last audit found everything true; --full begins at zero, and looks\n" +
+			"for what the journal knows nothing of, too. It exits 0 only if everything agrees: counters that were set by\n" +
+			"hand are listed as pending and are fine, what waits behind dead letters is listed as parked and is not.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("output %q: want table or json", output)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			report, err := runAudit(ctx, config, full)
+			if err != nil {
+				return fmt.Errorf("no audit was possible: %w", err)
+			}
+			if err := printAudit(cmd.OutOrStdout(), report, output); err != nil {
+				return err
+			}
+			if !report.OK {
+				return fmt.Errorf("audit: %s", report.Summary())
+			}
+			return nil
+		},
+	}
+	command.Flags().BoolVar(&full, "full", false, "begin at zero, and look at everything")
+	command.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	command.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long it may take")
+	return command
+}
+
+func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, error) {
+	client, err := redisClient(config)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	postgres, err := pgx.ParseConfig(config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	return audit.Run(ctx, audit.Config{Postgres: postgres, Redis: client, Pool: events.MainPool}, full)
+}
+
+func printAudit(out io.Writer, report *audit.Report, output string) error {
+	if output == "json" {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(report)
+	}
+	c := report.Compared
+	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Outcome, report.From, report.Seq,
+		c.Events, c.SKUs, c.Holds, c.Entries, time.Duration(report.TookMs)*time.Millisecond)
+	for _, text := range report.Incomplete {
+		fmt.Fprintln(out, "incomplete:", text)
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	printFindingsOf(table, "DIFFERENT", report.Differences)
+	printFindingsOf(table, "PARKED", report.Parked)
+	printFindingsOf(table, "PENDING", report.Pending)
+	return table.Flush()
+}
+
+func printFindingsOf(out io.Writer, heading string, found audit.Findings) {
+	if found.Count == 0 {
+		return
+	}
+	fmt.Fprintf(out, "%s\tKIND\tKEY\tSEQ\tEXPECTED\tFOUND\tBECAUSE\n", heading)
+	for _, d := range found.First {
+		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Store, d.Kind, d.Key, d.Seq, orDash(d.Expected), orDash(d.Found), orDash(d.Because))
+	}
+	if rest := found.Count - len(found.First); rest > 0 {
+		fmt.Fprintf(out, "and %d more\n", rest)
+	}
+}
