@@ -92,13 +92,13 @@ func (k *keeper) look(ctx context.Context) error {
 		return nil
 	case errors.Is(err, ErrUnjournaled) || errors.Is(err, ErrForked):
 		k.tell(err)
-		return nil
+		return nil //nolint:nilerr // it is told, and may be met again at once
 	case err != nil: // one of the two could not be asked: an open pool stays open
 		k.disconnect(ctx)
 		if !k.open.Load() {
 			k.tell(err)
 		}
-		return nil //nolint:nilerr // it is told, and met again at the next look
+		return nil
 	case relation == relationFits && both.log.Epoch == both.record.Epoch:
 		k.fence.saw(both.log.Epoch, both.log.Seq)
 		k.openUp()

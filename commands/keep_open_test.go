@@ -91,6 +91,21 @@ func TestIdleProcessLearns(t *testing.T) {
 	})
 }
 
+// TestRefusalWakes holds that a command which finds no log has the pool looked at, long before it would be otherwise.
+func TestRefusalWakes(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	k := &keeper{Service: s.Service, postgres: s.postgres, log: slog.New(slog.DiscardHandler)}
+	s.stock("shirt", 1)
+	s.typed("FLUSHALL")
+	wantRefusal(t, ignore(s.Reserve(s.ctx, s.request("shirt", 1))), ErrNotReady)
+	wantRefusal(t, ignore(s.Reserve(s.ctx, s.request("shirt", 1))), ErrNotReady) // waits for nobody
+	k.rest(s.ctx, time.Hour)
+	if s.ctx.Err() != nil {
+		t.Error("it rested until the end of the test")
+	}
+}
+
 // TestForkWhileServing holds that a fork which comes about while a process serves stops it.
 func TestForkWhileServing(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stockstream/stockstream/internal/testenv"
 )
 
 // crashes are the moments at which a rebuild is cut off.
@@ -133,6 +135,27 @@ func TestRebuildWithoutAJournal(t *testing.T) {
 	if err := b.Ready(b.ctx); err != nil {
 		t.Errorf("ready: %v", err)
 	}
+}
+
+// TestJournalBeyondTheLog holds that a rebuild during which the journal comes to end elsewhere than the log that was
+// closed opens that log again.
+func TestJournalBeyondTheLog(t *testing.T) {
+	t.Parallel()
+	b := openBusyShop(t)
+	before := b.dump()
+	conn := testenv.Connect(t, b.postgres)
+	_, err := b.Rebuild(b.ctx, b.postgres, RebuildOptions{EvenHealthy: true, Wait: lookTimeout, Report: func(p Progress) {
+		if p.Step != StepWait {
+			return
+		}
+		if _, err := conn.Exec(b.ctx, `UPDATE checkpoints SET seq = 99 WHERE projection = 'journal'`); err != nil {
+			t.Error(err)
+		}
+	}})
+	if !errors.Is(err, ErrForked) {
+		t.Errorf("got %v, want ErrForked", err)
+	}
+	b.wantUnchanged(t, before)
 }
 
 // TestNothingToRebuild holds that a pool that was never set up is not set up by a rebuild.

@@ -71,7 +71,7 @@ func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int)
 			return err
 		}
 	}
-	_, err = pool.Exec(ctx, `ANALYZE events`)
+	_, err = pool.Exec(ctx, `ANALYSE events`)
 	return err
 }
 

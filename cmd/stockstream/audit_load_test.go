@@ -16,10 +16,14 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
+// crowds counts, so that no two have the same keys.
+var crowds atomic.Int64
+
 // shoppers reserve, pay, give back and let lapse until stop is called, which returns how many holds they made. An
 // operator sets a counter by hand now and then.
 func (v *service) shoppers(count int) (stop func() int64) {
 	s := v.shop
+	round := crowds.Add(1)
 	ctx, cancel := context.WithCancel(s.ctx)
 	var group sync.WaitGroup
 	var made atomic.Int64
@@ -27,7 +31,10 @@ func (v *service) shoppers(count int) (stop func() int64) {
 		group.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				sku := fmt.Sprintf("sku-%d", (shopper+i)%7)
-				status, hold, err := v.reserve(sku, fmt.Sprintf("s%d-%d", shopper, i), 1+i%3, 1+i%2*600)
+				status, hold, err := v.reserve(sku, fmt.Sprintf("s%d-%d-%d", round, shopper, i), 1+i%3, 1+i%2*600)
+				if ctx.Err() != nil {
+					return
+				}
 				if err != nil || status != http.StatusCreated {
 					s.t.Errorf("reserve: %d (%v)", status, err)
 					return

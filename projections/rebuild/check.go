@@ -10,7 +10,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// checkJournal fails with events.ErrHole unless the journal has every event from the first to its checkpoint.
+// checkJournal fails with events.ErrDetached or events.ErrHole unless the journal has every event from the first to its
+// checkpoint. It counts them, which takes a fraction of the time of reading them.
 func checkJournal(ctx context.Context, db events.Querier, pool string) error {
 	if err := events.CheckWhole(ctx, db, pool, 0); err != nil { // it is cheap, and knows of detached parts
 		return err
@@ -25,7 +26,7 @@ func checkJournal(ctx context.Context, db events.Querier, pool string) error {
 	}
 	switch {
 	case first != 1:
-		return fmt.Errorf("%w: the journal begins at seq %d; what came before was taken off it, and cannot be replayed", events.ErrHole, first)
+		return fmt.Errorf("%w: the journal begins at seq %d", events.ErrHole, first)
 	case count != last:
 		return fmt.Errorf("%w: the journal ends at seq %d and has %d events", events.ErrHole, last, count)
 	case last < checkpoint:

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
-	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -141,41 +139,5 @@ func TestLostTable(t *testing.T) {
 	p.projected(projection)
 	if got := p.value(`SELECT count(*) FROM beside JOIN counting USING (hold_id)`); got != "3" {
 		t.Errorf("got %s rows, want 3", got)
-	}
-}
-
-// TestNewColumn goes the way of a new version whose table has another column: its line stands, the old rows serve, and
-// after the rebuild the line goes on with the new table.
-func TestNewColumn(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(counting(1))
-	next := counting(1)
-	next.Schema = `CREATE TABLE IF NOT EXISTS counting (hold_id text PRIMARY KEY, units bigint NOT NULL, sku text NOT NULL)`
-	next.Apply = projections.PerEvent(func(e projections.Event, sql *pgx.Batch) error {
-		sql.Queue(`INSERT INTO counting (hold_id, units, sku) VALUES ($1, 1, $2)`, e.HoldID, e.SKU)
-		return nil
-	})
-	lines, _ := p.run(next)
-	p.journal(lives("b", 10)...)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		status := lines[0].Status()
-		return strings.Contains(status.Error, `"sku" of relation "counting" does not exist`), fmt.Sprintf("%+v", status)
-	})
-	if got := p.value(`SELECT count(*) FROM counting`); got != "10" {
-		t.Errorf("the old table has %s rows, want 10", got)
-	}
-	config := p.with()
-	config.AcceptDifferences = true
-	if _, err := p.rebuild(config, next); err != nil {
-		t.Fatal(err)
-	}
-	p.await(next)
-	if got := p.value(`SELECT count(*) || ' ' || min(sku) FROM counting`); got != "20 shirt" {
-		t.Errorf("got %s, want 20 rows with their SKU", got)
-	}
-	if got := p.value(`SELECT count(*) FROM dead_letters`); got != "0" {
-		t.Errorf("%s events were parked", got)
 	}
 }

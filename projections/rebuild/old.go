@@ -35,8 +35,8 @@ func DropOld(ctx context.Context, config Config, p projections.Projection) error
 
 // RestoreOld puts the old tables back in their place, with the checkpoint at which they stood and the dead letters of
 // then; the live line goes on from there. What served until now is kept as the old tables, so that this can be undone
-// in the same way. It fails with ErrNoOldTables, with ErrBusy, and with events.ErrHole where the journal no longer has
-// what the old tables lack.
+// in the same way. It fails with ErrNoOldTables, with ErrBusy, and with events.ErrDetached or events.ErrHole where the
+// journal no longer has what the old tables lack.
 func RestoreOld(ctx context.Context, config Config, p projections.Projection) (outcome Outcome, err error) {
 	err = withLease(ctx, config, p, func(conn *pgx.Conn, h home) error {
 		kept, err := schemaExists(ctx, conn, h.old)
@@ -75,24 +75,12 @@ func (h home) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Proj
 		if outcome, err = h.trade(ctx, tx, p, pool, h.shadow); err != nil {
 			return err
 		}
-		return checkReach(ctx, tx, pool, outcome.Seq)
+		return events.CheckWhole(ctx, tx, pool, outcome.Seq)
 	})
 	if err != nil {
 		return outcome, fmt.Errorf("restore the old tables of %s: %w", p.Name, err)
 	}
 	return outcome, nil
-}
-
-// checkReach fails with events.ErrHole where the journal goes on, but not right after a seq.
-func checkReach(ctx context.Context, db events.Querier, pool string, seq int64) error {
-	var next *int64
-	if err := db.QueryRow(ctx, `SELECT min(seq) FROM events WHERE pool = $1 AND seq > $2`, pool, seq).Scan(&next); err != nil {
-		return err
-	}
-	if next != nil && *next != seq+1 {
-		return fmt.Errorf("%w: the old tables stand at seq %d, the journal goes on with %d", events.ErrHole, seq, *next)
-	}
-	return nil
 }
 
 // withLease does something to a projection's tables while no rebuild can run.

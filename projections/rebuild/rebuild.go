@@ -60,7 +60,8 @@ type Outcome struct {
 }
 
 // Begin takes the right to rebuild, makes the shadow tables, and records the run. It fails with ErrBusy, ErrOldTables,
-// ErrDependents, or events.ErrHole for a journal that does not reach from the first event to its checkpoint.
+// ErrDependents, or events.ErrDetached or ErrHole for a journal that does not reach from the first event to its
+// checkpoint.
 func Begin(ctx context.Context, config Config, list ...projections.Projection) (_ *Job, err error) {
 	if config.BatchMax == 0 {
 		config.BatchMax = 5000

@@ -49,7 +49,7 @@ func TestSecondRunner(t *testing.T) {
 // TestHole holds that a journal which is not whole is not replayed.
 func TestHole(t *testing.T) {
 	t.Parallel()
-	for name, break_ := range map[string]string{
+	for name, breaking := range map[string]string{
 		"a hole":       `DELETE FROM events WHERE seq = 5`,
 		"no beginning": `DELETE FROM events WHERE seq < 5`,
 		"no end":       `DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)`,
@@ -59,7 +59,7 @@ func TestHole(t *testing.T) {
 			p := newPlant(t)
 			p.journal(lives("a", 10)...)
 			p.projected(projections.Holds())
-			p.exec(break_)
+			p.exec(breaking)
 			if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, events.ErrHole) {
 				t.Errorf("got %v, want ErrHole", err)
 			}

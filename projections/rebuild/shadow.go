@@ -126,7 +126,7 @@ func (s *shadow) close(ctx context.Context) {
 // analyse gathers the statistics that queries on the new tables are planned by.
 func (s *shadow) analyse(ctx context.Context) error {
 	for _, table := range s.Tables {
-		if _, err := s.conn.Exec(ctx, `ANALYZE `+pgx.Identifier{s.shadow, table}.Sanitize()); err != nil {
+		if _, err := s.conn.Exec(ctx, `ANALYSE `+pgx.Identifier{s.shadow, table}.Sanitize()); err != nil {
 			return fmt.Errorf("analyse %s: %w", table, err)
 		}
 	}

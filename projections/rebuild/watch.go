@@ -57,7 +57,7 @@ func (j *Job) watch(ctx context.Context) error {
 // quiet takes an error for the end of ctx that it may come from.
 func quiet(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // what fails because it is told to end has not failed
 	}
 	return err
 }

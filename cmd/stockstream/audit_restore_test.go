@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stockstream/stockstream/internal/testenv"
+)
+
+// TestAuditOfARestoredRedis empties Redis between two crowds. Once it is restored from the journal, an audit goes on from
+// where it stood and finds everything as it was, and so does one from zero after more was sold.
+func TestAuditOfARestoredRedis(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.fillShelves()
+	v := s.serve("--audit-interval", "0").awaitReady()
+	sellSome := func() {
+		t.Helper()
+		before := s.redis.HGet(s.ctx, "inventory.meta", "seq").Val()
+		stop := v.shoppers(4)
+		defer stop()
+		from, goal := int64(0), int64(300)
+		_, _ = fmt.Sscan(before, &from)
+		testenv.Eventually(t, 60*time.Second, func() (bool, string) {
+			end, err := s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+			return err == nil && end >= from+goal, fmt.Sprintf("the log ends at %d (%v), and began at %d", end, err, from)
+		})
+	}
+	sellSome()
+	verified := s.wantClean(false).Seq
+	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	v.awaitReady()
+	if report := s.wantClean(false); report.From != verified || report.Full {
+		t.Errorf("restored: got %+v, want it to go on from %d", report, verified)
+	}
+	s.wantClean(true)
+	sellSome()
+	s.wantClean(false)
+	s.wantClean(true)
+}
