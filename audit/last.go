@@ -37,6 +37,20 @@ func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *position, report
 	return nil
 }
 
+// Reader returns the audit of a pool as a reader of the journal, which has come to the verified seq; audited is false for
+// a pool that was never audited.
+func Reader(ctx context.Context, db events.Querier, pool string) (reader events.Reader, audited bool, err error) {
+	reader = events.Reader{Name: "audit", Pool: pool}
+	err = db.QueryRow(ctx, `SELECT verified_seq FROM audits WHERE pool = $1`, pool).Scan(&reader.Seq)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return reader, false, nil
+	case err != nil:
+		return reader, false, fmt.Errorf("read the verified position: %w", err)
+	}
+	return reader, true, nil
+}
+
 // Last returns the report of a pool's last audit, and when it ended; nil where there was none.
 func Last(ctx context.Context, db events.Querier, pool string) (report *Report, at time.Time, err error) {
 	var raw []byte

@@ -27,13 +27,8 @@ type Config struct {
 	LockWait time.Duration
 }
 
-// Errors for which there is no audit at all.
-var (
-	// ErrBusy: another audit of the pool is running, or Postgres does not answer.
-	ErrBusy = errors.New("another audit is running")
-	// ErrDetached: the journal does not begin at seq 1, so it cannot be folded from zero.
-	ErrDetached = errors.New("the journal does not begin at seq 1")
-)
+// ErrBusy is returned where there is no audit: another one of the pool is running, or Postgres does not answer.
+var ErrBusy = errors.New("another audit is running")
 
 // auditor is one audit under way.
 type auditor struct {
@@ -155,14 +150,10 @@ func (a *auditor) begin(ctx context.Context, full bool) (p position, err error) 
 	if a.end, err = events.ReadCheckpoint(ctx, a.conns.work, events.JournalCheckpoint, pool); err != nil {
 		return p, err
 	}
-	if full && a.end > 0 {
-		var first int64
-		if err := a.conns.work.QueryRow(ctx, `SELECT coalesce(min(seq), 0) FROM events WHERE pool = $1`, pool).Scan(&first); err != nil {
-			return p, fmt.Errorf("look for the journal's begin: %w", err)
-		}
-		if first > 1 {
-			return p, fmt.Errorf("%w but at %d: older parts were detached, so that only what came since the last verified position can be audited; attach them again for a full audit", ErrDetached, first)
-		}
+	// A detached part ends the audit before it begins; any other hole is a difference, and found by the fold.
+	whole := events.CheckWhole(ctx, a.conns.work, pool, p.seq)
+	if errors.Is(whole, events.ErrDetached) || whole != nil && !errors.Is(whole, events.ErrHole) {
+		return p, fmt.Errorf("audit from seq %d: %w", p.seq, whole)
 	}
 	a.found.report.From = p.seq
 	if a.end < verified {

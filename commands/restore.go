@@ -45,6 +45,14 @@ type restoring struct {
 }
 
 func (s *Service) newRestoring(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, report func(Progress)) (*restoring, error) {
+	// A detached part is named at once; any other hole is met when the fold comes to it.
+	whole := events.CheckWhole(ctx, lease.Conn, s.pool.Name(), 0)
+	switch {
+	case errors.Is(whole, events.ErrDetached):
+		return nil, fmt.Errorf("%w: %w", ErrJournalIncomplete, whole)
+	case whole != nil && !errors.Is(whole, events.ErrHole):
+		return nil, whole
+	}
 	nowMs, err := redisNow(ctx, s.redis)
 	if err != nil {
 		return nil, err

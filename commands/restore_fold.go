@@ -80,7 +80,7 @@ func newer(err error) bool {
 }
 
 func (f *fold) hole() error {
-	return fmt.Errorf("%w: seq %d is not there; where old parts were detached, attach them again until Redis is restored", ErrJournalIncomplete, f.seq+1)
+	return fmt.Errorf("%w: seq %d is not there", ErrJournalIncomplete, f.seq+1)
 }
 
 func (f *fold) apply(e *events.Envelope, event events.Event) {

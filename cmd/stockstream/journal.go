@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -30,6 +32,20 @@ func readerNames() []string {
 	return names
 }
 
+// journalReaders returns everybody who has yet to read a part of the journal. What the audit has not verified could
+// never be audited once it is detached.
+func journalReaders(ctx context.Context, db events.Querier) ([]events.Reader, error) {
+	readers, err := events.JournalReaders(ctx, db, readerNames()...)
+	if err != nil {
+		return nil, err
+	}
+	reader, audited, err := audit.Reader(ctx, db, events.MainPool.Name())
+	if audited {
+		readers = append(readers, reader)
+	}
+	return readers, err
+}
+
 func newJournalParts(config *Config) *cobra.Command {
 	var output string
 	parts := &cobra.Command{
@@ -45,7 +61,7 @@ func newJournalParts(config *Config) *cobra.Command {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			readers, err := events.JournalReaders(cmd.Context(), conn, readerNames()...)
+			readers, err := journalReaders(cmd.Context(), conn)
 			if err != nil {
 				return err
 			}

@@ -65,7 +65,7 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	if err := refuseDuringRebuild(ctx, conn); err != nil {
 		return err
 	}
-	readers, err := events.JournalReaders(ctx, conn, readerNames()...)
+	readers, err := journalReaders(ctx, conn)
 	if err != nil {
 		return err
 	}

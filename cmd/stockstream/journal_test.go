@@ -134,12 +134,15 @@ func TestDetachRefusedByReaders(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; stock_levels, which is at main:0") {
-		t.Errorf("got %v, want it refused for orders and stock_levels", err)
+	if _, err := s.db.Exec(s.ctx, `INSERT INTO audits (pool, verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor, last_at, report) VALUES ('main', 1, 0, '', '', '', 0, now(), '{}')`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; stock_levels, which is at main:0; audit, which is at main:1") {
+		t.Errorf("got %v, want it refused for orders, stock_levels and the audit", err)
 	}
 	out, err := s.cli("journal", "parts", "-o", "json")
 	var first partJSON
-	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders stock_levels" {
+	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders stock_levels audit" {
 		t.Errorf("parts: got %s (%v)", out, err)
 	}
 	if out, err := s.cli("journal", "parts"); err != nil || !strings.Contains(out, "NEEDED BY") || strings.Count(out, "attached") != 10 {
