@@ -33,7 +33,7 @@ const (
 	paymentRefMax  = 128
 	reasonMax      = 64
 	holdIDMax      = 64
-	allowedInNames = "letters, digits and . _ - : @ + = /"
+	nameCharacters = "._-:@+=/" // beside letters and digits
 )
 
 // faults collects what is wrong with a command.
@@ -46,23 +46,27 @@ func (f *faults) add(field, format string, args ...any) {
 // name checks an identifier that a client chose: it becomes part of a key in Redis and of JSON built in a script, so
 // braces (which would move it to another slot), quotes, spaces and control characters are out.
 func (f *faults) name(field, value string, lengthMax int) {
+	f.text(field, value, lengthMax, nameCharacters)
+}
+
+// sku is a name that also stands in the path of a URL.
+func (f *faults) sku(value string) {
+	f.text("sku", value, skuMax, strings.TrimSuffix(nameCharacters, "/"))
+}
+
+// text checks a text of letters, digits and some other characters.
+func (f *faults) text(field, value string, lengthMax int, others string) {
+	allowed := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(others, r)
+	}
 	switch {
 	case value == "":
 		f.add(field, "must not be empty")
 	case len(value) > lengthMax:
 		f.add(field, "must have at most %d characters", lengthMax)
 	case strings.IndexFunc(value, func(r rune) bool { return !allowed(r) }) >= 0:
-		f.add(field, "may hold only %s", allowedInNames)
+		f.add(field, "may hold only letters, digits and %s", strings.Join(strings.Split(others, ""), " "))
 	}
-}
-
-// sku is a name that also stands in the path of a URL.
-func (f *faults) sku(value string) {
-	if strings.Contains(value, "/") {
-		f.add("sku", "may hold only letters, digits and . _ - : @ + =")
-		return
-	}
-	f.name("sku", value, skuMax)
 }
 
 func (f *faults) between(field string, value, least, most int64) {
@@ -82,12 +86,4 @@ func (f *faults) err() error {
 		return nil
 	}
 	return &ValidationError{Fields: *f}
-}
-
-func allowed(r rune) bool {
-	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		return true
-	}
-	return strings.ContainsRune("._-:@+=/", r)
 }
