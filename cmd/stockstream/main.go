@@ -29,10 +29,14 @@ func main() {
 }
 
 // collectLess trades memory for speed: nearly all that this program allocates dies young, beside a small live heap, and
-// collecting it four times less often doubles the journal's speed. GOGC, where it is set, says otherwise.
+// collecting it four times less often doubles the journal's speed. Where the live heap is not small, it collects more
+// often, rather than grow far beyond half a gigabyte. GOGC and GOMEMLIMIT, where they are set, say otherwise.
 func collectLess() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(512 << 20)
 	}
 }
 
