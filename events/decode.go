@@ -33,8 +33,14 @@ func Decode(t Type, payload []byte) (Event, error) {
 	}
 	// Nearly every payload is of the latest version, so it is read as that before its version is looked at. One of
 	// another version may not fit, which is no fault then.
-	err := json.Unmarshal(payload, event)
-	version, latest := event.takeVersion(), LatestVersion(t)
+	var err error
+	version, plain := readPlain(payload, event)
+	if !plain {
+		event = newEvent(t)
+		err = json.Unmarshal(payload, event)
+		version = event.takeVersion()
+	}
+	latest := LatestVersion(t)
 	switch {
 	case version > latest:
 		return nil, &NewerVersionError{Type: t, Version: version, Latest: latest}

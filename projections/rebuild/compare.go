@@ -107,7 +107,7 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 		return nil, fmt.Errorf("compare: %w", err)
 	}
 	defer live.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it has written nothing
-	seqs, err := j.liveCheckpoints(ctx, live)
+	seqs, err := liveCheckpoints(ctx, live, j.shadows)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 		return err
 	})
 	group.Go(func() error {
-		if err := j.replay(groupCtx, seqs); err != nil {
+		if err := j.replay(groupCtx, j.shadows, seqs); err != nil {
 			return err
 		}
 		now, err = j.digests(groupCtx, func(s *shadow) events.Querier { return s.conn }, func(s *shadow) string { return s.shadow })

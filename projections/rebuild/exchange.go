@@ -32,6 +32,7 @@ func (j *Job) exchangeAll(ctx context.Context) (outcomes []Outcome, err error) {
 			return outcomes, fmt.Errorf("exchange the tables of %s: %w", s.Name, err)
 		}
 		outcomes = append(outcomes, outcome)
+		s.close(ctx) // the names that it finds are the live ones now
 	}
 	j.pace.step(StepDone)
 	return outcomes, nil
@@ -40,7 +41,7 @@ func (j *Job) exchangeAll(ctx context.Context) (outcomes []Outcome, err error) {
 // exchangeOne catches up and tries, until the tables are free for a moment.
 func (j *Job) exchangeOne(ctx context.Context, s *shadow) (outcome Outcome, err error) {
 	for try := range lockTries {
-		if err := j.catchUp(ctx); err != nil {
+		if err := j.catchUp(ctx, s); err != nil {
 			return outcome, err
 		}
 		if outcome, err = j.tryExchange(ctx, s); err == nil || !passing(err) {

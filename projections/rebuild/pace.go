@@ -48,6 +48,9 @@ func (p *pace) step(step Step) {
 		p.ended = time.Now()
 	}
 	p.now.Step = step
+	if step == StepDone { // a projection whose live line stands still is done where that stands
+		p.now.Done = p.now.Total
+	}
 }
 
 func (p *pace) aim(total int64) {

@@ -148,7 +148,7 @@ func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
 			return nil, fmt.Errorf("connect to Postgres: %w", err)
 		}
 	}
-	if err := j.catchUp(ctx); err != nil {
+	if err := j.catchUp(ctx, j.shadows...); err != nil {
 		return nil, err
 	}
 	j.pace.step(StepCompare)

@@ -19,22 +19,22 @@ const (
 
 // catchUp replays until no shadow is far behind its live tables. What is live moves on meanwhile, so each round has
 // less to do than the one before.
-func (j *Job) catchUp(ctx context.Context) error {
+func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 	for {
-		targets, err := j.liveCheckpoints(ctx, j.db)
+		targets, err := liveCheckpoints(ctx, j.db, shadows)
 		if err != nil {
 			return err
 		}
 		j.pace.aim(maxOf(targets))
-		if err := j.replay(ctx, targets); err != nil {
+		if err := j.replay(ctx, shadows, targets); err != nil {
 			return err
 		}
-		now, err := j.liveCheckpoints(ctx, j.db)
+		now, err := liveCheckpoints(ctx, j.db, shadows)
 		if err != nil {
 			return err
 		}
 		furthest := int64(0)
-		for i, s := range j.shadows {
+		for i, s := range shadows {
 			furthest = max(furthest, now[i]-s.seq.Load())
 		}
 		if furthest <= closeEnough {
@@ -44,9 +44,9 @@ func (j *Job) catchUp(ctx context.Context) error {
 }
 
 // liveCheckpoints returns how far the live tables of each shadow have come.
-func (j *Job) liveCheckpoints(ctx context.Context, db events.Querier) ([]int64, error) {
-	seqs := make([]int64, len(j.shadows))
-	for i, s := range j.shadows {
+func liveCheckpoints(ctx context.Context, db events.Querier, shadows []*shadow) ([]int64, error) {
+	seqs := make([]int64, len(shadows))
+	for i, s := range shadows {
 		var err error
 		if seqs[i], err = events.ReadCheckpoint(ctx, db, s.Name, s.pool); err != nil {
 			return nil, err
@@ -57,9 +57,9 @@ func (j *Job) liveCheckpoints(ctx context.Context, db events.Querier) ([]int64, 
 
 // replay brings each shadow to its target. The journal is read and decoded once, by two readers in turn, ahead of the
 // projections, which work side by side.
-func (j *Job) replay(ctx context.Context, targets []int64) error {
+func (j *Job) replay(ctx context.Context, shadows []*shadow, targets []int64) error {
 	first, last := int64(-1), int64(0)
-	for i, s := range j.shadows {
+	for i, s := range shadows {
 		if from := s.seq.Load(); from < targets[i] {
 			last = max(last, targets[i])
 			if first < 0 || from < first {
@@ -71,8 +71,8 @@ func (j *Job) replay(ctx context.Context, targets []int64) error {
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	feeds := make([]chan []events.Envelope, len(j.shadows))
-	for i, s := range j.shadows {
+	feeds := make([]chan []events.Envelope, len(shadows))
+	for i, s := range shadows {
 		feeds[i] = make(chan []events.Envelope, pagesAhead)
 		group.Go(func() error { return j.apply(ctx, s, targets[i], feeds[i]) })
 	}

@@ -89,14 +89,13 @@ func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.P
 	return s, s.checkDependents(ctx, db)
 }
 
-// create makes the shadow schema, with bookkeeping tables that are empty.
+// create makes the shadow schema, with bookkeeping tables that are empty, in the place of one that was left. There is
+// no moment without it, in which a runner that lost its lease would find the live tables under the names of its own.
 func (s *shadow) create(ctx context.Context, db *pgx.Conn) error {
-	if err := s.drop(ctx, db); err != nil {
-		return err
-	}
 	shadow, live := quote(s.shadow), quote(s.live)
 	_, err := db.Exec(ctx, `
 		BEGIN;
+		DROP SCHEMA IF EXISTS `+shadow+` CASCADE;
 		CREATE SCHEMA `+shadow+`;
 		CREATE TABLE `+shadow+`.checkpoints (LIKE `+live+`.checkpoints INCLUDING ALL);
 		CREATE TABLE `+shadow+`.dead_letters (LIKE `+live+`.dead_letters INCLUDING ALL);
