@@ -27,7 +27,7 @@ func ReadLag(ctx context.Context, db events.Querier, pool string, list ...Projec
 		LEFT JOIN checkpoints c ON c.pool = $1 AND c.projection = name
 		LEFT JOIN checkpoints j ON j.pool = $1 AND j.projection = $3
 		ORDER BY nr`
-	rows, err := db.Query(ctx, query, pool, names(list), events.JournalCheckpoint)
+	rows, err := db.Query(ctx, query, pool, Names(list), events.JournalCheckpoint)
 	if err != nil {
 		return nil, fmt.Errorf("read lag: %w", err)
 	}

@@ -71,13 +71,15 @@ func PerEvent(queue func(e Event, sql *pgx.Batch) error) func(context.Context, p
 	}
 }
 
-func (p Projection) wants(t events.Type) bool {
-	for _, wanted := range p.Wants {
-		if wanted == t {
-			return true
-		}
+func (p Projection) wants(t events.Type) bool { return slices.Contains(p.Wants, t) }
+
+// Names returns the names of projections, in their order.
+func Names(list []Projection) []string {
+	names := make([]string, len(list))
+	for i, p := range list {
+		names[i] = p.Name
 	}
-	return false
+	return names
 }
 
 // Named returns built-in projections by their names.
@@ -88,7 +90,7 @@ func Named(wanted ...string) ([]Projection, error) {
 		at := slices.IndexFunc(all, func(p Projection) bool { return p.Name == name })
 		switch {
 		case at < 0:
-			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownProjection, name, strings.Join(names(all), ", "))
+			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownProjection, name, strings.Join(Names(all), ", "))
 		case slices.ContainsFunc(list, func(p Projection) bool { return p.Name == name }):
 			return nil, fmt.Errorf("projection %q is named twice", name)
 		}

@@ -85,15 +85,7 @@ func DropTables(ctx context.Context, db Beginner, list ...Projection) error {
 		if err := tx.QueryRow(ctx, `SELECT to_regclass('checkpoints') IS NOT NULL`).Scan(&recorded); err != nil || !recorded {
 			return err
 		}
-		_, err := tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = ANY($1)`, names(list))
+		_, err := tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = ANY($1)`, Names(list))
 		return err
 	})
-}
-
-func names(list []Projection) []string {
-	names := make([]string, len(list))
-	for i, p := range list {
-		names[i] = p.Name
-	}
-	return names
 }

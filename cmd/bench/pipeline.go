@@ -128,11 +128,7 @@ func journalBacklog(ctx context.Context, client *redis.Client, pool *pgxpool.Poo
 }
 
 func projectBacklog(ctx context.Context, pool *pgxpool.Pool, count int) (float64, error) {
-	var readers []string
-	for _, p := range projections.BuiltIn() {
-		readers = append(readers, p.Name)
-	}
-	return timeRouter(ctx, pool, count, readers, func(router *message.Router) {
+	return timeRouter(ctx, pool, count, projections.Names(projections.BuiltIn()), func(router *message.Router) {
 		projections.AddTo(router, projections.Config{
 			Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Log: slog.Default(),
 		}, projections.BuiltIn()...)

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/audit"
@@ -18,7 +15,7 @@ import (
 func newAudit(config *Config) *cobra.Command {
 	var (
 		full    bool
-		output  string
+		output  *output
 		timeout time.Duration
 	)
 	command := &cobra.Command{
@@ -30,16 +27,13 @@ func newAudit(config *Config) *cobra.Command {
 			"hand are listed as pending and are fine, what waits behind dead letters is listed as parked and is not.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("output %q: want table or json", output)
-			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			report, err := runAudit(ctx, config, full)
 			if err != nil {
 				return fmt.Errorf("no audit was possible: %w", err)
 			}
-			if err := printAudit(cmd.OutOrStdout(), report, output); err != nil {
+			if err := printAudit(cmd.OutOrStdout(), report, *output); err != nil {
 				return err
 			}
 			if !report.OK {
@@ -48,8 +42,8 @@ func newAudit(config *Config) *cobra.Command {
 			return nil
 		},
 	}
+	output = addOutput(command, "table or json")
 	command.Flags().BoolVar(&full, "full", false, "begin at zero, and look at everything")
-	command.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	command.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long it may take")
 	return command
 }
@@ -60,18 +54,16 @@ func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, er
 		return nil, err
 	}
 	defer client.Close()
-	postgres, err := pgx.ParseConfig(config.DatabaseURL)
+	postgres, err := postgresConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
+		return nil, err
 	}
 	return audit.Run(ctx, audit.Config{Postgres: postgres, Redis: client, Pool: events.MainPool}, full)
 }
 
-func printAudit(out io.Writer, report *audit.Report, output string) error {
-	if output == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
+func printAudit(out io.Writer, report *audit.Report, form output) error {
+	if form == outputJSON {
+		return printDocument(out, report)
 	}
 	c := report.Compared
 	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Outcome, report.From, report.Seq,
@@ -79,14 +71,15 @@ func printAudit(out io.Writer, report *audit.Report, output string) error {
 	for _, text := range report.Incomplete {
 		fmt.Fprintln(out, "incomplete:", text)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	printFindingsOf(table, "DIFFERENT", report.Differences)
-	printFindingsOf(table, "PARKED", report.Parked)
-	printFindingsOf(table, "PENDING", report.Pending)
+	table := newTable(out)
+	printAudited(table, "DIFFERENT", report.Differences)
+	printAudited(table, "PARKED", report.Parked)
+	printAudited(table, "PENDING", report.Pending)
 	return table.Flush()
 }
 
-func printFindingsOf(out io.Writer, heading string, found audit.Findings) {
+// printAudited prints one sort of what an audit found.
+func printAudited(out io.Writer, heading string, found audit.Findings) {
 	if found.Count == 0 {
 		return
 	}

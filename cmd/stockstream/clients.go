@@ -54,3 +54,12 @@ func onSession(ctx context.Context, config *Config, do func(*pgx.Conn) error) er
 	defer conn.Close(ctx)
 	return do(conn)
 }
+
+// postgresConfig is how whatever opens sessions of its own connects to Postgres.
+func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
+	postgres, err := pgx.ParseConfig(config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	return postgres, nil
+}

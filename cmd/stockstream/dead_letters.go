@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,16 +16,13 @@ func newDeadLetters(config *Config) *cobra.Command {
 	var (
 		filter deadletters.Filter
 		status string
-		output string
+		output *output
 	)
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List dead letters in the order in which they were parked",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("output %q: want table or json", output)
-			}
 			conn, err := session(cmd.Context(), config)
 			if err != nil {
 				return err
@@ -37,7 +33,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if *output == outputJSON {
 				return printLettersJSON(cmd.OutOrStdout(), letters)
 			}
 			return printLetters(cmd.OutOrStdout(), letters)
@@ -47,33 +43,19 @@ func newDeadLetters(config *Config) *cobra.Command {
 	list.Flags().StringVar(&status, "status", string(deadletters.StatusParked), "parked, resolved or discarded; empty for all")
 	list.Flags().Int64Var(&filter.After, "after", 0, "only letters with a higher id")
 	list.Flags().IntVar(&filter.Limit, "limit", 100, "at most so many")
-	list.Flags().StringVarP(&output, "output", "o", "table", "table, or json with everything that is known, one letter a line")
+	output = addOutput(list, "table, or json with everything that is known, one letter a line")
 	parent.AddCommand(list)
 	return parent
 }
 
 func printLetters(out io.Writer, letters []deadletters.Letter) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := newTable(out)
 	fmt.Fprintln(table, "ID\tSOURCE\tKEY\tSEQ\tTYPE\tATTEMPTS\tLAST FAILED\tERROR")
 	for _, l := range letters {
 		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%.100q\n", l.ID, l.Source, orDash(l.SequenceKey), seqOrDash(l.Seq),
 			orDash(string(l.EventType)), l.Attempts, l.LastFailed.UTC().Format(time.RFC3339), l.Error)
 	}
 	return table.Flush()
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-func seqOrDash(seq int64) string {
-	if seq == 0 {
-		return "-"
-	}
-	return fmt.Sprint(seq)
 }
 
 // letterJSON is a letter for other programs. Raw is the message as text where it is JSON, and base64 where it is not.
@@ -96,19 +78,16 @@ type letterJSON struct {
 }
 
 func printLettersJSON(out io.Writer, letters []deadletters.Letter) error {
-	encoder := json.NewEncoder(out)
-	for _, l := range letters {
-		row := letterJSON{
+	rows := make([]letterJSON, len(letters))
+	for i, l := range letters {
+		rows[i] = letterJSON{
 			ID: l.ID, Source: l.Source, MessageKey: l.MessageKey, SequenceKey: l.SequenceKey, Pool: l.Pool, Seq: l.Seq,
 			EventType: string(l.EventType), Raw: l.Raw, Metadata: l.Metadata, Error: l.Error, Stack: l.Stack,
 			Attempts: l.Attempts, FirstFailed: l.FirstFailed.UTC(), LastFailed: l.LastFailed.UTC(), Status: string(l.Status),
 		}
 		if json.Valid(l.Raw) {
-			row.Raw = json.RawMessage(l.Raw)
-		}
-		if err := encoder.Encode(row); err != nil {
-			return err
+			rows[i].Raw = json.RawMessage(l.Raw)
 		}
 	}
-	return nil
+	return printLines(out, rows)
 }

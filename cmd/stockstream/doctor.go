@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
@@ -27,17 +25,14 @@ const (
 )
 
 func newDoctor(config *Config) *cobra.Command {
-	var output string
+	var output *output
 	doctor := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check Redis and Postgres for settings that can lose a sale; exits 1 on any that is unsafe",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("output %q: want table or json", output)
-			}
 			findings := append(examineRedis(cmd.Context(), config), examinePostgres(cmd.Context(), config)...)
-			if err := printFindings(cmd.OutOrStdout(), findings, output); err != nil {
+			if err := printFindings(cmd.OutOrStdout(), findings, *output); err != nil {
 				return err
 			}
 			unsafe := 0
@@ -52,17 +47,15 @@ func newDoctor(config *Config) *cobra.Command {
 			return nil
 		},
 	}
-	doctor.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	output = addOutput(doctor, "table or json")
 	return doctor
 }
 
-func printFindings(out io.Writer, findings []finding, output string) error {
-	if output == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(findings)
+func printFindings(out io.Writer, findings []finding, form output) error {
+	if form == outputJSON {
+		return printDocument(out, findings)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := newTable(out)
 	for _, f := range findings {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, f.Found, f.Advice)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,7 @@ func newEvents(config *Config) *cobra.Command {
 type historyFlags struct {
 	query  events.HistoryQuery
 	after  string
-	output string
+	output *output
 }
 
 func (h *historyFlags) add(cmd *cobra.Command) {
@@ -35,15 +34,12 @@ func (h *historyFlags) add(cmd *cobra.Command) {
 	f.StringVar(&h.query.SKU, "sku", "", "only events of this SKU")
 	f.StringVar(&h.query.HoldID, "hold", "", "only events of this hold")
 	f.StringVar((*string)(&h.query.Type), "type", "", "only events of this type, such as HOLD_CREATED")
-	f.StringVarP(&h.output, "output", "o", "table", "table, or json with everything that is known, one event a line")
+	h.output = addOutput(cmd, "table, or json with everything that is known, one event a line")
 }
 
 // read checks the flags. Without --after, the query begins where unset says.
 func (h *historyFlags) read(unset int64) error {
 	h.query.Pool, h.query.After = events.MainPool.Name(), unset
-	if h.output != "table" && h.output != "json" {
-		return fmt.Errorf("output %q: want table or json", h.output)
-	}
 	if h.query.Type != "" && !events.Known(h.query.Type) {
 		return fmt.Errorf("type %q: want one of %v", h.query.Type, events.Types())
 	}
@@ -76,7 +72,7 @@ func newEventsList(config *Config) *cobra.Command {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			show := newEventPrinter(cmd.OutOrStdout(), h.output)
+			show := newEventPrinter(cmd.OutOrStdout(), *h.output)
 			next, err := listEvents(cmd.Context(), conn, h.query, show)
 			if next != "" {
 				fmt.Fprintf(cmd.ErrOrStderr(), "there are more: --after %s\n", next)
@@ -125,13 +121,13 @@ func newEventsTail(config *Config) *cobra.Command {
 			if err := h.read(events.FromNow); err != nil {
 				return err
 			}
-			postgres, err := pgx.ParseConfig(config.DatabaseURL)
+			postgres, err := postgresConfig(config)
 			if err != nil {
-				return fmt.Errorf("database URL: %w", err)
+				return err
 			}
 			h.query.Limit = eventsPageMax
 			tell := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) }
-			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.output))
+			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), *h.output))
 			if errors.Is(err, events.ErrRewritten) || errors.Is(err, events.ErrDetached) {
 				return fmt.Errorf("%w; begin anew, without --after or with a later one", err)
 			}
@@ -155,16 +151,14 @@ func tellOnce(tell func(error)) func(error) {
 }
 
 // newEventPrinter returns a function that prints events as they come, the first time under a heading.
-func newEventPrinter(out io.Writer, output string) func([]events.Recorded) error {
-	if output == "json" {
-		encoder := json.NewEncoder(out)
+func newEventPrinter(out io.Writer, form output) func([]events.Recorded) error {
+	if form == outputJSON {
 		return func(page []events.Recorded) error {
+			answers := make([]httpapi.EventAnswer, len(page))
 			for i := range page {
-				if err := encoder.Encode(httpapi.NewEventAnswer(&page[i])); err != nil {
-					return err
-				}
+				answers[i] = httpapi.NewEventAnswer(&page[i])
 			}
-			return nil
+			return printLines(out, answers)
 		}
 	}
 	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n" // a tail cannot wait to see how wide its columns become

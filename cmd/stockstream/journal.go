@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,19 +21,10 @@ func newJournal(config *Config) *cobra.Command {
 	return parent
 }
 
-// readerNames are those who read the journal whether or not they have begun.
-func readerNames() []string {
-	var names []string
-	for _, p := range projections.BuiltIn() {
-		names = append(names, p.Name)
-	}
-	return names
-}
-
 // journalReaders returns everybody who has yet to read a part of the journal. What the audit has not verified could
 // never be audited once it is detached.
 func journalReaders(ctx context.Context, db events.Querier) ([]events.Reader, error) {
-	readers, err := events.JournalReaders(ctx, db, readerNames()...)
+	readers, err := events.JournalReaders(ctx, db, projections.Names(projections.BuiltIn())...)
 	if err != nil {
 		return nil, err
 	}
@@ -47,15 +36,12 @@ func journalReaders(ctx context.Context, db events.Querier) ([]events.Reader, er
 }
 
 func newJournalParts(config *Config) *cobra.Command {
-	var output string
+	var output *output
 	parts := &cobra.Command{
 		Use:   "parts",
 		Short: "List the parts of the journal, and who still has to read them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("output %q: want table or json", output)
-			}
 			conn, err := session(cmd.Context(), config)
 			if err != nil {
 				return err
@@ -69,18 +55,18 @@ func newJournalParts(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if *output == outputJSON {
 				return printPartsJSON(cmd.OutOrStdout(), reports)
 			}
 			return printParts(cmd.OutOrStdout(), reports)
 		},
 	}
-	parts.Flags().StringVarP(&output, "output", "o", "table", "table, or json, one part a line")
+	output = addOutput(parts, "table, or json, one part a line")
 	return parts
 }
 
 func printParts(out io.Writer, reports []events.PartReport) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
 		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n", r.Name, r.State, r.First, r.Last, r.Events, float64(r.Bytes)/(1<<20),
@@ -97,13 +83,6 @@ func namesOf(readers []events.Reader) []string {
 	return names
 }
 
-func timeOrDash(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.UTC().Format(time.RFC3339)
-}
-
 // partJSON is a part for other programs.
 type partJSON struct {
 	Part     string     `json:"part"`
@@ -118,20 +97,17 @@ type partJSON struct {
 }
 
 func printPartsJSON(out io.Writer, reports []events.PartReport) error {
-	encoder := json.NewEncoder(out)
-	for _, r := range reports {
-		row := partJSON{
+	rows := make([]partJSON, len(reports))
+	for i, r := range reports {
+		rows[i] = partJSON{
 			Part: r.Name, State: string(r.State), FirstSeq: r.First, LastSeq: r.Last, Events: r.Events, Bytes: r.Bytes, NeededBy: namesOf(r.NeededBy),
 		}
 		if !r.FirstAt.IsZero() {
 			first, last := r.FirstAt.UTC(), r.LastAt.UTC()
-			row.FirstAt, row.LastAt = &first, &last
-		}
-		if err := encoder.Encode(row); err != nil {
-			return err
+			rows[i].FirstAt, rows[i].LastAt = &first, &last
 		}
 	}
-	return nil
+	return printLines(out, rows)
 }
 
 func newJournalAttach(config *Config) *cobra.Command {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
@@ -94,7 +95,7 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 		return errors.New("without these parts no projection can be rebuilt or added, and no emptied Redis restored, until they are attached again; add --yes if that is meant")
 	}
 	for _, part := range chosen {
-		if _, err := events.DetachPart(ctx, conn, part.Part, stream, readerNames()...); err != nil {
+		if _, err := events.DetachPart(ctx, conn, part.Part, stream, projections.Names(projections.BuiltIn())...); err != nil {
 			return err
 		}
 		if err := printDetached(cmd, out, conn, part.Name); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/projections"
 )
 
 // smallParts divides an empty journal into parts of two events, up to seq 20.
@@ -124,7 +125,7 @@ func TestDetachRefusedByReaders(t *testing.T) {
 	s := newShop(t)
 	s.smallParts()
 	at := map[string]int64{"journal": 4}
-	for _, name := range readerNames() {
+	for _, name := range projections.Names(projections.BuiltIn()) {
 		at[name] = 4
 	}
 	at["orders"] = 1

@@ -66,9 +66,9 @@ func migrateUp(ctx context.Context, config *Config) error {
 
 // migrateDown drops the read tables, old ones and those of an interrupted rebuild included, and then everything else.
 func migrateDown(ctx context.Context, config *Config) error {
-	session, err := pgx.ParseConfig(config.DatabaseURL)
+	session, err := postgresConfig(config)
 	if err != nil {
-		return fmt.Errorf("database URL: %w", err)
+		return err
 	}
 	for _, p := range projections.BuiltIn() {
 		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: session}, p); err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,21 +26,21 @@ func newProjections(config *Config) *cobra.Command {
 }
 
 func newProjectionsList(config *Config) *cobra.Command {
-	var output string
+	var output *output
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the projections, how far behind they are, and what is kept of older ones",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return describe(cmd, config, output, printProjections, projections.BuiltIn()...)
+			return describe(cmd, config, *output, printProjections, projections.BuiltIn()...)
 		},
 	}
-	addOutput(list, &output)
+	output = addOutput(list, describedOutput)
 	return list
 }
 
 func newProjectionsShow(config *Config) *cobra.Command {
-	var output string
+	var output *output
 	show := &cobra.Command{
 		Use:   "show NAME",
 		Short: "Show one projection with its newest rebuild, and in what the new tables differed",
@@ -53,16 +50,14 @@ func newProjectionsShow(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return describe(cmd, config, output, printProjection, list...)
+			return describe(cmd, config, *output, printProjection, list...)
 		},
 	}
-	addOutput(show, &output)
+	output = addOutput(show, describedOutput)
 	return show
 }
 
-func addOutput(cmd *cobra.Command, output *string) {
-	cmd.Flags().StringVarP(output, "output", "o", "table", "table, or json with everything that is known, one projection a line")
-}
+const describedOutput = "table, or json with everything that is known, one projection a line"
 
 func newProjectionsDropOld(config *Config) *cobra.Command {
 	return &cobra.Command{
@@ -132,18 +127,15 @@ func onProjection(cmd *cobra.Command, config *Config, name string, do func(rebui
 
 // rebuildConfig is what this program rebuilds with. It fails where the schema is not this build's.
 func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebuild.Config, error) {
-	session, err := pgx.ParseConfig(config.DatabaseURL)
+	session, err := postgresConfig(config)
 	if err != nil {
-		return rebuild.Config{}, fmt.Errorf("database URL: %w", err)
+		return rebuild.Config{}, err
 	}
 	err = onSession(ctx, config, func(conn *pgx.Conn) error { return migrations.Check(ctx, conn) })
 	return rebuild.Config{Postgres: session, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: config.logger(errOut)}, err
 }
 
-func describe(cmd *cobra.Command, config *Config, output string, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
-	if output != "table" && output != "json" {
-		return fmt.Errorf("output %q: want table or json", output)
-	}
+func describe(cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
 	return onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
 		if err := migrations.Check(cmd.Context(), conn); err != nil {
 			return err
@@ -152,19 +144,15 @@ func describe(cmd *cobra.Command, config *Config, output string, table func(io.W
 		if err != nil {
 			return err
 		}
-		if output == "table" {
-			return table(cmd.OutOrStdout(), all)
+		if form == outputJSON {
+			return printLines(cmd.OutOrStdout(), all)
 		}
-		encoder := json.NewEncoder(cmd.OutOrStdout())
-		for _, s := range all {
-			err = errors.Join(err, encoder.Encode(s))
-		}
-		return err
+		return table(cmd.OutOrStdout(), all)
 	})
 }
 
 func printProjections(out io.Writer, all []rebuild.Status) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	table := newTable(out)
 	fmt.Fprintln(table, "NAME\tCHECKPOINT\tLAG EVENTS\tLAG\tPARKED\tOLD TABLES\tREBUILD")
 	for _, s := range all {
 		old, run := "-", "-"
@@ -195,7 +183,7 @@ func lagText(seconds float64) string {
 
 func printProjection(out io.Writer, all []rebuild.Status) error {
 	for _, s := range all {
-		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		table := newTable(out)
 		fmt.Fprintf(table, "name\t%s\ntables\t%s\ncheckpoint\t%d\nlag\t%d events, %s\nparked letters\t%d\n",
 			s.Name, strings.Join(s.Tables, ", "), s.Checkpoint, s.LagEvents, lagText(s.LagSeconds), s.Parked)
 		if s.Old != nil {

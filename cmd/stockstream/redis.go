@@ -7,7 +7,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/commands"
@@ -24,7 +23,7 @@ func newRedisRebuild(config *Config) *cobra.Command {
 	var (
 		sure   bool
 		wait   time.Duration
-		output string
+		output *output
 	)
 	rebuild := &cobra.Command{
 		Use:   "rebuild",
@@ -36,9 +35,6 @@ func newRedisRebuild(config *Config) *cobra.Command {
 			"undone. A process with the role journal has to run, for the events that the journal does not have yet.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("output %q: want table or json", output)
-			}
 			began := time.Now()
 			done, err := rebuildRedis(cmd, config, commands.RebuildOptions{
 				EvenHealthy: sure, Wait: wait, Report: commands.EveryStep(time.Second, printProgress(cmd.ErrOrStderr())),
@@ -49,12 +45,12 @@ func newRedisRebuild(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printRebuilt(cmd.OutOrStdout(), output, done, time.Since(began))
+			return printRebuilt(cmd.OutOrStdout(), *output, done, time.Since(began))
 		},
 	}
 	rebuild.Flags().BoolVar(&sure, "yes", false, "go on though Redis has everything that the journal has")
 	rebuild.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long the journal may take to catch up with the log that was closed")
-	rebuild.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	output = addOutput(rebuild, "table or json")
 	return rebuild
 }
 
@@ -64,9 +60,9 @@ func rebuildRedis(cmd *cobra.Command, config *Config, options commands.RebuildOp
 		return commands.Rebuilt{}, err
 	}
 	defer client.Close()
-	postgres, err := pgx.ParseConfig(config.DatabaseURL)
+	postgres, err := postgresConfig(config)
 	if err != nil {
-		return commands.Rebuilt{}, fmt.Errorf("database URL: %w", err)
+		return commands.Rebuilt{}, err
 	}
 	service, err := commands.NewService(events.MainPool, client, config.Commands)
 	if err != nil {
@@ -102,8 +98,8 @@ type rebuiltJSON struct {
 	Seconds    float64 `json:"seconds"`
 }
 
-func printRebuilt(out io.Writer, output string, done commands.Rebuilt, took time.Duration) error {
-	if output == "json" {
+func printRebuilt(out io.Writer, form output, done commands.Rebuilt, took time.Duration) error {
+	if form == outputJSON {
 		return json.NewEncoder(out).Encode(rebuiltJSON{
 			Epoch: done.Epoch, Seq: done.Seq, SKUs: done.SKUs, LiveHolds: done.LiveHolds, EndedHolds: done.EndedHolds,
 			Keys: done.Keys, Unreadable: done.Unreadable, Seconds: took.Seconds(),

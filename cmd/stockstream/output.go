@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// output is the form in which a command prints: a table, for people, or json, for other programs.
+type output string
+
+const (
+	outputTable output = "table"
+	outputJSON  output = "json"
+)
+
+// addOutput gives a command the flag --output. What json holds is for usage to say.
+func addOutput(cmd *cobra.Command, usage string) *output {
+	o := outputTable
+	cmd.Flags().VarP(&o, "output", "o", usage)
+	return &o
+}
+
+// String implements pflag.Value.
+func (o *output) String() string { return string(*o) }
+
+// Set implements pflag.Value, and refuses any other form.
+func (o *output) Set(value string) error {
+	if value != string(outputTable) && value != string(outputJSON) {
+		return errors.New("want table or json")
+	}
+	*o = output(value)
+	return nil
+}
+
+// Type implements pflag.Value.
+func (*output) Type() string { return "string" }
+
+// newTable returns a writer that aligns the columns of what is written with tabs between them, once it is flushed.
+func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 0, 2, ' ', 0) }
+
+// printLines prints values as JSON, one a line.
+func printLines[T any](out io.Writer, values []T) error {
+	encoder := json.NewEncoder(out)
+	for i := range values {
+		if err := encoder.Encode(values[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printDocument prints one value as JSON that people can read, too.
+func printDocument(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func seqOrDash(seq int64) string {
+	if seq == 0 {
+		return "-"
+	}
+	return fmt.Sprint(seq)
+}
+
+func timeOrDash(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
