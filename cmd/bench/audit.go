@@ -22,28 +22,23 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-const (
-	auditEvents = 1_000_000
-	auditLive   = 100_000
-	auditNew    = 10_000
-)
+// auditNew is how many events an audit finds that goes on after the last one.
+const auditNew = 10_000
 
-// benchAudit measures a full audit of a million events, and one that goes on after ten thousand more.
+// benchAudit measures a full audit of a long journal, and one that goes on after ten thousand more events.
 func benchAudit(ctx context.Context, o options, s *servers) error {
-	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close()
-	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
-	if err := errors.Join(client.FlushAll(ctx).Err(), writeHistory(ctx, pool, auditEvents, auditLive)); err != nil {
+	defer closeBoth()
+	if err := errors.Join(client.FlushAll(ctx).Err(), writeHistory(ctx, pool, o.history, o.history/10)); err != nil {
 		return err
 	}
-	if _, err := projectBacklog(ctx, pool, auditEvents); err != nil {
+	if _, err := projectBacklog(ctx, pool, o.history); err != nil {
 		return err
 	}
-	if err := fillRedis(ctx, client, pool, auditEvents); err != nil {
+	if err := fillRedis(ctx, client, pool, o.history); err != nil {
 		return err
 	}
 	config := audit.Config{Postgres: pool.Config().ConnConfig, Redis: client, Pool: events.MainPool}
@@ -62,7 +57,7 @@ func benchAudit(ctx context.Context, o options, s *servers) error {
 		}
 		further = append(further, took.Seconds())
 	}
-	fmt.Printf("\naudit of %d events with %d live holds, compared with Redis and the read tables\n", auditEvents, auditLive)
+	fmt.Printf("\naudit of %d events with %d live holds, compared with Redis and the read tables\n", o.history, o.history/10)
 	fmt.Printf("  full, events/s                                  %8.0f\n", median(full))
 	fmt.Printf("  after %d more events, seconds                %8.2f\n", auditNew, median(further))
 	goal("full audit, in thousands of events/s", median(full)/1000, 200)
@@ -81,7 +76,7 @@ func timeAudit(ctx context.Context, config audit.Config, full bool) (*audit.Repo
 }
 
 // fillRedis gives Redis what a history comes to, as the scripts would have left it a day later: ended holds are forgotten.
-func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, end int64) error {
+func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, end int) error {
 	keys := events.MainPool
 	pipe := client.Pipeline()
 	pipe.HSet(ctx, keys.MetaKey(), "epoch", 1, "seq", end)

@@ -9,9 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
 )
@@ -19,26 +17,19 @@ import (
 // benchLatency measures the time from a hold's 201 to its row in holds, at a steady rate. Every 40th hold is watched,
 // by a query each half millisecond; the figures include that resolution.
 func benchLatency(ctx context.Context, o options, s *servers) error {
-	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close()
-	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
-		return err
-	}
-	conn, err := pgx.Connect(ctx, s.postgres.URL())
+	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer closeBoth()
+	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
+		return err
+	}
 	t, err := launchService(ctx, o, s, everything)
 	if err != nil {
 		return err
 	}
 	defer t.stop()
-	pool, err := pgxpool.New(ctx, s.postgres.URL())
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
 	w := &watcher{pool: pool}
 	achieved, err := steady(ctx, t.addr, o.rate, 5*o.seconds, w)
 	if err != nil {

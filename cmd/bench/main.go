@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/migrations"
@@ -116,6 +118,18 @@ func startServers(ctx context.Context) (*servers, error) {
 	}
 	defer conn.Close(ctx)
 	return s, projections.CreateTables(ctx, conn, projections.BuiltIn()...)
+}
+
+// open returns clients of both servers.
+func (s *servers) open(ctx context.Context) (client *redis.Client, pool *pgxpool.Pool, closeBoth func(), err error) {
+	if pool, err = pgxpool.New(ctx, s.postgres.URL()); err != nil {
+		return nil, nil, nil, err
+	}
+	client = redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	return client, pool, func() {
+		pool.Close()
+		_ = client.Close() // the end of a measurement
+	}, nil
 }
 
 func (s *servers) stop() error {

@@ -26,13 +26,11 @@ import (
 // benchPipeline measures how fast a backlog goes from the stream into the journal, and from there into the read
 // tables, beside the stock subscriber with a transaction for each event.
 func benchPipeline(ctx context.Context, o options, s *servers) error {
-	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close()
-	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer closeBoth()
 	var journal, projected, stock []float64
 	for range min(o.rounds, 3) {
 		if err := backlog(ctx, client, pool, o.events); err != nil {

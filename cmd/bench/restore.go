@@ -13,21 +13,14 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-const (
-	restoreEvents = 1_000_000
-	restoreLive   = 100_000
-)
-
 // benchRestore measures how long an emptied Redis takes to be what the journal says, with all that is remembered.
 func benchRestore(ctx context.Context, o options, s *servers) error {
-	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close()
-	pool, err := pgxpool.New(ctx, s.postgres.URL())
+	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
-	if err := writeHistory(ctx, pool, restoreEvents, restoreLive); err != nil {
+	defer closeBoth()
+	if err := writeHistory(ctx, pool, o.history, o.history/10); err != nil {
 		return err
 	}
 	var perSecond, closed []float64
@@ -41,13 +34,13 @@ func benchRestore(ctx context.Context, o options, s *servers) error {
 			return err
 		}
 		done = result
-		perSecond, closed = append(perSecond, restoreEvents/seconds), append(closed, writing)
+		perSecond, closed = append(perSecond, float64(o.history)/seconds), append(closed, writing)
 	}
 	fmt.Printf("\nRedis restored from %d events: %d live holds, %d ended ones, %d keys\n", done.Seq, done.LiveHolds, done.EndedHolds, done.Keys)
 	fmt.Printf("  events/s                                        %8.0f\n", median(perSecond))
 	fmt.Printf("  of which keys are removed and written, seconds  %8.1f\n", median(closed))
 	goal("Redis from the journal, in thousands of events/s", median(perSecond)/1000, 100)
-	return errors.Join(client.FlushAll(ctx).Err(), emptyPostgres(ctx, pool))
+	return reset(ctx, client, pool)
 }
 
 // restoreOnce returns how long all of it took, and how much of that the writing.
