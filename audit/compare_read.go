@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -46,7 +47,7 @@ func (a *auditor) awaitProjections(ctx context.Context) error {
 				a.found.incomplete("the projection %s is at seq %d, the journal at %d", name, seq, a.end)
 				break
 			}
-			if err := pause(ctx); err != nil {
+			if err := wait.For(ctx, lookInterval); err != nil {
 				return err
 			}
 		}
@@ -67,7 +68,7 @@ func (a *auditor) inSnapshot(ctx context.Context, conn *pgx.Conn, table string, 
 			a.found.incomplete("the projection %s does not come to seq %d", table, notBefore)
 			return nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := wait.For(ctx, lookInterval); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/deadletters"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // groupChunks is how many chunks are read before the fold is brought forward to them, one after the other.
@@ -78,7 +79,7 @@ func (a *auditor) readRedis(ctx context.Context, skus, holds []string) (*chunk, 
 			a.noteRedisLost(c)
 			break
 		}
-		if err := pause(ctx); err != nil {
+		if err := wait.For(ctx, lookInterval); err != nil {
 			return nil, err
 		}
 	}

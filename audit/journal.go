@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // record is what the fold needs of an event. Reading whole envelopes and decoding them would take most of a full
@@ -171,21 +172,12 @@ func (f *follower) to(ctx context.Context, seq int64) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%w: it ends at seq %d, and %d is needed", errNotThere, f.fold.seq, seq)
 		}
-		if err := pause(ctx); err != nil {
+		if err := wait.For(ctx, lookInterval); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// pause waits a moment for the other side.
-func pause(ctx context.Context) error {
-	timer := time.NewTimer(20 * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
+// lookInterval is how soon the other side is looked at again that has not come up yet.
+const lookInterval = 20 * time.Millisecond

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // Schedule audits a pool again and again, in the background. Any number of processes may run one: whichever finds that
@@ -34,12 +35,8 @@ const yieldAfter = time.Second
 func (s *Schedule) Run(ctx context.Context) {
 	s.LockWait = yieldAfter
 	for {
-		timer := time.NewTimer(s.Interval + rand.N(s.Interval/10+1)) //nolint:gosec // jitter is no secret
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if wait.For(ctx, s.Interval+rand.N(s.Interval/10+1)) != nil { //nolint:gosec // jitter is no secret
 			return
-		case <-timer.C:
 		}
 		if err := s.once(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrBusy) {
 			s.Log.Warn("no audit was possible", "error", err)

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 const (
@@ -60,7 +61,7 @@ func (k *keeper) rest(ctx context.Context, pause time.Duration) {
 	misfit := k.misfit
 	if !k.open.Load() {
 		misfit = nil
-	} else if wait(ctx, pauseMin) != nil {
+	} else if wait.For(ctx, pauseMin) != nil {
 		return
 	}
 	timer := time.NewTimer(pause)
@@ -89,10 +90,10 @@ func (k *keeper) look(ctx context.Context) error {
 	both, relation, err := k.judgeNow(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return nil
+		return nil //nolint:nilerr // the end that was asked for
 	case errors.Is(err, ErrUnjournaled) || errors.Is(err, ErrForked):
 		k.tell(err)
-		return nil //nolint:nilerr // it is told, and may be met again at once
+		return nil // it is told, and may be met again at once
 	case err != nil: // one of the two could not be asked: an open pool stays open
 		k.disconnect(ctx)
 		if !k.open.Load() {

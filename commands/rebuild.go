@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // RebuildOptions say how to rebuild Redis on demand.
@@ -129,7 +130,7 @@ func (r *restoring) takeRest(ctx context.Context, both sides, end int64, patienc
 		if time.Now().After(deadline) {
 			return 0, fmt.Errorf("%w (the log was closed at seq %d, and after %s the journal was at %d)", ErrUnjournaled, end, patience, journaled)
 		}
-		if err := wait(ctx, closedInterval/5); err != nil {
+		if err := wait.For(ctx, closedInterval/5); err != nil {
 			return 0, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // Progress is how far restoring Redis has come. Total is 0 where nobody knows.
@@ -112,7 +113,7 @@ func (r *restoring) foldAtRest(ctx context.Context) error {
 		if time.Since(began) > restMax {
 			return nil
 		}
-		if err := wait(ctx, restInterval); err != nil {
+		if err := wait.For(ctx, restInterval); err != nil {
 			return err
 		}
 	}
@@ -209,16 +210,4 @@ func (s *Service) adopt(ctx context.Context, conn *pgx.Conn, both sides) error {
 		return errChanged
 	}
 	return s.step(ctx, raiseEpochScript, statusRaised, []string{s.pool.MetaKey()}, both.log.Epoch, epoch)
-}
-
-// wait lets some time pass.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // FromNow is the After of a query that follows the journal from the next event on that it takes.
@@ -36,7 +38,7 @@ func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, tell fu
 			return err
 		}
 		tell(err)
-		_ = sleep(ctx, followRetryInterval) // the next session finds that ctx has ended
+		_ = wait.For(ctx, followRetryInterval) // the next session finds that ctx has ended
 	}
 }
 
@@ -51,11 +53,7 @@ type follower struct {
 
 // session follows until something fails.
 func (f *follower) session(ctx context.Context, config *pgx.ConnConfig) error {
-	config = config.Copy()
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
-	}
-	conn, err := pgx.ConnectConfig(ctx, config)
+	conn, err := connect(ctx, config)
 	if err != nil {
 		return fmt.Errorf("follow the journal: %w", err)
 	}

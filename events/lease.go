@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // Lease is the right to be the only runner of one named line of work. It is a Postgres session that holds an advisory
@@ -19,9 +21,6 @@ type Lease struct {
 
 // leaseRetryInterval is how soon a waiting process takes over after the holder died.
 const leaseRetryInterval = time.Second
-
-// connectTimeout counts where the database URL says nothing (?connect_timeout=…).
-const connectTimeout = 10 * time.Second
 
 // noticeDeadRunner has Postgres give the lock of a runner up whose machine or network died without a word, within some
 // twenty seconds. A process that merely died is noticed at once.
@@ -43,7 +42,7 @@ func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Le
 		if taken {
 			return lease, nil
 		}
-		if err := sleep(ctx, leaseRetryInterval); err != nil {
+		if err := wait.For(ctx, leaseRetryInterval); err != nil {
 			lease.Release()
 			return nil, err
 		}
@@ -70,11 +69,14 @@ func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease,
 	return lease, nil
 }
 
+// leaseKey is the number of the advisory lock that is the lease named $1.
+const leaseKey = `hashtextextended('stockstream/' || current_schema() || '/' || $1, 0)`
+
 // LeaseHeld reports whether any session has the named lease, in the schema that db works in.
 func LeaseHeld(ctx context.Context, db Querier, name string) (held bool, err error) {
 	const query = `
 		SELECT EXISTS (
-		    SELECT FROM pg_locks, hashtextextended('stockstream/' || current_schema() || '/' || $1, 0) AS key
+		    SELECT FROM pg_locks, ` + leaseKey + ` AS key
 		    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
 		      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 		      AND (classid::bigint << 32 | objid::bigint) = key)`
@@ -84,13 +86,21 @@ func LeaseHeld(ctx context.Context, db Querier, name string) (held bool, err err
 	return held, nil
 }
 
-// connectLease opens the session of a lease that is yet to be taken.
-func connectLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+// connectTimeout counts where the database URL says nothing (?connect_timeout=…).
+const connectTimeout = 10 * time.Second
+
+// connect opens a session that may be waited for, and gives up in time.
+func connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	config = config.Copy()
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
-	conn, err := pgx.ConnectConfig(ctx, config)
+	return pgx.ConnectConfig(ctx, config)
+}
+
+// connectLease opens the session of a lease that is yet to be taken.
+func connectLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	conn, err := connect(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", name, err)
 	}
@@ -106,7 +116,7 @@ func connectLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Le
 func (l *Lease) try(ctx context.Context) (taken bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, silenceMax)
 	defer cancel()
-	const query = `SELECT pg_try_advisory_lock(hashtextextended('stockstream/' || current_schema() || '/' || $1, 0))`
+	const query = `SELECT pg_try_advisory_lock(` + leaseKey + `)`
 	if err := l.Conn.QueryRow(ctx, query, l.name).Scan(&taken); err != nil {
 		return false, fmt.Errorf("lease %s: %w", l.name, err)
 	}
@@ -154,16 +164,4 @@ func MoveCheckpoint(ctx context.Context, tx pgx.Tx, projection, pool string, fro
 type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-// sleep waits, or returns ctx's error as soon as there is one.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // Line is one ordered line of work, kept running: it waits for its lease, delivers batches, and after any failure
@@ -116,7 +118,7 @@ func (l *Line) keepRunning(ctx context.Context, stretch func(context.Context) er
 			pause = pauseMin
 		}
 		l.log.Warn("line interrupted; it begins again at its checkpoint", "error", err, "pause_ms", pause.Milliseconds())
-		if sleep(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
+		if wait.For(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}
 		pause = min(2*pause, pauseMax)

@@ -22,6 +22,7 @@ import (
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/httpapi"
+	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -237,10 +238,8 @@ func (a *app) awaitSchema(ctx context.Context) bool {
 			last = err.Error()
 			a.log.Error("waiting for Postgres", "error", err)
 		}
-		select {
-		case <-ctx.Done():
+		if wait.For(ctx, schemaInterval) != nil {
 			return false
-		case <-time.After(schemaInterval):
 		}
 	}
 }

@@ -18,20 +18,21 @@ const module = "github.com/stockstream/stockstream/"
 
 // arrows says what each package may import of ours. docs/ARCHITECTURE.md draws them.
 var arrows = map[string][]string{
-	"events":               {},
+	"events":               {"internal/wait"},
 	"migrations":           {},
-	"commands":             {"events"},
+	"commands":             {"events", "internal/wait"},
 	"deadletters":          {"events"},
 	"projections":          {"events", "deadletters"},
 	"projections/rebuild":  {"events", "deadletters", "projections"},
 	"sagas":                {"events", "commands", "deadletters"},
-	"audit":                {"events", "deadletters", "projections"},
+	"audit":                {"events", "deadletters", "projections", "internal/wait"},
 	"httpapi":              {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "migrations"},
-	"cmd/stockstream":      {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local"},
+	"cmd/stockstream":      {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local", "internal/wait"},
 	"cmd/bench":            {"events", "commands", "deadletters", "projections", "projections/rebuild", "audit", "migrations", "internal/local"},
 	"internal/local":       {},
 	"internal/testenv":     {"internal/local", "migrations"},
 	"internal/testsummary": {},
+	"internal/wait":        {},
 	"internal/house":       {},
 
 	"projections/projectiontest": {"events", "projections", "projections/rebuild", "internal/testenv"}, // for tests; nothing that ships imports it
