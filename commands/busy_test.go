@@ -30,12 +30,12 @@ func (s *shop) awaitJournaled() {
 	s.t.Helper()
 	conn := testenv.Connect(s.t, s.postgres)
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
-		end, exists, err := events.LogEnd(s.ctx, s.operator, s.pool)
-		if err != nil || !exists {
-			return false, fmt.Sprint(exists, err)
+		log, err := events.ReadLog(s.ctx, s.operator, s.pool)
+		if err != nil || !log.Exists {
+			return false, fmt.Sprint(log, err)
 		}
 		seq, err := events.ReadCheckpoint(s.ctx, conn, events.JournalCheckpoint, s.pool.Name())
-		return seq == end, fmt.Sprintf("the journal is at %d (%v), Redis at %d", seq, err, end)
+		return seq == log.Seq, fmt.Sprintf("the journal is at %d (%v), Redis at %d", seq, err, log.Seq)
 	})
 }
 

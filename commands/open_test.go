@@ -139,7 +139,7 @@ func TestSchemaMissing(t *testing.T) {
 	if err := s.Open(s.ctx, config); err == nil {
 		t.Error("it opened without the schema")
 	}
-	if _, exists, err := events.LogEnd(s.ctx, s.operator, events.MainPool); exists || err != nil {
+	if keys, err := s.operator.Exists(s.ctx, events.MainPool.MetaKey()).Result(); keys != 0 || err != nil {
 		t.Errorf("the log was begun (%v)", err)
 	}
 }

@@ -99,14 +99,14 @@ func (j *Journal) sort(ctx context.Context, pool Pool, checkpoint int64, entries
 		case seq < next:
 			sorted.repeated = append(sorted.repeated, entry.Envelope)
 		default:
-			end, exists, err := LogEnd(ctx, j.Redis, pool)
+			log, err := ReadLog(ctx, j.Redis, pool)
 			if err != nil {
 				return sorted, err
 			}
-			if seq <= end || !exists {
+			if seq <= log.Seq || !log.Exists {
 				return sorted, fmt.Errorf("%w: the journal ends at seq %d, the stream goes on with %d", ErrHole, next-1, seq)
 			}
-			entry.Err = fmt.Errorf("seq %d was never assigned: the log ends at %d", seq, end)
+			entry.Err = fmt.Errorf("seq %d was never assigned: the log ends at %d", seq, log.Seq)
 			sorted.parked = append(sorted.parked, entry)
 		}
 	}

@@ -2,7 +2,6 @@ package events
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -70,16 +69,4 @@ func RaiseEpoch(ctx context.Context, conn *pgx.Conn, pool string, above int64) (
 		return 0, 0, fmt.Errorf("raise the epoch of pool %s: %w", pool, err)
 	}
 	return epoch, journaled, nil
-}
-
-// readEpoch returns the epoch that a pool's log is in, as Postgres has it.
-func readEpoch(ctx context.Context, db Querier, pool string) (epoch int64, err error) {
-	err = db.QueryRow(ctx, `SELECT epoch FROM pools WHERE pool = $1`, pool).Scan(&epoch)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return FirstEpoch, nil
-	case err != nil:
-		return 0, fmt.Errorf("read the epoch of pool %s: %w", pool, err)
-	}
-	return epoch, nil
 }

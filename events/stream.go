@@ -66,10 +66,11 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 		return err
 	}
 	defer lease.Release()
-	epoch, err := readEpoch(ctx, lease.Conn, s.config.Pool.Name())
+	record, err := ReadRecord(ctx, lease.Conn, s.config.Pool.Name())
 	if err != nil {
 		return err
 	}
+	epoch := max(record.Epoch, FirstEpoch) // in which the journal's own look at it begins, too
 	if err := s.takeOver(ctx); err != nil {
 		return err
 	}

@@ -90,8 +90,8 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 // journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last
 // event before it tells; what no command wrote, and what carries a seq that was never assigned, tells nothing.
 func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journaled int64) (bool, error) {
-	end, exists, err := LogEnd(ctx, t.redis, t.pool)
-	if err != nil || !exists {
+	log, err := ReadLog(ctx, t.redis, t.pool)
+	if err != nil || !log.Exists {
 		return false, err
 	}
 	const lookBack = 100
@@ -101,7 +101,7 @@ func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journal
 	}
 	for _, entry := range entries {
 		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
-		if err == nil && seq >= 1 && seq <= end {
+		if err == nil && seq >= 1 && seq <= log.Seq {
 			return seq <= journaled, nil
 		}
 	}

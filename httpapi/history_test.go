@@ -26,13 +26,13 @@ func (s *shop) journal() {
 			Redis: s.redis, Postgres: s.postgres.Config().ConnConfig, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler),
 		})
 	})
-	end, _, err := events.LogEnd(s.ctx, s.redis, events.MainPool)
+	log, err := events.ReadLog(s.ctx, s.redis, events.MainPool)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
 		seq, err := events.ReadCheckpoint(s.ctx, s.postgres, events.JournalCheckpoint, "main")
-		return seq == end, fmt.Sprintf("the journal is at %d of %d (%v)", seq, end, err)
+		return seq == log.Seq, fmt.Sprintf("the journal is at %d of %d (%v)", seq, log.Seq, err)
 	})
 	stop()
 }

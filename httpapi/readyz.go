@@ -98,11 +98,11 @@ func (a *api) draining() bool {
 func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	var end int64
+	var log events.Log
 	var stream events.StreamState
 	var redisErr, postgresErr, schemaErr, streamErr error
 	var asked sync.WaitGroup // side by side: one that hangs must not look like a fault of another
-	asked.Go(func() { end, _, redisErr = events.LogEnd(ctx, a.Redis, a.Pool) })
+	asked.Go(func() { log, redisErr = events.ReadLog(ctx, a.Redis, a.Pool) })
 	asked.Go(func() { stream, streamErr = events.DescribeStream(ctx, a.Redis, a.Pool) })
 	asked.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
 	asked.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
@@ -124,7 +124,7 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	}
 	journaled, err := events.ReadCheckpoint(ctx, a.Postgres, events.JournalCheckpoint, a.Pool.Name())
 	if err == nil && redisErr == nil {
-		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, end-journaled)}
+		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, log.Seq-journaled)}
 	}
 	if report.Audit, err = a.lastAudit(ctx); err != nil {
 		report.Checks = append(report.Checks, check("audit", err))

@@ -140,11 +140,11 @@ func trade(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count 
 	defer running.Wait()
 	sellErr := sell(ctx, service, count/2)
 	for arrived := 0; sellErr == nil && arrived < 1+len(projections.BuiltIn()); {
-		end, _, err := events.LogEnd(ctx, client, events.MainPool)
+		log, err := events.ReadLog(ctx, client, events.MainPool)
 		if err != nil {
 			return err
 		}
-		if err := pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints WHERE seq = $1`, end).Scan(&arrived); err != nil {
+		if err := pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints WHERE seq = $1`, log.Seq).Scan(&arrived); err != nil {
 			return err
 		}
 	}

@@ -160,11 +160,11 @@ func measure(ctx context.Context, o options, s *servers, name string, connection
 // drained brings the read side level with what was sold, so that no measurement pays for the one before, and takes
 // what is in the journal off the stream.
 func drained(ctx context.Context, o options, s *servers, client *redis.Client, conn *pgx.Conn) error {
-	end, _, err := events.LogEnd(ctx, client, events.MainPool)
+	log, err := events.ReadLog(ctx, client, events.MainPool)
 	if err != nil {
 		return err
 	}
-	if end == 0 || projectedTo(ctx, conn, end) == nil {
+	if log.Seq == 0 || projectedTo(ctx, conn, log.Seq) == nil {
 		return nil
 	}
 	t, err := launchService(ctx, o, s, "journal,projections")
@@ -173,7 +173,7 @@ func drained(ctx context.Context, o options, s *servers, client *redis.Client, c
 	}
 	defer t.stop()
 	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		err := projectedTo(ctx, conn, end)
+		err := projectedTo(ctx, conn, log.Seq)
 		if err == nil {
 			return client.XTrimMaxLen(ctx, events.MainPool.StreamKey(), 0).Err()
 		}
