@@ -12,8 +12,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// saveReport keeps the report. The position stays where it is unless there is a new one.
-func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *position, report *Report) error {
+// saveReport keeps the report. The bookmark stays where it is unless there is a new one.
+func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *bookmark, report *Report) error {
 	raw, err := json.Marshal(report)
 	if err != nil {
 		return fmt.Errorf("encode the report: %w", err)
@@ -46,7 +46,7 @@ func Reader(ctx context.Context, db events.Querier, pool string) (reader events.
 	case errors.Is(err, pgx.ErrNoRows):
 		return reader, false, nil
 	case err != nil:
-		return reader, false, fmt.Errorf("read the verified position: %w", err)
+		return reader, false, fmt.Errorf("read the verified seq: %w", err)
 	}
 	return reader, true, nil
 }

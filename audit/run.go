@@ -47,7 +47,7 @@ type auditor struct {
 // conns are the sessions of an audit, each for one thing at a time. The first one holds the lease.
 type conns struct{ work, journal, ended, holds, orders, hours, stream *pgx.Conn }
 
-// Run audits a pool: from the last verified position, or from zero if asked to, or where there is none. What it finds is
+// Run audits a pool: from the last verified seq, or from zero if asked to, or where there is none. What it finds is
 // in the report, and kept for Last; an error says that there is no report. Of two at once, one waits, and gives up with
 // ErrBusy.
 func Run(ctx context.Context, config Config, full bool) (*Report, error) {
@@ -79,11 +79,11 @@ func (a *auditor) attempt(ctx context.Context, full bool) (*Report, error) {
 		return nil, err
 	}
 	defer closeConns()
-	position, err := a.begin(ctx, full)
+	from, err := a.begin(ctx, full)
 	if err != nil {
 		return nil, err
 	}
-	verified, err := a.run(ctx, position)
+	verified, err := a.run(ctx, from)
 	if err != nil {
 		return nil, err
 	}
@@ -137,14 +137,14 @@ func (a *auditor) connect(ctx context.Context) (closeAll func(), err error) {
 }
 
 // begin finds out where the audit goes from and to.
-func (a *auditor) begin(ctx context.Context, full bool) (p position, err error) {
+func (a *auditor) begin(ctx context.Context, full bool) (p bookmark, err error) {
 	pool := a.config.Pool.Name()
-	if p, err = readPosition(ctx, a.conns.work, pool); err != nil {
+	if p, err = readBookmark(ctx, a.conns.work, pool); err != nil {
 		return p, err
 	}
 	verified := p.seq
 	if full || p.seq == 0 {
-		full, p = true, position{}
+		full, p = true, bookmark{}
 	}
 	a.full, a.found.report.Full = full, full
 	if a.end, err = events.ReadCheckpoint(ctx, a.conns.work, events.JournalCheckpoint, pool); err != nil {
@@ -169,7 +169,7 @@ func (a *auditor) begin(ctx context.Context, full bool) (p position, err error) 
 }
 
 // run compares everything, and returns what will be verified if nothing was found.
-func (a *auditor) run(ctx context.Context, p position) (*snapshot, error) {
+func (a *auditor) run(ctx context.Context, p bookmark) (*verifiedState, error) {
 	if err := a.awaitProjections(ctx); err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func (a *auditor) run(ctx context.Context, p position) (*snapshot, error) {
 			return nil, err
 		}
 	}
-	verified := takeSnapshot(a.fold, a.full, p)
+	verified := stateToVerify(a.fold, a.full, p)
 	a.fold.settled = true
 	if err := a.compareLive(ctx); err != nil {
 		return nil, err
@@ -207,7 +207,7 @@ func (a *auditor) run(ctx context.Context, p position) (*snapshot, error) {
 
 // foldToEnd folds the journal up to the audit's end. Holds that end on the way are compared at once, and forgotten, by
 // three others side by side; a fourth compares the stream. So the memory that an audit takes does not grow with history.
-func (a *auditor) foldToEnd(ctx context.Context, p *position) error {
+func (a *auditor) foldToEnd(ctx context.Context, p *bookmark) error {
 	group, ctx := errgroup.WithContext(ctx)
 	pages := make(chan []record, 2)
 	group.Go(func() error { return readAhead(ctx, a.conns.journal, a.config.Pool.Name(), p.seq, a.end, pages) })
@@ -291,7 +291,7 @@ func (a *auditor) handOverEnded(ctx context.Context, comparers []chan []*Hold) e
 }
 
 // finish concludes the report, and keeps it, with the new verified state if nothing stands against that.
-func (a *auditor) finish(ctx context.Context, verified *snapshot, took time.Duration) (*Report, error) {
+func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time.Duration) (*Report, error) {
 	report, again := &a.found.report, a.found.again
 	if a.fold.unreadable > 0 {
 		a.found.incomplete("%d events cannot be decoded by this build, and what differs may come of that; the first: %s", a.fold.unreadable, a.fold.firstFault)

@@ -12,8 +12,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// position is where an audit goes on.
-type position struct {
+// bookmark is where the next audit goes on: after the verified seq, this entry of the stream, and the keys that were
+// looked at in turn.
+type bookmark struct {
 	seq        int64
 	liveHolds  int64
 	streamID   string
@@ -32,12 +33,12 @@ const (
 // and the next audit finds them again by itself.
 const recheckMax = 10_000
 
-// readPosition returns the verified position of a pool, zero for one that was never audited.
-func readPosition(ctx context.Context, db events.Querier, pool string) (p position, err error) {
+// readBookmark returns where the audit of a pool goes on, zero for one that was never audited.
+func readBookmark(ctx context.Context, db events.Querier, pool string) (p bookmark, err error) {
 	const query = `SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor FROM audits WHERE pool = $1`
 	err = db.QueryRow(ctx, query, pool).Scan(&p.seq, &p.liveHolds, &p.streamID, &p.skuCursor, &p.holdCursor, &p.hourFloor)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return p, fmt.Errorf("read the verified position: %w", err)
+		return p, fmt.Errorf("read the verified seq: %w", err)
 	}
 	return p, nil
 }
@@ -135,8 +136,28 @@ func loadRechecks(ctx context.Context, db events.Querier, pool string, f *fold) 
 	return err
 }
 
+// loadHours adds what the verified state says of hours that were not over.
+func loadHours(ctx context.Context, db events.Querier, pool string, h *hours, floor int64) error {
+	h.floor, h.latest = floor, floor+1
+	rows, err := db.Query(ctx, `SELECT sku, hour, reserved, sold, cancelled, expired FROM audit_hours WHERE pool = $1`, pool)
+	if err != nil {
+		return fmt.Errorf("read verified hours: %w", err)
+	}
+	var key hourKey
+	var u hourUnits
+	_, err = pgx.ForEachRow(rows, []any{&key.sku, &key.hour, &u[hourReserved], &u[hourSold], &u[hourCancelled], &u[hourExpired]}, func() error {
+		units := u
+		h.units[key] = &units
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read verified hours: %w", err)
+	}
+	return nil
+}
+
 // loadRound adds keys that have not changed, the next in turn, and moves the cursors.
-func loadRound(ctx context.Context, db events.Querier, pool string, f *fold, p *position) error {
+func loadRound(ctx context.Context, db events.Querier, pool string, f *fold, p *bookmark) error {
 	skus, err := readStock(ctx, db, f, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.skuCursor, roundSKUs)
 	if err != nil {
 		return err

@@ -7,30 +7,28 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/stockstream/stockstream/events"
 )
 
-// snapshot is what will be the verified state, should everything agree: a copy of the fold at the audit's end.
-type snapshot struct {
+// verifiedState is what will be kept, should everything agree: a copy of the fold at the audit's end.
+type verifiedState struct {
 	full     bool
-	position position
+	bookmark bookmark
 	stock    map[string]Stock
 	holds    []Hold
 	hours    map[hourKey]hourUnits
 	gone     []string
 }
 
-func takeSnapshot(f *fold, full bool, p position) *snapshot {
-	s := &snapshot{full: full, position: p, stock: make(map[string]Stock, len(f.stock)), holds: make([]Hold, 0, len(f.holds))}
-	s.position.seq, s.position.liveHolds = f.seq, f.totals.live
+func stateToVerify(f *fold, full bool, p bookmark) *verifiedState {
+	s := &verifiedState{full: full, bookmark: p, stock: make(map[string]Stock, len(f.stock)), holds: make([]Hold, 0, len(f.holds))}
+	s.bookmark.seq, s.bookmark.liveHolds = f.seq, f.totals.live
 	for sku, stock := range f.stock {
 		s.stock[sku] = *stock
 	}
 	for _, hold := range f.holds {
 		s.holds = append(s.holds, *hold)
 	}
-	s.position.hourFloor, s.hours = f.hours.floor, make(map[hourKey]hourUnits, len(f.hours.units))
+	s.bookmark.hourFloor, s.hours = f.hours.floor, make(map[hourKey]hourUnits, len(f.hours.units))
 	for key, units := range f.hours.units {
 		s.hours[key] = *units
 	}
@@ -38,9 +36,9 @@ func takeSnapshot(f *fold, full bool, p position) *snapshot {
 	return s
 }
 
-// save makes the snapshot the verified state, in one transaction with the report. What is to be looked at again is
+// save keeps it in the place of the one before, in one transaction with the report. What is to be looked at again is
 // marked.
-func (s *snapshot) save(ctx context.Context, conn *pgx.Conn, pool string, again recheck, report *Report) error {
+func (s *verifiedState) save(ctx context.Context, conn *pgx.Conn, pool string, again recheck, report *Report) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := s.clear(ctx, tx, pool); err != nil {
 			return fmt.Errorf("save the verified state: %w", err)
@@ -59,12 +57,12 @@ func (s *snapshot) save(ctx context.Context, conn *pgx.Conn, pool string, again 
 		if err := saveHours(ctx, tx, pool, s.hours); err != nil {
 			return fmt.Errorf("save verified hours: %w", err)
 		}
-		return saveReport(ctx, tx, pool, &s.position, report)
+		return saveReport(ctx, tx, pool, &s.bookmark, report)
 	})
 }
 
 // clear removes the rows that are about to be written, and those of holds that are no more.
-func (s *snapshot) clear(ctx context.Context, tx pgx.Tx, pool string) error {
+func (s *verifiedState) clear(ctx context.Context, tx pgx.Tx, pool string) error {
 	if s.full {
 		_, err := tx.Exec(ctx, `DELETE FROM audit_skus WHERE pool = $1`, pool)
 		if err == nil {
@@ -84,15 +82,15 @@ func (s *snapshot) clear(ctx context.Context, tx pgx.Tx, pool string) error {
 	return err
 }
 
-func (s *snapshot) saveHolds(ctx context.Context, tx pgx.Tx, pool string, again recheck) error {
+func (s *verifiedState) saveHolds(ctx context.Context, tx pgx.Tx, pool string, again recheck) error {
 	holds := s.holds
 	live := make(map[string]bool, len(holds))
 	for i := range holds {
 		live[holds[i].ID] = true
 	}
 	for id, hold := range again.holds {
-		// One that was made or that ended after the snapshot is looked at again in any case.
-		if !live[id] && hold.Status != statusActive && hold.EndedSeq <= s.position.seq {
+		// One that was made or that ended after the audit's end is looked at again in any case.
+		if !live[id] && hold.Status != statusActive && hold.EndedSeq <= s.bookmark.seq {
 			holds = append(holds, *hold)
 		}
 	}
@@ -102,26 +100,6 @@ func (s *snapshot) saveHolds(ctx context.Context, tx pgx.Tx, pool string, again 
 		return []any{pool, h.ID, h.SKU, h.Qty, h.UserID, h.IdempotencyKey, h.CreatedAtMs, h.ExpiresAtMs, h.Status, h.PaymentRef, h.EndedAtMs, h.EndedSeq, again.holds[h.ID] != nil}, nil
 	}))
 	return err
-}
-
-// loadHours adds what the verified state says of hours that were not over.
-func loadHours(ctx context.Context, db events.Querier, pool string, h *hours, floor int64) error {
-	h.floor, h.latest = floor, floor+1
-	rows, err := db.Query(ctx, `SELECT sku, hour, reserved, sold, cancelled, expired FROM audit_hours WHERE pool = $1`, pool)
-	if err != nil {
-		return fmt.Errorf("read verified hours: %w", err)
-	}
-	var key hourKey
-	var u hourUnits
-	_, err = pgx.ForEachRow(rows, []any{&key.sku, &key.hour, &u[hourReserved], &u[hourSold], &u[hourCancelled], &u[hourExpired]}, func() error {
-		units := u
-		h.units[key] = &units
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read verified hours: %w", err)
-	}
-	return nil
 }
 
 // saveHours replaces the hours of the verified state: those that are not over, and those that differ for a known reason.
