@@ -8,6 +8,6 @@
 // applied, at another time in another time zone. The rows must always be the same. All of it goes through
 // projections.AddTo on a Watermill Router: it is the engine that runs, with faults put in from outside.
 //
-// It is for tests only, and imports events, projections, projections/rebuild and internal/testenv. The TestMain of a package that uses it
-// calls testenv.Main.
+// It is for tests only, and imports events, projections, projections/rebuild and internal/testenv. The TestMain of a
+// package that uses it calls testenv.Main.
 package projectiontest
