@@ -38,17 +38,6 @@ type OldTablesAnswer struct {
 	Seq        int64  `json:"seq"`
 }
 
-// Codes of /ops/projections.
-const (
-	codeUnknownProjection = "UNKNOWN_PROJECTION"
-	codeRebuildRuns       = "REBUILD_RUNS"
-	codeNoRebuild         = "NO_REBUILD"
-	codeOldTablesKept     = "OLD_TABLES_KEPT"
-	codeNoOldTables       = "NO_OLD_TABLES"
-	codeDependents        = "DEPENDENTS"
-	codeJournalHole       = "JOURNAL_HOLE"
-)
-
 // opsTimeout bounds what changes tables; the exchange itself waits for a lock in short attempts.
 const opsTimeout = 25 * time.Second
 

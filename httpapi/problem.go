@@ -37,22 +37,33 @@ type requestError struct {
 func (e *requestError) Error() string { return e.code + ": " + e.detail }
 
 var (
-	errUnknownRoute = &requestError{"UNKNOWN_ROUTE", "there is nothing at this path"}
-	errWrongMethod  = &requestError{"WRONG_METHOD", "this path does not take this method"}
+	errUnknownRoute = &requestError{codeUnknownRoute, "there is nothing at this path"}
+	errWrongMethod  = &requestError{codeWrongMethod, "this path does not take this method"}
 )
 
+// Codes of this package's own; those of commands come with their errors.
 const (
-	codeInvalid       = "INVALID_REQUEST"
-	codeMalformed     = "MALFORMED_BODY"
-	codeTooLarge      = "BODY_TOO_LARGE"
-	codeContentType   = "WRONG_CONTENT_TYPE"
-	codeUnknownOrder  = "UNKNOWN_ORDER"
-	codeDetached      = "EVENTS_DETACHED"
-	codeUnavailable   = "UNAVAILABLE"
-	codeNotReady      = "NOT_READY"
-	codeInternal      = "INTERNAL"
-	retryAfterSeconds = "1"
+	codeInvalid           = "INVALID_REQUEST"
+	codeMalformed         = "MALFORMED_BODY"
+	codeTooLarge          = "BODY_TOO_LARGE"
+	codeContentType       = "WRONG_CONTENT_TYPE"
+	codeUnknownRoute      = "UNKNOWN_ROUTE"
+	codeWrongMethod       = "WRONG_METHOD"
+	codeUnknownOrder      = "UNKNOWN_ORDER"
+	codeDetached          = "EVENTS_DETACHED"
+	codeUnknownProjection = "UNKNOWN_PROJECTION"
+	codeRebuildRuns       = "REBUILD_RUNS"
+	codeNoRebuild         = "NO_REBUILD"
+	codeOldTablesKept     = "OLD_TABLES_KEPT"
+	codeNoOldTables       = "NO_OLD_TABLES"
+	codeDependents        = "DEPENDENTS"
+	codeJournalHole       = "JOURNAL_HOLE"
+	codeUnavailable       = "UNAVAILABLE"
+	codeNotReady          = "NOT_READY"
+	codeInternal          = "INTERNAL"
 )
+
+const retryAfterSeconds = "1"
 
 // statuses is the only place that maps codes to HTTP statuses.
 var statuses = map[string]int{
@@ -60,8 +71,8 @@ var statuses = map[string]int{
 	codeMalformed:          http.StatusBadRequest,
 	codeTooLarge:           http.StatusRequestEntityTooLarge,
 	codeContentType:        http.StatusUnsupportedMediaType,
-	"UNKNOWN_ROUTE":        http.StatusNotFound,
-	"WRONG_METHOD":         http.StatusMethodNotAllowed,
+	codeUnknownRoute:       http.StatusNotFound,
+	codeWrongMethod:        http.StatusMethodNotAllowed,
 	codeUnknownOrder:       http.StatusNotFound,
 	codeUnknownProjection:  http.StatusNotFound,
 	codeNoRebuild:          http.StatusNotFound,
