@@ -34,7 +34,7 @@ const (
 // sides is what Redis and Postgres say of a pool's log. Everything that a log can only grow beyond was read first.
 type sides struct {
 	knownEpoch, knownSeq int64 // the fence of this process
-	record               events.Record
+	record               events.PoolRecord
 	log                  events.Log
 }
 
@@ -43,7 +43,7 @@ func (s *Service) judge(ctx context.Context, db events.Querier) (sides, relation
 	var both sides
 	var err error
 	both.knownEpoch, both.knownSeq = s.fence.known()
-	if both.record, err = events.ReadRecord(ctx, db, s.pool.Name()); err != nil {
+	if both.record, err = events.ReadPoolRecord(ctx, db, s.pool.Name()); err != nil {
 		return both, relationUnclear, err
 	}
 	if both.log, err = events.ReadLog(ctx, s.redis, s.pool); err != nil {

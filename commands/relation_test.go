@@ -138,7 +138,7 @@ func TestEarlierLife(t *testing.T) {
 				b.wantState(t, b.before)
 				must(t, b.Ready(b.ctx))
 				must(t, ignore(b.Confirm(b.ctx, Confirm{HoldID: late, PaymentRef: "p"})))
-				record, err := events.ReadRecord(b.ctx, testenv.Connect(t, b.postgres), "main")
+				record, err := events.ReadPoolRecord(b.ctx, testenv.Connect(t, b.postgres), "main")
 				must(t, err)
 				log, err := events.ReadLog(b.ctx, b.operator, b.pool)
 				if err != nil || log.Epoch != record.Epoch || log.Epoch < 2 {

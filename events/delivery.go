@@ -25,6 +25,9 @@ type StreamBatch struct {
 	Lease   *Lease
 }
 
+// BatchMaxDefault is how many events a delivery has at most, unless a configuration says otherwise.
+const BatchMaxDefault = 2000
+
 type batchKey struct{}
 
 type faultKey struct{}

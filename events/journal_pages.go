@@ -22,8 +22,8 @@ type journalPage struct {
 }
 
 const (
-	pageEvents = 2000
-	pagesMax   = 16 // some 30 MB
+	pageEvents = BatchMaxDefault // so that a delivery is a page
+	pagesMax   = 16              // some 30 MB
 )
 
 // NewJournalPages returns the shared pages of a pool's journal.

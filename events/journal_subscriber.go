@@ -39,7 +39,7 @@ var _ message.Subscriber = (*JournalSubscriber)(nil)
 // NewJournalSubscriber returns a subscriber for one reader of one pool's journal.
 func NewJournalSubscriber(config JournalSubscriberConfig) *JournalSubscriber {
 	if config.BatchMax == 0 {
-		config.BatchMax = pageEvents
+		config.BatchMax = BatchMaxDefault
 	}
 	return &JournalSubscriber{Line: NewLine(config.Reader, config.Log), config: config}
 }

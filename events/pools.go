@@ -12,22 +12,22 @@ import (
 // FirstEpoch is the first life of a pool's log. A pool that Postgres does not know yet will begin with it.
 const FirstEpoch = 1
 
-// Record is what Postgres knows of a pool's log.
-type Record struct {
+// PoolRecord is what Postgres knows of a pool's log.
+type PoolRecord struct {
 	Epoch     int64     // 0 for a pool that was never set up
 	Journaled int64     // the seq that the journal ends at
 	LastID    uuid.UUID // the journal's last event; the zero UUID where there is none, or where it was detached
 }
 
-// ReadRecord returns what Postgres knows of a pool's log.
-func ReadRecord(ctx context.Context, db Querier, pool string) (r Record, err error) {
+// ReadPoolRecord returns what Postgres knows of a pool's log.
+func ReadPoolRecord(ctx context.Context, db Querier, pool string) (r PoolRecord, err error) {
 	const query = `
 		SELECT coalesce((SELECT epoch FROM pools WHERE pool = $1), 0), journal.seq,
 		       (SELECT event_id FROM events WHERE pool = $1 AND events.seq = journal.seq)
 		FROM (SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0) AS seq) AS journal`
 	var id pgtype.UUID
 	if err := db.QueryRow(ctx, query, pool, JournalCheckpoint).Scan(&r.Epoch, &r.Journaled, &id); err != nil {
-		return Record{}, fmt.Errorf("read what is recorded of pool %s: %w", pool, err)
+		return PoolRecord{}, fmt.Errorf("read what is recorded of pool %s: %w", pool, err)
 	}
 	r.LastID = id.Bytes
 	return r, nil

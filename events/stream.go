@@ -46,7 +46,7 @@ var _ message.Subscriber = (*StreamSubscriber)(nil)
 // NewStreamSubscriber returns a subscriber for one pool's stream.
 func NewStreamSubscriber(config StreamSubscriberConfig) *StreamSubscriber {
 	if config.BatchMax == 0 {
-		config.BatchMax = 2000
+		config.BatchMax = BatchMaxDefault
 	}
 	return &StreamSubscriber{Line: NewLine("journal", config.Log), config: config}
 }
@@ -66,7 +66,7 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 		return err
 	}
 	defer lease.Release()
-	record, err := ReadRecord(ctx, lease.Conn, s.config.Pool.Name())
+	record, err := ReadPoolRecord(ctx, lease.Conn, s.config.Pool.Name())
 	if err != nil {
 		return err
 	}

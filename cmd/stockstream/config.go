@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
 )
 
 // Config is everything that can be set, by flag or by environment. The flags in addFlags are the one source of names,
@@ -49,7 +50,7 @@ func defaultConfig() *Config {
 		DatabaseURL: "postgres://app@127.0.0.1:5432/inventory",
 		Roles:       allRoles,
 		Commands:    commands.DefaultConfig(),
-		BatchMax:    2000,
+		BatchMax:    events.BatchMaxDefault,
 		StreamKeep:  10 * time.Minute,
 		DrainDelay:  250 * time.Millisecond,
 		Audit:       time.Minute,
