@@ -163,7 +163,6 @@ func opsError(err error) error {
 		rebuild.ErrNoOldTables: codeNoOldTables,
 		rebuild.ErrDependents:  codeDependents,
 		events.ErrHole:         codeJournalHole,
-		events.ErrDetached:     codeJournalHole,
 	} {
 		if errors.Is(err, refusal) {
 			return &requestError{code, err.Error()}

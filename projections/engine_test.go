@@ -182,6 +182,39 @@ func TestKilledConnections(t *testing.T) {
 	}
 }
 
+// TestAddedProjection adds a projection to a journal with history, while the others go on: it makes its table, and catches
+// up from the first event by itself.
+func TestAddedProjection(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	live := func(n int) {
+		for i := range n {
+			hold := fmt.Sprint("hold-", p.seq, "-", i)
+			p.journal(stocked(2), created(hold, 1), confirmed(hold, 1))
+		}
+	}
+	live(100)
+	before := []Projection{Holds(), Orders(), StockLevels()}
+	_, stop := p.run(7, before...)
+	p.await(before...)
+	stop()
+	p.exec(`DROP TABLE IF EXISTS sku_hours`) // as before a build that knows it
+	p.exec(`DELETE FROM checkpoints WHERE projection = 'sku_hours'`)
+	p.run(7, append(before, SKUHours())...)
+	live(50)
+	p.await(append(before, SKUHours())...)
+	var reserved, sold int64
+	if err := p.db.QueryRow(p.ctx, `SELECT sum(reserved)::bigint, sum(sold)::bigint FROM sku_hours`).Scan(&reserved, &sold); err != nil {
+		t.Fatal(err)
+	}
+	if reserved != 150 || sold != 150 {
+		t.Errorf("the new table has %d units reserved and %d sold, want 150 of each: history and what came since", reserved, sold)
+	}
+	if seqs, _ := p.parked("sku_hours"); len(seqs) != 0 {
+		t.Errorf("events %v were parked", seqs)
+	}
+}
+
 // TestHole holds that a missing event stops a projection, which says so.
 func TestHole(t *testing.T) {
 	t.Parallel()

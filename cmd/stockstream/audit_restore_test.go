@@ -17,14 +17,12 @@ func TestAuditOfARestoredRedis(t *testing.T) {
 	v := s.serve("--audit-interval", "0").awaitReady()
 	sellSome := func() {
 		t.Helper()
-		before := s.redis.HGet(s.ctx, "inventory.meta", "seq").Val()
+		from, _ := s.logEnd() // 0 where there is none
 		stop := v.shoppers(4)
 		defer stop()
-		from, goal := int64(0), int64(300)
-		_, _ = fmt.Sscan(before, &from)
 		testenv.Eventually(t, 60*time.Second, func() (bool, string) {
-			end, err := s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
-			return err == nil && end >= from+goal, fmt.Sprintf("the log ends at %d (%v), and began at %d", end, err, from)
+			end, err := s.logEnd()
+			return err == nil && end >= from+300, fmt.Sprintf("the log ends at %d (%v), and began at %d", end, err, from)
 		})
 	}
 	sellSome()

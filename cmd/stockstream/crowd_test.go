@@ -153,8 +153,9 @@ func (b *buyer) lapses(qty int) outcome {
 func (s *shop) wantAgreement(sku string, units int64) {
 	s.t.Helper()
 	s.wantAgreementWithout(sku, units)
-	if entries, end := s.redis.XLen(s.ctx, "inventory.events").Val(), s.redis.HGet(s.ctx, "inventory.meta", "seq").Val(); fmt.Sprint(entries) != end {
-		s.t.Errorf("entries of the stream: got %d, want %s", entries, end)
+	entries := s.redis.XLen(s.ctx, "inventory.events").Val()
+	if end, err := s.logEnd(); entries != end || err != nil {
+		s.t.Errorf("entries of the stream: got %d, want %d (%v)", entries, end, err)
 	}
 }
 
@@ -172,13 +173,14 @@ func (s *shop) wantAgreementWithout(sku string, units int64) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	end, err := s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+	end, err := s.logEnd()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	same("events in the journal", one[int64](s, `SELECT count(*) FROM events`), end)
 	same("the journal's last seq", one[int64](s, `SELECT max(seq) FROM events`), end)
 	same("dead letters", one[int64](s, `SELECT count(*) FROM dead_letters`), 0)
+	s.wantClean(true)
 
 	const running = `
 		WITH steps AS (

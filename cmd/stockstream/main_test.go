@@ -172,11 +172,14 @@ func (s *shop) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int,
 	return status, holdID, err
 }
 
+// logEnd is the seq that Redis's log ends at.
+func (s *shop) logEnd() (int64, error) { return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64() }
+
 // awaitLevel waits until the journal and every projection have come to the end of the log.
 func (s *shop) awaitLevel() {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
-		end, err := s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+		end, err := s.logEnd()
 		if err != nil {
 			return false, err.Error()
 		}

@@ -16,6 +16,16 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
+// projection returns what `projections show` says of one.
+func (s *shop) projection(name string) (found rebuild.Status) {
+	s.t.Helper()
+	out, err := s.cli("projections", "show", name, "-o", "json")
+	if err != nil || json.Unmarshal([]byte(out), &found) != nil {
+		s.t.Fatalf("show %s: got %q (%v)", name, out, err)
+	}
+	return found
+}
+
 // TestProjectionsCommands goes through the life of a rebuild as an operator does, beside a service that sells.
 func TestProjectionsCommands(t *testing.T) {
 	t.Parallel()
@@ -46,18 +56,10 @@ func TestProjectionsCommands(t *testing.T) {
 	if got := one[int](s, `SELECT count(*) FROM holds`); got != 20 {
 		t.Errorf("%d holds after the rebuild, want 20", got)
 	}
-	status := func(name string) (found rebuild.Status) {
-		t.Helper()
-		out, err := s.cli("projections", "show", name, "-o", "json")
-		if err != nil || json.Unmarshal([]byte(out), &found) != nil {
-			t.Fatalf("show %s: got %q (%v)", name, out, err)
-		}
-		return found
-	}
-	if got := status("holds"); got.Old == nil || got.Old.Seq != 21 || got.Checkpoint != 21 || got.Run == nil || got.Run.State != rebuild.Done {
+	if got := s.projection("holds"); got.Old == nil || got.Old.Seq != 21 || got.Checkpoint != 21 || got.Run == nil || got.Run.State != rebuild.Done {
 		t.Errorf("show holds: got %+v", got)
 	}
-	if got := status("stock_levels"); got.Old != nil || got.Run != nil {
+	if got := s.projection("stock_levels"); got.Old != nil || got.Run != nil {
 		t.Errorf("show stock_levels: got %+v, want it untouched", got)
 	}
 
