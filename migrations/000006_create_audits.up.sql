@@ -1,7 +1,7 @@
 -- Where the audit of a pool has come to, and how its last run ended. One row per pool.
 CREATE TABLE audits (
     pool         text        NOT NULL,
-    verified_seq bigint      NOT NULL, -- audit_skus and audit_holds are the fold of the journal up to here, found true
+    verified_seq bigint      NOT NULL, -- the tables below are the fold of the journal up to here, found true
     live_holds   bigint      NOT NULL, -- how many there were at verified_seq
     stream_id    text        NOT NULL, -- the last entry of the stream that was compared; '' for none
     sku_cursor   text        NOT NULL, -- where the round through keys that do not change goes on
