@@ -76,10 +76,8 @@ func readPages(ctx context.Context, postgres *pgx.ConnConfig, pool string, after
 		if err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case out <- page:
+		if err := handOn(ctx, out, page); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -155,11 +155,12 @@ func (w *restoreWriter) commands(ctx context.Context, f *fold, out chan<- [][]an
 	return handOn(ctx, out, batch)
 }
 
-func handOn(ctx context.Context, out chan<- [][]any, batch [][]any) error {
+// handOn gives a piece of work to who does the next step, or returns ctx's error.
+func handOn[T any](ctx context.Context, out chan<- T, work T) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case out <- batch:
+	case out <- work:
 		return nil
 	}
 }

@@ -18,14 +18,19 @@ type Recorded struct {
 	RecordedAt time.Time // Postgres's clock, when the journal took it
 }
 
-// Causes returns what the metadata says of why the event happened: what made it happen (causation_id), and the request
-// that began it all (correlation_id). Both are "" where nobody said.
+// Metadata that says why an event happened.
+const (
+	MetadataCausationID   = "causation_id"   // what made it happen
+	MetadataCorrelationID = "correlation_id" // the request that began it all
+)
+
+// Causes returns what the metadata says of why the event happened, "" for what nobody said.
 func (r *Recorded) Causes() (causation, correlation string) {
 	var metadata map[string]any // an entry from elsewhere may hold anything under these names
 	if json.Unmarshal(r.Metadata, &metadata) != nil {
 		return "", ""
 	}
-	return text(metadata["causation_id"]), text(metadata["correlation_id"])
+	return text(metadata[MetadataCausationID]), text(metadata[MetadataCorrelationID])
 }
 
 // HistoryQuery asks for a part of a pool's journal, in order. Zero values do not narrow it.

@@ -59,7 +59,7 @@ func (a *api) correlate(c *gin.Context) {
 	}
 	metadata := map[string]string{}
 	if requestID != "" {
-		metadata["correlation_id"] = requestID
+		metadata[events.MetadataCorrelationID] = requestID
 		c.Header("X-Request-Id", requestID)
 	}
 	if traceParent != "" {

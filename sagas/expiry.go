@@ -36,7 +36,7 @@ func (x *Expiry) AddTo(router *message.Router) *events.Line {
 // dead-lettered and taken off the set. Adding the hold to the set again (ZADD holds:due 0 <hold_id>) tries it anew.
 func (x *Expiry) handle(msg *message.Message) error {
 	ctx, holdID := msg.Context(), msg.UUID
-	_, err := x.Commands.Cancel(commands.WithMetadata(ctx, map[string]string{"causation_id": "expiry/" + holdID}), commands.Cancel{HoldID: holdID, Expired: true})
+	_, err := x.Commands.Cancel(commands.WithMetadata(ctx, map[string]string{events.MetadataCausationID: "expiry/" + holdID}), commands.Cancel{HoldID: holdID, Expired: true})
 	switch {
 	case err == nil, ended(err):
 		return nil

@@ -225,7 +225,7 @@ func (a *app) drain() error {
 
 // awaitSchema waits for a schema that fits this build, and reports whether it came.
 func (a *app) awaitSchema(ctx context.Context) bool {
-	var last string
+	tell := tellOnce(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
 	for {
 		err := migrations.Check(ctx, a.postgres)
 		if err == nil {
@@ -234,10 +234,7 @@ func (a *app) awaitSchema(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		if err.Error() != last {
-			last = err.Error()
-			a.log.Error("waiting for Postgres", "error", err)
-		}
+		tell(err)
 		if wait.For(ctx, schemaInterval) != nil {
 			return false
 		}
