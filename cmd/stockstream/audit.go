@@ -15,7 +15,7 @@ import (
 func newAudit(config *Config) *cobra.Command {
 	var (
 		full    bool
-		output  *output
+		form    output
 		timeout time.Duration
 	)
 	command := &cobra.Command{
@@ -33,7 +33,7 @@ func newAudit(config *Config) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("no audit was possible: %w", err)
 			}
-			if err := printAudit(cmd.OutOrStdout(), report, *output); err != nil {
+			if err := printAudit(cmd.OutOrStdout(), report, form); err != nil {
 				return err
 			}
 			if !report.OK {
@@ -42,7 +42,7 @@ func newAudit(config *Config) *cobra.Command {
 			return nil
 		},
 	}
-	output = addOutput(command, "table or json")
+	addOutput(command, &form, "table or json")
 	command.Flags().BoolVar(&full, "full", false, "begin at zero, and look at everything")
 	command.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long it may take")
 	return command

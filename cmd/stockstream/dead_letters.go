@@ -16,7 +16,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 	var (
 		filter deadletters.Filter
 		status string
-		output *output
+		form   output
 	)
 	list := &cobra.Command{
 		Use:   "list",
@@ -33,7 +33,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if *output == outputJSON {
+			if form == outputJSON {
 				return printLettersJSON(cmd.OutOrStdout(), letters)
 			}
 			return printLetters(cmd.OutOrStdout(), letters)
@@ -43,7 +43,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 	list.Flags().StringVar(&status, "status", string(deadletters.StatusParked), "parked, resolved or discarded; empty for all")
 	list.Flags().Int64Var(&filter.After, "after", 0, "only letters with a higher id")
 	list.Flags().IntVar(&filter.Limit, "limit", 100, "at most so many")
-	output = addOutput(list, "table, or json with everything that is known, one letter a line")
+	addOutput(list, &form, "table, or json with everything that is known, one letter a line")
 	parent.AddCommand(list)
 	return parent
 }

@@ -25,14 +25,14 @@ const (
 )
 
 func newDoctor(config *Config) *cobra.Command {
-	var output *output
+	var form output
 	doctor := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check Redis and Postgres for settings that can lose a sale; exits 1 on any that is unsafe",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings := append(examineRedis(cmd.Context(), config), examinePostgres(cmd.Context(), config)...)
-			if err := printFindings(cmd.OutOrStdout(), findings, *output); err != nil {
+			if err := printFindings(cmd.OutOrStdout(), findings, form); err != nil {
 				return err
 			}
 			unsafe := 0
@@ -47,7 +47,7 @@ func newDoctor(config *Config) *cobra.Command {
 			return nil
 		},
 	}
-	output = addOutput(doctor, "table or json")
+	addOutput(doctor, &form, "table or json")
 	return doctor
 }
 

@@ -24,9 +24,9 @@ func newEvents(config *Config) *cobra.Command {
 
 // historyFlags are what list and tail have in common.
 type historyFlags struct {
-	query  events.HistoryQuery
-	after  string
-	output *output
+	query events.HistoryQuery
+	after string
+	form  output
 }
 
 func (h *historyFlags) add(cmd *cobra.Command) {
@@ -34,7 +34,7 @@ func (h *historyFlags) add(cmd *cobra.Command) {
 	f.StringVar(&h.query.SKU, "sku", "", "only events of this SKU")
 	f.StringVar(&h.query.HoldID, "hold", "", "only events of this hold")
 	f.StringVar((*string)(&h.query.Type), "type", "", "only events of this type, such as HOLD_CREATED")
-	h.output = addOutput(cmd, "table, or json with everything that is known, one event a line")
+	addOutput(cmd, &h.form, "table, or json with everything that is known, one event a line")
 }
 
 // read checks the flags. Without --after, the query begins where unset says.
@@ -72,7 +72,7 @@ func newEventsList(config *Config) *cobra.Command {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			show := newEventPrinter(cmd.OutOrStdout(), *h.output)
+			show := newEventPrinter(cmd.OutOrStdout(), h.form)
 			next, err := listEvents(cmd.Context(), conn, h.query, show)
 			if next != "" {
 				fmt.Fprintf(cmd.ErrOrStderr(), "there are more: --after %s\n", next)
@@ -127,7 +127,7 @@ func newEventsTail(config *Config) *cobra.Command {
 			}
 			h.query.Limit = eventsPageMax
 			tell := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) }
-			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), *h.output))
+			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.form))
 			if errors.Is(err, events.ErrRewritten) || errors.Is(err, events.ErrDetached) {
 				return fmt.Errorf("%w; begin anew, without --after or with a later one", err)
 			}

@@ -36,7 +36,7 @@ func journalReaders(ctx context.Context, db events.Querier) ([]events.Reader, er
 }
 
 func newJournalParts(config *Config) *cobra.Command {
-	var output *output
+	var form output
 	parts := &cobra.Command{
 		Use:   "parts",
 		Short: "List the parts of the journal, and who still has to read them",
@@ -55,13 +55,13 @@ func newJournalParts(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if *output == outputJSON {
+			if form == outputJSON {
 				return printPartsJSON(cmd.OutOrStdout(), reports)
 			}
 			return printParts(cmd.OutOrStdout(), reports)
 		},
 	}
-	output = addOutput(parts, "table, or json, one part a line")
+	addOutput(parts, &form, "table, or json, one part a line")
 	return parts
 }
 

@@ -20,10 +20,9 @@ const (
 )
 
 // addOutput gives a command the flag --output. What json holds is for usage to say.
-func addOutput(cmd *cobra.Command, usage string) *output {
-	o := outputTable
-	cmd.Flags().VarP(&o, "output", "o", usage)
-	return &o
+func addOutput(cmd *cobra.Command, form *output, usage string) {
+	*form = outputTable
+	cmd.Flags().VarP(form, "output", "o", usage)
 }
 
 // String implements pflag.Value.

@@ -26,21 +26,21 @@ func newProjections(config *Config) *cobra.Command {
 }
 
 func newProjectionsList(config *Config) *cobra.Command {
-	var output *output
+	var form output
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the projections, how far behind they are, and what is kept of older ones",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return describe(cmd, config, *output, printProjections, projections.BuiltIn()...)
+			return describe(cmd, config, form, printProjections, projections.BuiltIn()...)
 		},
 	}
-	output = addOutput(list, describedOutput)
+	addOutput(list, &form, describedOutput)
 	return list
 }
 
 func newProjectionsShow(config *Config) *cobra.Command {
-	var output *output
+	var form output
 	show := &cobra.Command{
 		Use:   "show NAME",
 		Short: "Show one projection with its newest rebuild, and in what the new tables differed",
@@ -50,10 +50,10 @@ func newProjectionsShow(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return describe(cmd, config, *output, printProjection, list...)
+			return describe(cmd, config, form, printProjection, list...)
 		},
 	}
-	output = addOutput(show, describedOutput)
+	addOutput(show, &form, describedOutput)
 	return show
 }
 

@@ -21,9 +21,9 @@ func newRedis(config *Config) *cobra.Command {
 
 func newRedisRebuild(config *Config) *cobra.Command {
 	var (
-		sure   bool
-		wait   time.Duration
-		output *output
+		sure bool
+		wait time.Duration
+		form output
 	)
 	rebuild := &cobra.Command{
 		Use:   "rebuild",
@@ -45,12 +45,12 @@ func newRedisRebuild(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printRebuilt(cmd.OutOrStdout(), *output, done, time.Since(began))
+			return printRebuilt(cmd.OutOrStdout(), form, done, time.Since(began))
 		},
 	}
 	rebuild.Flags().BoolVar(&sure, "yes", false, "go on though Redis has everything that the journal has")
 	rebuild.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long the journal may take to catch up with the log that was closed")
-	output = addOutput(rebuild, "table or json")
+	addOutput(rebuild, &form, "table or json")
 	return rebuild
 }
 
