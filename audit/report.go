@@ -101,13 +101,20 @@ type Report struct {
 func (r *Report) Summary() string {
 	switch r.Outcome {
 	case OutcomeDiffers:
-		return fmt.Sprintf("%d differences", r.Differences.Count)
+		return differences(r.Differences.Count)
 	case OutcomeIncomplete:
 		return "incomplete: " + r.Incomplete[0]
 	case OutcomeParked:
-		return fmt.Sprintf("%d differences wait behind dead letters", r.Parked.Count)
+		return differences(r.Parked.Count) + " behind dead letters"
 	}
 	return fmt.Sprintf("clean up to seq %d", r.Seq)
+}
+
+func differences(count int) string {
+	if count == 1 {
+		return "1 difference"
+	}
+	return fmt.Sprintf("%d differences", count)
 }
 
 func (r *Report) conclude(took time.Duration, blind bool) {

@@ -2,10 +2,7 @@ package events
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -19,21 +16,14 @@ var examples = map[Type][]string{
 	TypeHoldCancelled: {` { "hold_id" : "h1" , "sku":"shirt","qty":0,"user_id":"", "reason":"expired" } `},
 }
 
-// TestGoldenPayloadsArePlain holds that what is really written takes the short way.
+// TestGoldenPayloadsArePlain holds that what this build writes takes the short way. Older versions need not: fields that
+// they had may be gone.
 func TestGoldenPayloadsArePlain(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("testdata/*.json")
-	if err != nil || len(files) < 4 {
-		t.Fatal(files, err)
-	}
-	for _, file := range files {
-		payload, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		name, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(file), ".json"), ".")
-		if _, plain := readPlain(payload, newEvent(Type(name))); !plain {
-			t.Errorf("%s is not plain", file)
+	for _, eventType := range Types() {
+		payload := goldenPayload(t, eventType, LatestVersion(eventType))
+		if _, plain := readPlain(payload, newEvent(eventType)); !plain {
+			t.Errorf("%s takes the long way, at a fifth of the speed: fieldOf lacks one of its fields", payload)
 		}
 	}
 }

@@ -79,7 +79,14 @@ func readHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, 
 	case q.After > 0 && (first == 0 || first > q.After+1):
 		return page, fmt.Errorf("%w: the first event is %s, and what comes after %s is wanted", ErrDetached, Position{q.Pool, first}, Position{q.Pool, q.After})
 	}
-	until, err := q.scanEnd(ctx, db, end)
+	whole, err := q.wholeUntil(ctx, db, first, end)
+	switch {
+	case err != nil:
+		return page, err
+	case whole == q.After: // which is above 0, as whole is
+		return page, fmt.Errorf("%w: it has what comes right after %s", ErrDetached, Position{q.Pool, q.After})
+	}
+	until, err := q.scanEnd(ctx, db, whole)
 	if err != nil {
 		return page, err
 	}
@@ -105,6 +112,17 @@ func journalExtent(ctx context.Context, db Querier, pool string) (first, end int
 		       coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0)`
 	err = db.QueryRow(ctx, query, pool, JournalCheckpoint).Scan(&first, &end)
 	return first, end, err
+}
+
+// wholeUntil is the seq before the next part that is detached from between others, or the journal's end: a page does not
+// go on behind it, where the next one would not know what it missed. The history of a hold is what is attached of it.
+func (q HistoryQuery) wholeUntil(ctx context.Context, db Querier, first, end int64) (seq int64, err error) {
+	if q.HoldID != "" || first == 0 {
+		return end, nil
+	}
+	const query = `SELECT coalesce(min(greatest(first_seq - 1, $1)), $3) FROM detached_parts WHERE first_seq > $2 AND first_seq <= $3 AND last_seq > $1`
+	err = db.QueryRow(ctx, query, q.After, first, end).Scan(&seq)
+	return seq, err
 }
 
 // where is the condition that the indexes answer, in their words: it makes no use of the type.

@@ -140,6 +140,33 @@ func TestHistoryDetached(t *testing.T) {
 	}
 }
 
+// TestHistoryDetachedBetween holds the same of a part that is detached from between others: a page ends before it, and
+// what goes on from there is told.
+func TestHistoryDetachedBetween(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.record(20)
+	p.exec(`DELETE FROM events WHERE seq BETWEEN 6 AND 10`)
+	p.exec(`INSERT INTO detached_parts (part, first_seq, last_seq, events, digest) VALUES ('events_6', 6, 10, 5, '')`)
+	for after, want := range map[int64]int{0: 5, 1: 4, 4: 1, 5: -1, 7: -1, 9: -1, 10: 10, 20: 0} {
+		page, err := ReadHistory(p.ctx, p.db, HistoryQuery{Pool: "main", After: after, Limit: 100})
+		switch {
+		case want < 0:
+			if !errors.Is(err, ErrDetached) {
+				t.Errorf("after %d: got %d events (%v), want ErrDetached", after, len(page.Events), err)
+			}
+		case err != nil || len(page.Events) != want || page.More != (after < 5):
+			t.Errorf("after %d: got %d events, more %t (%v); want %d", after, len(page.Events), page.More, err, want)
+		case after < 5 && page.Next != 5:
+			t.Errorf("after %d: the next page goes on after %d, want 5", after, page.Next)
+		}
+	}
+	p.exec(`DELETE FROM events`)
+	if page, err := ReadHistory(p.ctx, p.db, HistoryQuery{Pool: "main", Limit: 100}); err != nil || len(page.Events) != 0 || page.More {
+		t.Errorf("nothing is left: got %+v (%v)", page, err)
+	}
+}
+
 // TestHistoryIndexes holds that a hold's and a SKU's events are found, and are not looked for in the whole journal.
 func TestHistoryIndexes(t *testing.T) {
 	t.Parallel()

@@ -68,7 +68,11 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 			trouble = fmt.Sprintf("consumer group %s has not acknowledged what comes from %s on; remove it where nobody reads with it any more (XGROUP DESTROY)", last.name, first)
 		}
 	}
-	has, err := t.journalHas(ctx, first, journaled)
+	log, err := ReadLog(ctx, t.redis, t.pool)
+	if err != nil || !log.Exists {
+		return "", err // a log that is being restored; which entries are of which life, nobody can tell
+	}
+	has, err := t.journalHas(ctx, first, journaled, log.Seq)
 	if err != nil {
 		return "", err
 	}
@@ -89,11 +93,7 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 
 // journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last
 // event before it tells; what no command wrote, and what carries a seq that was never assigned, tells nothing.
-func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journaled int64) (bool, error) {
-	log, err := ReadLog(ctx, t.redis, t.pool)
-	if err != nil || !log.Exists {
-		return false, err
-	}
+func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journaled, end int64) (bool, error) {
 	const lookBack = 100
 	entries, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
 	if err != nil {
@@ -101,7 +101,7 @@ func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journal
 	}
 	for _, entry := range entries {
 		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
-		if err == nil && seq >= 1 && seq <= log.Seq {
+		if err == nil && seq >= 1 && seq <= end {
 			return seq <= journaled, nil
 		}
 	}

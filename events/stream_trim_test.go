@@ -240,6 +240,15 @@ func TestJournalThatFellBack(t *testing.T) {
 	if trouble, err := trimmer.trim(p.ctx, 10); err != nil || !strings.Contains(trouble, "the journal ends before them") {
 		t.Errorf("trim: got %q (%v), want it to say that the journal lacks events", trouble, err)
 	}
+	meta, err := p.redis.HGetAll(p.ctx, MainPool.MetaKey()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.redis.Del(p.ctx, MainPool.MetaKey()) // as while Redis is being restored
+	if trouble, err := trimmer.trim(p.ctx, 10); err != nil || trouble != "" {
+		t.Errorf("trim of a log that is being restored: got %q (%v), want it to wait without a word", trouble, err)
+	}
+	p.redis.HSet(p.ctx, MainPool.MetaKey(), meta)
 	if n, err := p.redis.XLen(p.ctx, MainPool.StreamKey()).Result(); err != nil || n != 25 {
 		t.Errorf("the stream has %d entries (%v), want all 25", n, err)
 	}

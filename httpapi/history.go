@@ -77,7 +77,7 @@ func (a *api) holdEvents(c *gin.Context) error {
 	return a.history(c, func(q *events.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
 }
 
-var errNoHistory = &requestError{"UNKNOWN_HOLD", "the journal has no event of such a hold; one made this moment appears within a second"}
+var errNoHistory = &requestError{"UNKNOWN_HOLD", "the journal has no event of such a hold; one made this moment appears within a second, and those of parts that were detached are not shown"}
 
 const (
 	historyLimit    = 100

@@ -66,7 +66,8 @@ func TestPostgresAway(t *testing.T) {
 	testenv.Migrate(t, server.URL())
 	s := openShopOn(t, server.URL())
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
-	if r := s.get("/readyz?verbose"); r.status != 200 || r.check("schema")["ok"] != true || len(r.body["projections"].([]any)) != len(projections.BuiltIn()) {
+	if r := s.get("/readyz?verbose"); r.status != 200 || r.check("schema")["ok"] != true || len(r.body["projections"].([]any)) != len(projections.BuiltIn()) ||
+		r.body["projections"].([]any)[0].(map[string]any)["checkpoint"] == nil {
 		t.Errorf("readyz: got %d %s", r.status, r.raw)
 	}
 	if err := server.Kill(); err != nil {

@@ -58,7 +58,7 @@ type JournalReport struct {
 // ProjectionReport is how far a projection is behind the journal.
 type ProjectionReport struct {
 	Name       string  `json:"name"`
-	Seq        int64   `json:"seq"`
+	Checkpoint int64   `json:"checkpoint"`
 	LagEvents  int64   `json:"lag_events"`
 	LagSeconds float64 `json:"lag_seconds"` // age of the oldest event not yet applied
 }
@@ -135,7 +135,7 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	}
 	for _, lag := range lags {
 		report.Projections = append(report.Projections, ProjectionReport{
-			Name: lag.Projection, Seq: lag.Checkpoint, LagEvents: lag.Events, LagSeconds: lag.Age.Seconds(),
+			Name: lag.Projection, Checkpoint: lag.Checkpoint, LagEvents: lag.Events, LagSeconds: lag.Age.Seconds(),
 		})
 	}
 }

@@ -7,20 +7,19 @@ import (
 	"github.com/stockstream/stockstream/audit"
 )
 
-// AuditReport is how the last audit ended, whichever process ran it. A fault that it found is told, and does not make
+// AuditReport is how the last audit ended, in the words of `stockstream audit -o json`, whichever process ran it. A fault that it found is told, and does not make
 // commands unready.
 type AuditReport struct {
-	OK          bool               `json:"ok"`
-	Outcome     string             `json:"outcome"` // clean, parked, incomplete or differs
-	Seq         int64              `json:"seq"`     // what happened up to here was compared
-	At          time.Time          `json:"at"`      // when it ended
-	TookMs      int64              `json:"took_ms"`
-	Full        bool               `json:"full"` // it began at zero
-	Differences int                `json:"differences"`
-	Parked      int                `json:"parked"`  // explained by dead letters
-	Pending     int                `json:"pending"` // counters set by hand, which the next command will record
-	First       []audit.Difference `json:"first,omitempty"`
-	Incomplete  []string           `json:"incomplete,omitempty"` // what could not be compared, and why
+	OK          bool           `json:"ok"`
+	Outcome     string         `json:"outcome"`     // clean, parked, incomplete or differs
+	Seq         int64          `json:"seq"`         // what happened up to here was compared
+	Finished    time.Time      `json:"finished_at"` // by Postgres's clock
+	TookMs      int64          `json:"took_ms"`
+	Full        bool           `json:"full"` // it began at zero
+	Differences audit.Findings `json:"differences"`
+	Parked      audit.Findings `json:"parked"`     // explained by dead letters
+	Pending     audit.Findings `json:"pending"`    // counters set by hand, which the next command will record
+	Incomplete  []string       `json:"incomplete"` // what could not be compared, and why
 }
 
 // firstDifferences is how many of each sort /readyz?verbose shows; `stockstream audit` shows more.
@@ -32,12 +31,13 @@ func (a *api) lastAudit(ctx context.Context) (*AuditReport, error) {
 	if err != nil || last == nil {
 		return nil, err
 	}
-	report := &AuditReport{
-		OK: last.OK, Outcome: string(last.Outcome), Seq: last.Seq, At: at.UTC(), TookMs: last.TookMs, Full: last.Full,
-		Differences: last.Differences.Count, Parked: last.Parked.Count, Pending: last.Pending.Count, Incomplete: last.Incomplete,
-	}
-	for _, found := range []audit.Findings{last.Differences, last.Parked} {
-		report.First = append(report.First, found.First[:min(firstDifferences, len(found.First))]...)
-	}
-	return report, nil
+	return &AuditReport{
+		OK: last.OK, Outcome: string(last.Outcome), Seq: last.Seq, Finished: at.UTC(), TookMs: last.TookMs, Full: last.Full,
+		Differences: firstOf(last.Differences), Parked: firstOf(last.Parked), Pending: firstOf(last.Pending), Incomplete: last.Incomplete,
+	}, nil
+}
+
+func firstOf(found audit.Findings) audit.Findings {
+	found.First = found.First[:min(firstDifferences, len(found.First))]
+	return found
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/projections"
 )
 
 func newAudit(config *Config) *cobra.Command {
@@ -30,6 +33,9 @@ func newAudit(config *Config) *cobra.Command {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			report, err := runAudit(ctx, config, full)
+			if err != nil && ctx.Err() != nil && cmd.Context().Err() == nil {
+				return fmt.Errorf("no audit was possible within %s; --timeout gives it longer: %w (%w)", timeout, ctx.Err(), err)
+			}
 			if err != nil {
 				return fmt.Errorf("no audit was possible: %w", err)
 			}
@@ -54,7 +60,7 @@ func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, er
 		return nil, err
 	}
 	defer client.Close()
-	postgres, err := postgresConfig(config)
+	postgres, err := fittingPostgres(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +81,34 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 	printAudited(table, "DIFFERENT", report.Differences)
 	printAudited(table, "PARKED", report.Parked)
 	printAudited(table, "PENDING", report.Pending)
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(report.Incomplete) == 0 {
+		printRemedies(out, report)
+	}
+	return nil
+}
+
+// printRemedies says what puts right what is made from the journal. For the journal and the stream there is no such
+// thing. Where the audit is incomplete, it may be this build that is wrong, and would make everything so.
+func printRemedies(out io.Writer, report *audit.Report) {
+	wrong := map[string]bool{}
+	for _, d := range slices.Concat(report.Differences.First, report.Parked.First) {
+		wrong[d.Store] = true
+	}
+	if wrong[audit.StoreRedis] {
+		fmt.Fprintln(out, "`stockstream redis rebuild --yes` writes Redis anew from the journal")
+	}
+	var tables []string
+	for _, p := range projections.BuiltIn() {
+		if wrong[p.Name] {
+			tables = append(tables, p.Name)
+		}
+	}
+	if len(tables) > 0 {
+		fmt.Fprintf(out, "`stockstream projections rebuild %s --accept-differences` makes the read tables anew from the journal, with what dead letters held up\n", strings.Join(tables, " "))
+	}
 }
 
 // printAudited prints one sort of what an audit found.

@@ -118,7 +118,7 @@ func TestAuditInBackground(t *testing.T) {
 			status, ready, err := s.send(http.MethodGet, api.url+"/readyz?verbose", "")
 			last, _ := ready["audit"].(map[string]any)
 			return err == nil && status == http.StatusOK && last["outcome"] == outcome && last["ok"] == (outcome == "clean") &&
-				last["seq"] == 2.0 && strings.Contains(fmt.Sprint(last["first"]), first), fmt.Sprintf("%d %v (%v)", status, ready, err)
+				last["seq"] == 2.0 && strings.Contains(fmt.Sprint(last["differences"], last["parked"]), first), fmt.Sprintf("%d %v (%v)", status, ready, err)
 		})
 	}
 	await("clean", "")

@@ -263,9 +263,15 @@ func TestAuditCommand(t *testing.T) {
 	}
 	s.typed("HSET hold:" + s.live + " qty 9")
 	out, err = s.cli("audit")
-	if err == nil || err.Error() != "audit: 1 differences" || !strings.Contains(out, "ACTIVE, 2 of shirt for buyer") || !strings.Contains(out, "ACTIVE, 9 of shirt") {
+	if err == nil || err.Error() != "audit: 1 difference" || !strings.Contains(out, "ACTIVE, 2 of shirt for buyer") || !strings.Contains(out, "ACTIVE, 9 of shirt") ||
+		!strings.Contains(out, "stockstream redis rebuild --yes") || strings.Contains(out, "projections rebuild") {
 		t.Errorf("a difference: got %q (%v)", out, err)
 	}
+	s.exec(`UPDATE stock_levels SET sold = sold + 1`)
+	if out, err := s.cli("audit", "--full"); err == nil || !strings.Contains(out, "`stockstream projections rebuild stock_levels --accept-differences`") {
+		t.Errorf("a read table: got %q (%v), want what makes it anew", out, err)
+	}
+	s.exec(`UPDATE stock_levels SET sold = sold - 1`)
 	out, err = s.cli("audit", "--full", "-o", "json")
 	var fields map[string]any
 	if err == nil || json.Unmarshal([]byte(out), &fields) != nil {
@@ -294,7 +300,7 @@ func TestAuditCommand(t *testing.T) {
 	if last, _, err := audit.Last(s.ctx, s.db, "main"); err != nil || last.Outcome != audit.OutcomeIncomplete {
 		t.Errorf("the last audit: got %+v (%v), want it incomplete", last, err)
 	}
-	if _, err := s.cli("audit", "--timeout", "1ns"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.cli("audit", "--timeout", "1ns"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "--timeout") {
 		t.Errorf("no time: got %v", err)
 	}
 	if _, err := s.cli("audit", "-o", "xml"); err == nil {

@@ -36,6 +36,11 @@ func TestMigrateCommands(t *testing.T) {
 	if left := one[string](s, `SELECT coalesce(string_agg(relname, ' '), '') FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`); left != "schema_migrations" {
 		t.Errorf("down left %s", left)
 	}
+	for _, args := range []string{"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1", "dead-letters list", "projections list", "projections rebuild holds"} {
+		if _, err := s.cli(strings.Fields(args)...); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), "migrate up") {
+			t.Errorf("%s without a schema: got %v, want it to say what makes one", args, err)
+		}
+	}
 	if out, err := s.cli("migrate", "status"); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(out, "schema version 0") {
 		t.Errorf("status of nothing: got %q (%v), want an error", out, err)
 	}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/migrations"
 )
 
 // redisClient returns a client that gives up early enough for a command's deadline to mean something. What the URL
@@ -40,7 +43,7 @@ func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	conn, err := pgx.Connect(ctx, config.DatabaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
+		return nil, fmt.Errorf("connect to Postgres (STOCKSTREAM_DATABASE_URL or --database-url says where it is): %w", err)
 	}
 	return conn, nil
 }
@@ -55,6 +58,19 @@ func onSession(ctx context.Context, config *Config, do func(*pgx.Conn) error) er
 	return do(conn)
 }
 
+// fittingSession opens a session on a schema that is this build's; what an operator would see otherwise is a table that
+// is not there.
+func fittingSession(ctx context.Context, config *Config) (*pgx.Conn, error) {
+	conn, err := session(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrations.Check(ctx, conn); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
+	return conn, nil
+}
+
 // postgresConfig is how whatever opens sessions of its own connects to Postgres.
 func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 	postgres, err := pgx.ParseConfig(config.DatabaseURL)
@@ -62,4 +78,17 @@ func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	return postgres, nil
+}
+
+// fittingPostgres is postgresConfig of a Postgres whose schema is this build's.
+func fittingPostgres(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
+	postgres, err := postgresConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := fittingSession(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return postgres, conn.Close(ctx)
 }

@@ -123,6 +123,10 @@ Try:
   curl -i http://%[1]s/holds/reserve -H 'Content-Type: application/json' \
     -d '{"sku":"iphone_15_pro_256","qty":1,"user_id":"u1","idempotency_key":"first-try"}'
 
+For the other commands of stockstream, in another terminal:
+
+  export STOCKSTREAM_REDIS_URL='%[3]s' STOCKSTREAM_DATABASE_URL='%[2]s'
+
 Ctrl-C stops all of it; the data stay.
 
 `

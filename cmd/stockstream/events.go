@@ -17,7 +17,7 @@ import (
 )
 
 func newEvents(config *Config) *cobra.Command {
-	parent := &cobra.Command{Use: "events", Short: "Look at what happened, when, and caused by what"}
+	parent := newNoun("events", "Look at what happened, when, and caused by what")
 	parent.AddCommand(newEventsList(config), newEventsTail(config))
 	return parent
 }
@@ -67,7 +67,7 @@ func newEventsList(config *Config) *cobra.Command {
 			if h.query.Limit < 1 {
 				return fmt.Errorf("limit %d: must be at least 1", h.query.Limit)
 			}
-			conn, err := session(cmd.Context(), config)
+			conn, err := fittingSession(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ func newEventsTail(config *Config) *cobra.Command {
 			if err := h.read(events.FromNow); err != nil {
 				return err
 			}
-			postgres, err := postgresConfig(config)
+			postgres, err := fittingPostgres(cmd.Context(), config)
 			if err != nil {
 				return err
 			}

@@ -16,7 +16,7 @@ import (
 )
 
 func newJournal(config *Config) *cobra.Command {
-	parent := &cobra.Command{Use: "journal", Short: "Look after the parts of the journal: list, detach and attach them"}
+	parent := newNoun("journal", "Look after the parts of the journal: list, detach and attach them")
 	parent.AddCommand(newJournalParts(config), newJournalDetach(config), newJournalAttach(config))
 	return parent
 }
@@ -42,7 +42,7 @@ func newJournalParts(config *Config) *cobra.Command {
 		Short: "List the parts of the journal, and who still has to read them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := session(cmd.Context(), config)
+			conn, err := fittingSession(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
@@ -116,7 +116,7 @@ func newJournalAttach(config *Config) *cobra.Command {
 		Short: "Bring a detached part back into the journal, once its table is found to hold what was detached",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := session(cmd.Context(), config)
+			conn, err := fittingSession(cmd.Context(), config)
 			if err != nil {
 				return err
 			}

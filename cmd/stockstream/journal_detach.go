@@ -49,7 +49,7 @@ func newJournalDetach(config *Config) *cobra.Command {
 
 func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	conn, err := session(ctx, config)
+	conn, err := fittingSession(ctx, config)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
 func main() {
@@ -46,7 +48,11 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	return root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, rebuild.ErrCancelled) {
+		return fmt.Errorf("broken off: %w", err)
+	}
+	return err
 }
 
 func newRoot(environ []string) *cobra.Command {

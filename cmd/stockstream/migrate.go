@@ -14,7 +14,7 @@ import (
 )
 
 func newMigrate(config *Config) *cobra.Command {
-	migrate := &cobra.Command{Use: "migrate", Short: "Bring the schema to this build's version, or take it back"}
+	migrate := newNoun("migrate", "Bring the schema to this build's version, or take it back")
 	var sure bool
 	down := &cobra.Command{
 		Use:   "down",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -17,7 +18,7 @@ import (
 )
 
 func newProjections(config *Config) *cobra.Command {
-	parent := &cobra.Command{Use: "projections", Short: "Look at the read tables, and make them anew from the journal"}
+	parent := newNoun("projections", "Look at the read tables, and make them anew from the journal")
 	parent.AddCommand(
 		newProjectionsList(config), newProjectionsShow(config), newProjectionsRebuild(config), newProjectionsDropOld(config),
 		newProjectionsRestoreOld(config), newProjectionsCancel(config),
@@ -42,9 +43,9 @@ func newProjectionsList(config *Config) *cobra.Command {
 func newProjectionsShow(config *Config) *cobra.Command {
 	var form output
 	show := &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show one projection with its newest rebuild, and in what the new tables differed",
-		Args:  cobra.ExactArgs(1),
+		Use:   "show NAME…",
+		Short: "Show projections with their newest rebuilds, and in what the new tables differed",
+		Args:  someNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := projections.Named(args...)
 			if err != nil {
@@ -61,11 +62,11 @@ const describedOutput = "table, or json with everything that is known, one proje
 
 func newProjectionsDropOld(config *Config) *cobra.Command {
 	return &cobra.Command{
-		Use:   "drop-old NAME",
+		Use:   "drop-old NAME…",
 		Short: "Drop the tables that a rebuild replaced; there is no way back then",
-		Args:  cobra.ExactArgs(1),
+		Args:  someNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onProjection(cmd, config, args[0], func(with rebuild.Config, p projections.Projection) error {
+			return onProjections(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
 				if err := rebuild.DropOld(cmd.Context(), with, p); err != nil {
 					return err
 				}
@@ -78,11 +79,11 @@ func newProjectionsDropOld(config *Config) *cobra.Command {
 
 func newProjectionsRestoreOld(config *Config) *cobra.Command {
 	return &cobra.Command{
-		Use:   "restore-old NAME",
+		Use:   "restore-old NAME…",
 		Short: "Put the tables back that a rebuild replaced; the ones of now are kept in their stead",
-		Args:  cobra.ExactArgs(1),
+		Args:  someNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onProjection(cmd, config, args[0], func(with rebuild.Config, p projections.Projection) error {
+			return onProjections(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
 				outcome, err := rebuild.RestoreOld(cmd.Context(), with, p)
 				if err != nil {
 					return err
@@ -112,9 +113,18 @@ func newProjectionsCancel(config *Config) *cobra.Command {
 	}
 }
 
-// onProjection does something with one projection, once the schema is known to fit.
-func onProjection(cmd *cobra.Command, config *Config, name string, do func(rebuild.Config, projections.Projection) error) error {
-	list, err := projections.Named(name)
+// someNames takes one name or more. Which there are, the error for a wrong one says, too.
+func someNames(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("name a projection; `stockstream projections list` shows them")
+	}
+	return nil
+}
+
+// onProjections does something with projections, one after the other, once the schema is known to fit. One that fails
+// does not keep the others from their turn.
+func onProjections(cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error) error {
+	list, err := projections.Named(names...)
 	if err != nil {
 		return err
 	}
@@ -122,16 +132,15 @@ func onProjection(cmd *cobra.Command, config *Config, name string, do func(rebui
 	if err != nil {
 		return err
 	}
-	return do(with, list[0])
+	for _, p := range list {
+		err = errors.Join(err, do(with, p))
+	}
+	return err
 }
 
 // rebuildConfig is what this program rebuilds with. It fails where the schema is not this build's.
 func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebuild.Config, error) {
-	session, err := postgresConfig(config)
-	if err != nil {
-		return rebuild.Config{}, err
-	}
-	err = onSession(ctx, config, func(conn *pgx.Conn) error { return migrations.Check(ctx, conn) })
+	session, err := fittingPostgres(ctx, config)
 	return rebuild.Config{Postgres: session, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: config.logger(errOut)}, err
 }
 

@@ -39,7 +39,7 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 				return err
 			}
 			view := newRebuildView(cmd.OutOrStdout())
-			with.AcceptDifferences, with.Report = accept, view.progress
+			with.AcceptDifferences, with.Accepting, with.Report = accept, view.accepting, view.progress
 			job, err := rebuild.Begin(cmd.Context(), with, list...)
 			if err != nil {
 				return err
@@ -91,6 +91,21 @@ func (v *rebuildView) progress(p rebuild.Progress) {
 	v.line(progressLine{
 		Rebuild: p.Run, Step: p.Step, Done: p.Done, Total: p.Total, Rate: int64(p.Rate), ETASeconds: p.ETA.Round(100 * time.Millisecond).Seconds(), Paused: p.Paused,
 	})
+}
+
+// acceptedLine is a line of JSON before new tables that differ are put in place.
+type acceptedLine struct {
+	Accepted []rebuild.Difference `json:"accepted_differences"`
+}
+
+// accepting shows what differs and is put in place nevertheless.
+func (v *rebuildView) accepting(differences []rebuild.Difference) {
+	if !v.terminal {
+		v.line(acceptedLine{Accepted: differences})
+		return
+	}
+	fmt.Fprintln(v.out, "\naccepted:")
+	printDifferences(v.out, differences)
 }
 
 const barWidth = 30

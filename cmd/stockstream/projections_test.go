@@ -73,8 +73,8 @@ func TestProjectionsCommands(t *testing.T) {
 	if out, err := s.cli("projections", "show", "stock_levels"); err != nil || !strings.Contains(out, `live {"sku":"shirt","available":30,"held":19,"sold":1}`) || !strings.Contains(out, "failed") {
 		t.Errorf("show its differences: got %q (%v)", out, err)
 	}
-	if _, err := s.cli("projections", "rebuild", "stock_levels", "--accept-differences"); err != nil {
-		t.Error(err)
+	if out, err := s.cli("projections", "rebuild", "stock_levels", "--accept-differences"); err != nil || !strings.Contains(out, `{"accepted_differences":[{"projection":"stock_levels"`) {
+		t.Errorf("rebuild that accepts: got %q (%v), want what it accepted", out, err)
 	}
 	if got := one[int](s, `SELECT held FROM stock_levels`); got != 20 {
 		t.Errorf("%d units held, want 20", got)
@@ -85,7 +85,11 @@ func TestProjectionsCommands(t *testing.T) {
 	if out, err := s.cli("projections", "drop-old", "stock_levels"); err != nil || !strings.Contains(out, "dropped") {
 		t.Errorf("drop-old: got %q (%v)", out, err)
 	}
-	for _, args := range []string{"rebuild nonsense", "rebuild", "rebuild holds --all", "rebuild holds holds", "show nonsense", "drop-old stock_levels", "restore-old stock_levels", "cancel", "list -o xml"} {
+	if out, err := s.cli("projections", "drop-old", "orders", "stock_levels", "holds"); !errors.Is(err, rebuild.ErrNoOldTables) ||
+		!strings.Contains(out, "of orders are dropped") || !strings.Contains(out, "of holds are dropped") {
+		t.Errorf("drop-old of three, one of which has none: got %q (%v)", out, err)
+	}
+	for _, args := range []string{"rebuild nonsense", "rebuild", "rebuild holds --all", "rebuild holds holds", "show nonsense", "drop-old", "show", "drop-old stock_levels", "restore-old stock_levels", "cancel", "list -o xml"} {
 		if out, err := s.cli(append([]string{"projections"}, strings.Fields(args)...)...); err == nil {
 			t.Errorf("projections %s: got %q, want an error", args, out)
 		}

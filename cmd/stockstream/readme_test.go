@@ -80,7 +80,7 @@ func startDev(t *testing.T) devRun {
 		return response.StatusCode == http.StatusOK, out.String()
 	})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	for _, says := range []string{"http://" + d.http, "redis-cli -u redis://" + d.redis, "psql 'postgres://app@" + d.postgres, "curl -i"} {
+	for _, says := range []string{"http://" + d.http, "redis-cli -u redis://" + d.redis, "psql 'postgres://app@" + d.postgres, "curl -i", "STOCKSTREAM_DATABASE_URL='postgres://app@" + d.postgres} {
 		if !strings.Contains(out.String(), says) {
 			t.Errorf("dev printed %q, want it to hold %q", out.String(), says)
 		}

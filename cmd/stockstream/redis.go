@@ -14,7 +14,7 @@ import (
 )
 
 func newRedis(config *Config) *cobra.Command {
-	parent := &cobra.Command{Use: "redis", Short: "Look after what Redis keeps of the events"}
+	parent := newNoun("redis", "Look after what Redis keeps of the events")
 	parent.AddCommand(newRedisRebuild(config))
 	return parent
 }
@@ -60,7 +60,7 @@ func rebuildRedis(cmd *cobra.Command, config *Config, options commands.RebuildOp
 		return commands.Rebuilt{}, err
 	}
 	defer client.Close()
-	postgres, err := postgresConfig(config)
+	postgres, err := fittingPostgres(cmd.Context(), config)
 	if err != nil {
 		return commands.Rebuilt{}, err
 	}

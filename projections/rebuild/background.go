@@ -2,6 +2,7 @@ package rebuild
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/stockstream/stockstream/projections"
@@ -40,10 +41,13 @@ func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...
 	b.done.Go(func() {
 		outcomes, err := job.Run(running)
 		log := config.Log.With("rebuild", job.ID())
-		if err != nil {
-			log.Error("the rebuild ended without success", "error", err)
-		} else {
+		switch {
+		case err == nil:
 			log.Info("the rebuild is done; its tables serve", "outcomes", outcomes)
+		case errors.Is(err, ErrCancelled):
+			log.Info("the rebuild was broken off, as somebody asked", "cause", err)
+		default:
+			log.Error("the rebuild ended without success", "error", err)
 		}
 		cancel()
 		b.mu.Lock()

@@ -22,9 +22,10 @@ type Config struct {
 	Watched []projections.Projection
 	// AcceptDifferences puts the new tables in place although they differ from the old ones.
 	AcceptDifferences bool
-	BatchMax          int              // events in a transaction; 5,000 unless set
-	LagMax            time.Duration    // the live lag beyond which to pause; 200 ms unless set
-	Report            func(p Progress) // called some four times a second; may be nil
+	Accepting         func([]Difference) // called before the exchange with what is accepted, if anything; may be nil
+	BatchMax          int                // events in a transaction; 5,000 unless set
+	LagMax            time.Duration      // the live lag beyond which to pause; 200 ms unless set
+	Report            func(p Progress)   // called some four times a second; may be nil
 	Log               *slog.Logger
 }
 
@@ -102,7 +103,7 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 func takeLease(ctx context.Context, config Config) (*events.Lease, error) {
 	lease, err := events.TryLease(ctx, config.Postgres, leaseName)
 	if errors.Is(err, events.ErrLeased) {
-		err = fmt.Errorf("%w: %w", ErrBusy, err)
+		err = fmt.Errorf("%w; `stockstream projections list` shows how far it is, `stockstream projections cancel` ends it", ErrBusy)
 	}
 	return lease, err
 }
@@ -158,6 +159,9 @@ func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
 	}
 	if len(differences) > 0 && !j.config.AcceptDifferences {
 		return differences, &DifferencesError{Differences: differences}
+	}
+	if len(differences) > 0 && j.config.Accepting != nil {
+		j.config.Accepting(differences)
 	}
 	for _, s := range j.shadows {
 		if err := s.analyse(ctx); err != nil {
