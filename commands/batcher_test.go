@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/testenv"
 )
 
 // step is one command of a batch, with everything chosen beforehand, so that two shops can be given the same.
@@ -217,9 +218,7 @@ func TestWaitingCommands(t *testing.T) {
 	reserve(leaving, 2, context.Canceled)
 	reserve(s.ctx, 3, nil)
 	reserve(s.ctx, 4, nil)
-	for len(b.queue) < 3 {
-		<-time.After(time.Millisecond)
-	}
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return len(b.queue) == 3, fmt.Sprint(len(b.queue), " wait") })
 	leave()
 	stuck.answer <- struct{}{}
 	<-stuck.entered

@@ -7,7 +7,7 @@ CREATE TABLE rebuilds (
     step         text        NOT NULL,
     done         bigint      NOT NULL DEFAULT 0,
     total        bigint      NOT NULL DEFAULT 0,
-    swapped      text[]      NOT NULL DEFAULT '{}', -- projections whose new tables serve
+    exchanged    text[]      NOT NULL DEFAULT '{}', -- projections whose new tables serve
     cancel_asked boolean     NOT NULL DEFAULT false,
     error        text        NOT NULL DEFAULT '',
     differences  json        NOT NULL DEFAULT '[]', -- between the old and the new tables; rows keep their columns' order

@@ -62,7 +62,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 		}
 	}
 	runs, err := List(p.ctx, p.db, 10)
-	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Swapped) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
+	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Exchanged) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
 		t.Errorf("runs: got %+v (%v)", runs, err)
 	}
 }

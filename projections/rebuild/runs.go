@@ -31,9 +31,9 @@ type RunRecord struct {
 	Projections []string     `json:"projections"`
 	State       State        `json:"state"`
 	Step        Step         `json:"step"`
-	Done        int64        `json:"done"`    // events that every projection of the run has applied
-	Total       int64        `json:"total"`   // events that there are to apply
-	Swapped     []string     `json:"swapped"` // projections whose new tables serve
+	Done        int64        `json:"done"`      // events that every projection of the run has applied
+	Total       int64        `json:"total"`     // events that there are to apply
+	Exchanged   []string     `json:"exchanged"` // projections whose new tables serve
 	Error       string       `json:"error,omitempty"`
 	Differences []Difference `json:"differences,omitempty"`
 	Started     time.Time    `json:"started_at"`
@@ -42,7 +42,7 @@ type RunRecord struct {
 
 // stateOfAbandoned is what became of a run that says it is running and that nobody runs: one that had exchanged all its
 // tables was done, even if its process died before it could say so.
-const stateOfAbandoned = `CASE WHEN swapped @> projections THEN 'done' ELSE 'interrupted' END`
+const stateOfAbandoned = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
 
 // record notes that a run begins, and that those before it do not run any more: the caller has the lease.
 func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
@@ -66,7 +66,7 @@ func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) 
 
 // recordExchange notes, in the transaction that does it, that a projection's new tables serve.
 func recordExchange(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
-	_, err := tx.Exec(ctx, `UPDATE rebuilds SET swapped = swapped || $2::text WHERE id = $1`, id, projection)
+	_, err := tx.Exec(ctx, `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`, id, projection)
 	return err
 }
 
@@ -103,7 +103,7 @@ func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error
 		return nil, err
 	}
 	const query = `
-		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + stateOfAbandoned + ` ELSE state END, step, done, total, swapped, error, differences,
+		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + stateOfAbandoned + ` ELSE state END, step, done, total, exchanged, error, differences,
 		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z')
 		FROM rebuilds ORDER BY id DESC LIMIT $1`
 	rows, err := db.Query(ctx, query, limit, held)
@@ -112,7 +112,7 @@ func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error
 	}
 	runs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RunRecord, err error) {
 		var differences []byte
-		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Swapped, &r.Error, &differences, &r.Started, &r.Finished)
+		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Exchanged, &r.Error, &differences, &r.Started, &r.Finished)
 		if err != nil {
 			return r, err
 		}
