@@ -16,7 +16,7 @@ import (
 var errSuperseded = errors.New("another process has begun to restore Redis")
 
 const (
-	writeBatch   = 2000 // commands in one transaction of Redis
+	writeBatch   = 8000 // commands in one transaction of Redis
 	writeWorkers = 2    // transactions that are built and carried out side by side
 )
 

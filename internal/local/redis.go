@@ -68,6 +68,9 @@ func (r *Redis) Start(ctx context.Context) error {
 		"--bind", host, "--port", port, "--dir", r.options.Dir, "--pidfile", filepath.Join(r.options.Dir, "redis.pid"),
 		"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--save", "",
 		"--maxmemory-policy", "noeviction",
+		// The log of writes is rewritten by a child process beside a sale, which takes a core: not at every doubling from
+		// 64 MB on.
+		"--auto-aof-rewrite-min-size", "512mb",
 	}, r.options.Args...)
 	if err := r.start(exec.Command(program, args...)); err != nil { //nolint:gosec // our own settings
 		return err
