@@ -71,7 +71,11 @@ func (s *Service) settle(ctx context.Context, postgres *pgx.ConnConfig, lease *e
 }
 
 func (s *Service) restoreFrom(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, both sides, log *slog.Logger) error {
-	r, err := s.newRestoring(ctx, postgres, lease, logProgress(log, s.pool.Name()))
+	logged := logProgress(log, s.pool.Name())
+	r, err := s.newRestoring(ctx, postgres, lease, func(p Progress) {
+		s.shut(fmt.Errorf("%w; it is being restored from the journal: %s, %d of %d", both.lost(), p.Step, p.Done, p.Total))
+		logged(p)
+	})
 	if err != nil {
 		return err
 	}

@@ -99,12 +99,14 @@ const restMax = 10 * time.Second // how long that is waited for
 // it: those events were acknowledged. That nothing comes later is made sure of by RaiseEpoch, not here.
 func (r *restoring) foldAtRest(ctx context.Context) error {
 	began := time.Now()
-	for {
+	for seen, seenAt := int64(-1), began; ; {
 		journaled, err := r.journaled(ctx)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if moved := journaled > r.fold.seq; !moved && time.Since(began) > restInterval {
+		case journaled != seen:
+			seen, seenAt = journaled, time.Now()
+		case time.Since(seenAt) >= restInterval: // while it was folded, perhaps
 			return nil
 		}
 		if err := r.foldTo(ctx, journaled); err != nil {
@@ -113,7 +115,7 @@ func (r *restoring) foldAtRest(ctx context.Context) error {
 		if time.Since(began) > restMax {
 			return nil
 		}
-		if err := wait.For(ctx, restInterval); err != nil {
+		if err := wait.For(ctx, max(0, restInterval-time.Since(seenAt))); err != nil {
 			return err
 		}
 	}

@@ -97,7 +97,10 @@ func (w *restoreWriter) write(ctx context.Context, f *fold, written func(keys in
 	batches := make(chan [][]any, writeWorkers)
 	group.Go(func() error {
 		defer close(batches)
-		return w.commands(groupCtx, f, batches)
+		builders, buildCtx := errgroup.WithContext(groupCtx)
+		builders.Go(func() error { return w.holdCommands(buildCtx, f, batches) })
+		builders.Go(func() error { return w.keyCommands(buildCtx, f, batches) })
+		return builders.Wait()
 	})
 	for range writeWorkers {
 		group.Go(func() error {
@@ -121,19 +124,30 @@ func (w *restoreWriter) write(ctx context.Context, f *fold, written func(keys in
 	return w.writeRecorded(ctx, f)
 }
 
-// commands builds the commands that write the keys, in batches.
-func (w *restoreWriter) commands(ctx context.Context, f *fold, out chan<- [][]any) error {
-	batch := make([][]any, 0, writeBatch+2)
-	add := func(commands ...[]any) error {
-		if batch = append(batch, commands...); len(batch) < writeBatch {
-			return nil
-		}
-		full := batch
-		batch = make([][]any, 0, writeBatch+2)
-		return handOn(ctx, out, full)
+// commandBatch gathers commands for one transaction of Redis, and hands them on when there are enough.
+type commandBatch struct {
+	commands [][]any
+	out      chan<- [][]any
+}
+
+func (b *commandBatch) add(ctx context.Context, commands ...[]any) error {
+	if b.commands = append(b.commands, commands...); len(b.commands) < writeBatch {
+		return nil
 	}
+	return b.flush(ctx)
+}
+
+func (b *commandBatch) flush(ctx context.Context) error {
+	full := b.commands
+	b.commands = make([][]any, 0, writeBatch+2)
+	return handOn(ctx, b.out, full)
+}
+
+// holdCommands builds the commands that write stock, holds and the due set.
+func (w *restoreWriter) holdCommands(ctx context.Context, f *fold, out chan<- [][]any) error {
+	batch := &commandBatch{out: out}
 	for sku, units := range f.stock {
-		if err := add([]any{"set", w.pool.StockKey(sku), units}); err != nil {
+		if err := batch.add(ctx, []any{"set", w.pool.StockKey(sku), units}); err != nil {
 			return err
 		}
 	}
@@ -143,16 +157,22 @@ func (w *restoreWriter) commands(ctx context.Context, f *fold, out chan<- [][]an
 		if h.state != HoldActive {
 			second = []any{"pexpire", key, h.forgetAt - f.nowMs}
 		}
-		if err := add(h.command(key), second); err != nil {
+		if err := batch.add(ctx, h.command(key), second); err != nil {
 			return err
 		}
 	}
+	return batch.flush(ctx)
+}
+
+// keyCommands builds the commands that write the idempotency keys.
+func (w *restoreWriter) keyCommands(ctx context.Context, f *fold, out chan<- [][]any) error {
+	batch := &commandBatch{out: out}
 	for key, k := range f.keys {
-		if err := add([]any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - f.nowMs}); err != nil {
+		if err := batch.add(ctx, []any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - f.nowMs}); err != nil {
 			return err
 		}
 	}
-	return handOn(ctx, out, batch)
+	return batch.flush(ctx)
 }
 
 // handOn gives a piece of work to who does the next step, or returns ctx's error.

@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -101,11 +101,14 @@ var statuses = map[string]int{
 // fail answers with the problem that an error is.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
-	if p.Status >= http.StatusInternalServerError {
-		a.Log.Log(c.Request.Context(), level(p.Status), "request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "code", p.Code, "error", err)
-	}
-	if p.Status == http.StatusServiceUnavailable {
+	switch {
+	case p.Status == http.StatusServiceUnavailable:
 		c.Header("Retry-After", retryAfterSeconds)
+		if requests, tell := a.outages.count(p.Code, time.Now()); tell {
+			a.Log.WarnContext(c.Request.Context(), "requests fail", "requests", requests, "code", p.Code, "last", c.Request.Method+" "+c.Request.URL.Path, "error", err)
+		}
+	case p.Status >= http.StatusInternalServerError:
+		a.Log.ErrorContext(c.Request.Context(), "request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "code", p.Code, "error", err)
 	}
 	if refused := new(commands.Error); errors.As(err, &refused) && refused.Position.Pool != "" {
 		c.Header(positionHeader, refused.Position.String())
@@ -116,13 +119,6 @@ func (a *api) fail(c *gin.Context, err error) {
 	}
 	c.Data(p.Status, "application/problem+json", append(body, '\n'))
 	c.Abort()
-}
-
-func level(status int) slog.Level {
-	if status == http.StatusServiceUnavailable {
-		return slog.LevelWarn
-	}
-	return slog.LevelError
 }
 
 func problemOf(err error) Problem {

@@ -37,6 +37,7 @@ type Config struct {
 
 type api struct {
 	Config
+	outages outages
 }
 
 // NewServer returns a server for the API, without a listener. Its limits of time and size are those of a service that

@@ -179,7 +179,11 @@ func printProjections(out io.Writer, all []rebuild.Status) error {
 func runText(run *rebuild.RunRecord) string {
 	switch run.State {
 	case rebuild.Running:
-		return fmt.Sprintf("%d %s, %d of %d", run.ID, run.Step, run.Done, run.Total)
+		text := fmt.Sprintf("%d %s, %d of %d, %d/s", run.ID, run.Step, run.Done, run.Total, run.Rate)
+		if run.ETASeconds > 0 {
+			text += fmt.Sprintf(", %.0fs left", run.ETASeconds)
+		}
+		return text
 	case rebuild.Interrupted:
 		return fmt.Sprintf("%d interrupted; begin it again", run.ID)
 	}

@@ -73,14 +73,22 @@ func (p *pace) progress() Progress {
 	if !p.ended.IsZero() {
 		until = p.ended
 	}
-	if seconds := until.Sub(p.began).Seconds(); now.Done > 0 && seconds > 0 {
-		now.Rate = float64(now.Done) / seconds
-		if now.Step == StepReplay {
-			now.ETA = time.Duration(float64(now.Total-now.Done) / now.Rate * float64(time.Second))
-		}
-	}
+	now.Rate, now.ETA = pacing(now.Step, now.Done, now.Total, until.Sub(p.began))
 	now.Paused = p.resume != nil
 	return now
+}
+
+// pacing returns how many events a second were done since the beginning, and how long the rest of the replay takes at
+// that rate; 0 where it cannot be told.
+func pacing(step Step, done, total int64, since time.Duration) (rate float64, left time.Duration) {
+	if done <= 0 || since <= 0 {
+		return 0, 0
+	}
+	rate = float64(done) / since.Seconds()
+	if step == StepReplay {
+		left = time.Duration(float64(total-done) / rate * float64(time.Second))
+	}
+	return rate, left
 }
 
 // pause makes wait wait, until it is called again with false.

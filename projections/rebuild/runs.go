@@ -33,6 +33,8 @@ type RunRecord struct {
 	Step        Step         `json:"step"`
 	Done        int64        `json:"done"`      // events that every projection of the run has applied
 	Total       int64        `json:"total"`     // events that there are to apply
+	Rate        int64        `json:"rate"`      // events a second since it began; 0 for a run that is over
+	ETASeconds  float64      `json:"eta_seconds"`
 	Exchanged   []string     `json:"exchanged"` // projections whose new tables serve
 	Error       string       `json:"error,omitempty"`
 	Differences []Difference `json:"differences,omitempty"`
@@ -104,7 +106,7 @@ func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error
 	}
 	const query = `
 		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + stateOfAbandoned + ` ELSE state END, step, done, total, exchanged, error, differences,
-		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z')
+		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z'), extract(epoch FROM clock_timestamp() - started_at)::float8
 		FROM rebuilds ORDER BY id DESC LIMIT $1`
 	rows, err := db.Query(ctx, query, limit, held)
 	if err != nil {
@@ -112,9 +114,14 @@ func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error
 	}
 	runs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RunRecord, err error) {
 		var differences []byte
-		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Exchanged, &r.Error, &differences, &r.Started, &r.Finished)
+		var age float64
+		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Exchanged, &r.Error, &differences, &r.Started, &r.Finished, &age)
 		if err != nil {
 			return r, err
+		}
+		if r.State == Running {
+			rate, left := pacing(r.Step, r.Done, r.Total, time.Duration(age*float64(time.Second)))
+			r.Rate, r.ETASeconds = int64(rate), left.Round(100*time.Millisecond).Seconds()
 		}
 		r.Started, r.Finished = r.Started.UTC(), r.Finished.UTC()
 		return r, json.Unmarshal(differences, &r.Differences)
