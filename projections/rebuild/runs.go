@@ -31,9 +31,9 @@ type RunRecord struct {
 	Projections []string     `json:"projections"`
 	State       State        `json:"state"`
 	Step        Step         `json:"step"`
-	Done        int64        `json:"done"`      // events that every projection of the run has applied
-	Total       int64        `json:"total"`     // events that there are to apply
-	Rate        int64        `json:"rate"`      // events a second since it began; 0 for a run that is over
+	Done        int64        `json:"done"`  // events that every projection of the run has applied
+	Total       int64        `json:"total"` // events that there are to apply
+	Rate        int64        `json:"rate"`  // events a second since it began; 0 for a run that is over
 	ETASeconds  float64      `json:"eta_seconds"`
 	Exchanged   []string     `json:"exchanged"` // projections whose new tables serve
 	Error       string       `json:"error,omitempty"`
