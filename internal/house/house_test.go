@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 	"commands":             {"events", "internal/wait"},
 	"deadletters":          {"events"},
 	"projections":          {"events", "deadletters"},
-	"projections/rebuild":  {"events", "deadletters", "projections"},
+	"projections/rebuild":  {"events", "deadletters", "projections", "internal/wait"},
 	"sagas":                {"events", "commands", "deadletters"},
 	"audit":                {"events", "deadletters", "projections", "internal/wait"},
 	"httpapi":              {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "migrations"},

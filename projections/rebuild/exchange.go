@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 const (
@@ -47,12 +48,8 @@ func (j *Job) exchangeOne(ctx context.Context, s *shadow) (outcome Outcome, err 
 		if outcome, err = j.tryExchange(ctx, s); err == nil || !passing(err) {
 			return outcome, err
 		}
-		timer := time.NewTimer(time.Duration(try+1) * lockPause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return outcome, ctx.Err()
-		case <-timer.C:
+		if err := wait.For(ctx, time.Duration(try+1)*lockPause); err != nil {
+			return outcome, err
 		}
 	}
 	return outcome, fmt.Errorf("somebody holds the tables for long: %w", err)

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -50,10 +51,8 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (o
 			if outcome, err = h.tryRestore(ctx, conn, p, config.Pool.Name()); err == nil || !passing(err) {
 				return err
 			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Duration(try+1) * lockPause):
+			if err := wait.For(ctx, time.Duration(try+1)*lockPause); err != nil {
+				return err
 			}
 		}
 		return fmt.Errorf("somebody holds the tables for long: %w", err)

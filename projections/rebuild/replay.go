@@ -3,6 +3,7 @@ package rebuild
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,7 +26,7 @@ func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 		if err != nil {
 			return err
 		}
-		j.pace.aim(maxOf(targets))
+		j.pace.aim(slices.Max(targets))
 		if err := j.replay(ctx, shadows, targets); err != nil {
 			return err
 		}
@@ -170,12 +171,4 @@ func (j *Job) slowest() int64 {
 		least = min(least, s.seq.Load())
 	}
 	return least
-}
-
-func maxOf(seqs []int64) int64 {
-	most := int64(0)
-	for _, seq := range seqs {
-		most = max(most, seq)
-	}
-	return most
 }

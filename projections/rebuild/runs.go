@@ -48,17 +48,13 @@ const stateOfAbandoned = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'i
 
 // record notes that a run begins, and that those before it do not run any more: the caller has the lease.
 func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
-	names := make([]string, len(list))
-	for i, p := range list {
-		names[i] = p.Name
-	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		const end = `UPDATE rebuilds SET state = ` + stateOfAbandoned + `, finished_at = now() WHERE state = 'running'`
 		if _, err := tx.Exec(ctx, end); err != nil {
 			return err
 		}
 		const begin = `INSERT INTO rebuilds (projections, state, step) VALUES ($1, 'running', $2) RETURNING id`
-		return tx.QueryRow(ctx, begin, names, string(StepReplay)).Scan(&id)
+		return tx.QueryRow(ctx, begin, projections.Names(list), string(StepReplay)).Scan(&id)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("record the rebuild: %w", err)
