@@ -53,7 +53,7 @@ func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, e
 	d := &decision{
 		rule: ruleAdjust,
 		keys: []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey)},
-		args: []any{c.SKU, c.Delta, c.fingerprint(), s.config.KeepMemory.Milliseconds()},
+		args: []string{c.SKU, digits(c.Delta), c.fingerprint(), s.keepMs},
 	}
 	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason, IdempotencyKey: c.IdempotencyKey}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {

@@ -20,17 +20,20 @@ type batcher struct {
 	keys    []string // meta, stream, due
 	timeout time.Duration
 	fence   *fence
-	queue   chan *submission
-	quit    chan struct{}
-	sender  sync.WaitGroup
+
+	mu      sync.Mutex
+	waiting []*submission
+	callers int // goroutines that make calls, one after the other
+	closed  bool
+	ended   sync.WaitGroup // of the callers
 }
 
 // submission is a decision that waits for its turn.
 type submission struct {
 	ctx      context.Context //nolint:containedctx // of the one who waits: who has left need not be decided
-	deadline time.Time
-	d        *decision
-	fields   []any // of the event
+	deadline time.Time       // for its turn
+	keys     []string
+	command  []byte // as the script takes it
 	done     chan error
 	answer   answer
 }
@@ -38,6 +41,10 @@ type submission struct {
 const (
 	queuedMax = 10_000 // wait for a Redis that does not answer; beyond it, commands fail at once
 	batchMax  = 256    // commands in a call, which keeps Redis for some milliseconds at most
+	// A second call is sent while one is under way, so that Redis finds it when it is done with the first. It must be
+	// worth the fsync that it costs.
+	callersMax    = 2
+	secondCallMin = 32 // commands
 )
 
 var (
@@ -46,75 +53,95 @@ var (
 )
 
 func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, fence *fence) *batcher {
-	b := &batcher{
-		client: client, keys: []string{pool.MetaKey(), pool.StreamKey(), pool.DueKey()}, timeout: timeout, fence: fence,
-		queue: make(chan *submission, queuedMax), quit: make(chan struct{}),
-	}
-	b.sender.Go(b.send)
-	return b
+	return &batcher{client: client, keys: []string{pool.MetaKey(), pool.StreamKey(), pool.DueKey()}, timeout: timeout, fence: fence}
 }
 
-// close waits for the call under way.
+// close has what waits decided, and takes no more.
 func (b *batcher) close() {
-	close(b.quit)
-	b.sender.Wait()
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.ended.Wait()
 }
 
-// decide returns when the decision is taken, or when ctx or the time for it ends. Then it may still be taken.
-func (b *batcher) decide(ctx context.Context, d *decision, fields []any) error {
-	s := &submission{ctx: ctx, deadline: time.Now().Add(b.timeout), d: d, fields: fields, done: make(chan error, 1)}
-	select {
-	case b.queue <- s:
-	default:
-		return errQueueFull
+// decide returns when the decision is taken or cannot be, or when ctx ends; in the last case it may still be taken. It
+// waits for its turn as long as a call may take, and then for its call.
+func (b *batcher) decide(ctx context.Context, d *decision, event [4]string) error {
+	s := newSubmission(ctx, d, event)
+	s.deadline = time.Now().Add(b.timeout)
+	if err := b.enqueue(s); err != nil {
+		return err
 	}
-	timer := time.NewTimer(b.timeout)
-	defer timer.Stop()
 	select {
 	case err := <-s.done:
 		d.answer = s.answer
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-timer.C:
-		return context.DeadlineExceeded
-	case <-b.quit:
-		return errClosed
 	}
 }
 
-func (b *batcher) send() {
-	for {
-		select {
-		case <-b.quit:
-			return
-		case first := <-b.queue:
-			if batch := b.gather(first); len(batch) > 0 {
-				err := b.call(batch)
-				for _, s := range batch {
-					s.finish(err)
-				}
-			}
+func newSubmission(ctx context.Context, d *decision, event [4]string) *submission {
+	return &submission{ctx: ctx, keys: d.keys, command: d.pack(event), done: make(chan error, 1)}
+}
+
+func (b *batcher) enqueue(s *submission) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return errClosed
+	case len(b.waiting) == queuedMax:
+		return errQueueFull
+	}
+	b.waiting = append(b.waiting, s)
+	if b.callDue(b.callers) {
+		b.callers++
+		b.ended.Go(b.makeCalls)
+	}
+	return nil
+}
+
+// callDue reports whether what waits should be sent, beside so many calls under way.
+func (b *batcher) callDue(underWay int) bool {
+	waiting := len(b.waiting)
+	return underWay == 0 && waiting > 0 || underWay < callersMax && waiting >= secondCallMin
+}
+
+// makeCalls ends when no call is due any more.
+func (b *batcher) makeCalls() {
+	for batch, due := b.next(); due; batch, due = b.next() {
+		if len(batch) == 0 {
+			continue
+		}
+		err := b.call(batch)
+		for _, s := range batch {
+			s.finish(err)
 		}
 	}
 }
 
-// gather returns what waits now, except for commands whose callers have left.
-func (b *batcher) gather(first *submission) []*submission {
-	batch, now := make([]*submission, 0, min(batchMax, 1+len(b.queue))), time.Now()
-	for s := first; ; {
-		if s.ctx.Err() == nil && now.Before(s.deadline) {
+// next returns what a caller should send, if it should. Who has left, or waited for too long, is no part of it.
+func (b *batcher) next() (batch []*submission, due bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.callDue(b.callers - 1) {
+		b.callers--
+		return nil, false
+	}
+	first := b.waiting[:min(batchMax, len(b.waiting))]
+	b.waiting = append(make([]*submission, 0, batchMax), b.waiting[len(first):]...)
+	now := time.Now()
+	for _, s := range first {
+		switch {
+		case s.ctx.Err() != nil:
+		case now.After(s.deadline):
+			s.done <- context.DeadlineExceeded
+		default:
 			batch = append(batch, s)
 		}
-		if len(batch) == batchMax {
-			return batch
-		}
-		select {
-		case s = <-b.queue:
-		default:
-			return batch
-		}
 	}
+	return batch, true
 }
 
 // call has a batch decided, and gives each its answer. The script may be sent twice where an answer is lost; it
@@ -123,12 +150,12 @@ func (b *batcher) call(batch []*submission) error {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
 	epoch, seq := b.fence.known()
-	keys, args := make([]string, len(b.keys), len(b.keys)+4*len(batch)), make([]any, 2, 2+16*len(batch))
+	keys, args := make([]string, len(b.keys), len(b.keys)+3*len(batch)), make([]any, 2, 2+len(batch))
 	copy(keys, b.keys)
 	args[0], args[1] = epoch, seq
 	for _, s := range batch {
-		keys = append(keys, s.d.keys...)
-		args = append(append(append(args, s.d.rule), s.fields...), s.d.args...)
+		keys = append(keys, s.keys...)
+		args = append(args, s.command)
 	}
 	reply, err := decideScript.Run(ctx, b.client, keys, args...).Slice()
 	if err != nil {

@@ -28,24 +28,31 @@ type step struct {
 // submission returns the step as it waits to be decided.
 func (s *shop) submission(t testing.TB, eventID string, c step) *submission {
 	t.Helper()
+	d, event := s.decision(t, eventID, c)
+	return newSubmission(s.ctx, d, event)
+}
+
+// decision returns the step as it comes from the publisher, with the fields of its event.
+func (s *shop) decision(t testing.TB, eventID string, c step) (*decision, [4]string) {
+	t.Helper()
 	var event events.Event
 	d := &decision{rule: c.rule}
 	switch c.rule {
 	case ruleReserve:
 		event = &events.HoldCreated{HoldID: c.hold, SKU: c.sku, Qty: c.qty, UserID: "ann", TTLMs: 60_000, IdempotencyKey: c.key}
 		d.keys = []string{s.pool.StockKey(c.sku), s.pool.HoldKey(c.hold), s.pool.IdempotencyKey(c.key)}
-		d.args = []any{c.sku, c.hold, c.qty, "ann", 60_000, fmt.Sprint(c.sku, c.qty), 60_000}
+		d.args = []string{c.sku, c.hold, digits(c.qty), "ann", "60000", fmt.Sprint(c.sku, c.qty), "60000"}
 	case ruleConfirm:
 		event = &events.HoldConfirmed{HoldID: c.hold, SKU: c.sku, Qty: c.qty, UserID: "ann", PaymentRef: c.key}
-		d.keys, d.args = []string{s.pool.HoldKey(c.hold)}, []any{c.sku, c.hold, c.key, 60_000}
+		d.keys, d.args = []string{s.pool.HoldKey(c.hold)}, []string{c.sku, c.hold, c.key, "60000"}
 	case ruleCancel:
 		event = &events.HoldCancelled{HoldID: c.hold, SKU: c.sku, Qty: c.qty, UserID: "ann", Reason: events.ReasonRequested}
 		d.keys = []string{s.pool.StockKey(c.sku), s.pool.HoldKey(c.hold)}
-		d.args = []any{c.sku, c.hold, string(HoldCancelled), 60_000}
+		d.args = []string{c.sku, c.hold, string(HoldCancelled), "60000"}
 	case ruleAdjust:
 		event = &events.StockAdjusted{SKU: c.sku, Delta: c.qty, Reason: "delivery"}
 		d.keys = []string{s.pool.StockKey(c.sku), s.pool.IdempotencyKey(c.key)}
-		d.args = []any{c.sku, c.qty, fmt.Sprint(c.sku, c.qty), 60_000}
+		d.args = []string{c.sku, digits(c.qty), fmt.Sprint(c.sku, c.qty), "60000"}
 	}
 	msg, err := events.NewMessage(eventID, event)
 	if err != nil {
@@ -55,7 +62,7 @@ func (s *shop) submission(t testing.TB, eventID string, c step) *submission {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &submission{ctx: s.ctx, d: d, fields: events.StreamFields(fields), done: make(chan error, 1)}
+	return d, events.StreamFields(fields)
 }
 
 // drawSteps draws commands on few SKUs, holds and keys, so that they meet.
@@ -195,40 +202,106 @@ func (s stuckScripter) EvalSha(ctx context.Context, sha1 string, keys []string, 
 	return s.Scripter.EvalSha(ctx, sha1, keys, args...)
 }
 
+// counter is a batcher on a stuck Redis, and the commands that wait for it.
+type counter struct {
+	*batcher
+	s       *shop
+	t       *testing.T
+	redis   stuckScripter
+	waiting sync.WaitGroup
+}
+
+func newCounter(t *testing.T) *counter {
+	t.Helper()
+	s := openShop(t)
+	s.stock("shirt", 1000)
+	stuck := stuckScripter{Scripter: s.operator, entered: make(chan struct{}), answer: make(chan struct{})}
+	return &counter{batcher: newBatcher(s.pool, stuck, time.Minute, &fence{}), s: s, t: t, redis: stuck}
+}
+
+// reserve has a reservation wait that must end in an error, or in none.
+func (c *counter) reserve(ctx context.Context, n int, want error) {
+	d, event := c.s.decision(c.t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: fmt.Sprint("h", n), key: fmt.Sprint("k", n), qty: 1})
+	c.waiting.Go(func() {
+		if err := c.decide(ctx, d, event); !errors.Is(err, want) {
+			c.t.Errorf("command %d: got %v, want %v", n, err, want)
+		}
+	})
+}
+
+// awaitLength returns when so many commands wait for a call.
+func (c *counter) awaitLength(want int) {
+	c.t.Helper()
+	testenv.Eventually(c.t, 10*time.Second, func() (bool, string) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.batcher.waiting) == want, fmt.Sprintf("%d commands wait, want %d", len(c.batcher.waiting), want)
+	})
+}
+
 // TestWaitingCommands holds what becomes of commands that wait behind a call: those whose callers leave are not decided,
-// the rest are decided together.
+// those that have waited for too long fail, and the rest are decided together, even when the service closes.
 func TestWaitingCommands(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 10)
-	stuck := stuckScripter{Scripter: s.operator, entered: make(chan struct{}), answer: make(chan struct{})}
-	b := newBatcher(s.pool, stuck, time.Minute, &fence{})
-	var waiting sync.WaitGroup
-	reserve := func(ctx context.Context, n int, want error) {
-		waiting.Go(func() {
-			one := s.submission(t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: fmt.Sprint("h", n), key: fmt.Sprint("k", n), qty: 1})
-			if err := b.decide(ctx, one.d, one.fields); !errors.Is(err, want) {
-				t.Errorf("command %d: got %v, want %v", n, err, want)
-			}
-		})
-	}
-	reserve(s.ctx, 1, nil)
-	<-stuck.entered
-	leaving, leave := context.WithCancel(s.ctx)
-	reserve(leaving, 2, context.Canceled)
-	reserve(s.ctx, 3, nil)
-	reserve(s.ctx, 4, nil)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return len(b.queue) == 3, fmt.Sprint(len(b.queue), " wait") })
+	c := newCounter(t)
+	c.reserve(c.s.ctx, 1, nil)
+	<-c.redis.entered
+	leaving, leave := context.WithCancel(c.s.ctx)
+	c.reserve(leaving, 2, context.Canceled)
+	c.reserve(c.s.ctx, 3, nil)
+	c.reserve(c.s.ctx, 4, nil)
+	c.awaitLength(3)
+	c.timeout = -time.Second
+	c.reserve(c.s.ctx, 5, context.DeadlineExceeded)
+	c.awaitLength(4)
+	c.timeout = time.Minute
 	leave()
-	stuck.answer <- struct{}{}
-	<-stuck.entered
-	if len(b.queue) != 0 {
-		t.Errorf("%d commands were left behind by the second call", len(b.queue))
+	closed := make(chan struct{})
+	go func() { defer close(closed); c.close() }()
+	c.redis.answer <- struct{}{}
+	<-c.redis.entered
+	c.awaitLength(0) // the second call left nothing behind
+	c.redis.answer <- struct{}{}
+	c.waiting.Wait()
+	<-closed
+	c.s.wantStock(t, "shirt", 997)
+}
+
+// TestSecondCall holds that a second call is sent beside the first once it is worth it, and no third.
+func TestSecondCall(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	c.reserve(c.s.ctx, 0, nil)
+	<-c.redis.entered
+	for n := range secondCallMin {
+		if c.awaitLength(n); n == secondCallMin-1 && c.callersNow() != 1 {
+			t.Errorf("%d commands wait, and %d calls are under way", n, c.callersNow())
+		}
+		c.reserve(c.s.ctx, 1+n, nil)
 	}
-	stuck.answer <- struct{}{}
-	waiting.Wait()
-	b.close()
-	s.wantStock(t, "shirt", 7)
+	<-c.redis.entered
+	for n := range 2 * secondCallMin {
+		c.reserve(c.s.ctx, 1000+n, nil)
+	}
+	c.awaitLength(2 * secondCallMin)
+	if got := c.callersNow(); got != callersMax {
+		t.Errorf("%d calls are under way, want %d", got, callersMax)
+	}
+	go func() {
+		for range c.redis.entered { // whatever follows
+		}
+	}()
+	close(c.redis.answer)
+	c.waiting.Wait()
+	c.close()
+	close(c.redis.entered)
+	c.s.wantStock(t, "shirt", 1000-1-3*secondCallMin)
+}
+
+func (c *counter) callersNow() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.callers
 }
 
 // TestClosedBatcher holds that a command which comes when the service is closed fails, and does not hang.
@@ -237,7 +310,7 @@ func TestClosedBatcher(t *testing.T) {
 	s := openShop(t)
 	b := newBatcher(s.pool, s.operator, time.Minute, &fence{})
 	b.close()
-	if err := b.decide(s.ctx, &decision{}, nil); !errors.Is(err, errClosed) {
+	if err := b.decide(s.ctx, &decision{}, [4]string{}); !errors.Is(err, errClosed) {
 		t.Errorf("got %v, want errClosed", err)
 	}
 }

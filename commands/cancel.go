@@ -50,7 +50,7 @@ func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 		return event, &decision{
 			rule: ruleCancel,
 			keys: []string{s.pool.StockKey(h.sku), s.pool.HoldKey(c.HoldID)},
-			args: []any{h.sku, c.HoldID, string(status), s.config.KeepMemory.Milliseconds()},
+			args: []string{h.sku, c.HoldID, string(status), s.keepMs},
 		}
 	})
 	if err != nil {

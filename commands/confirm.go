@@ -42,7 +42,7 @@ func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) 
 		return event, &decision{
 			rule: ruleConfirm,
 			keys: []string{s.pool.HoldKey(c.HoldID)},
-			args: []any{h.sku, c.HoldID, c.PaymentRef, s.config.KeepMemory.Milliseconds()},
+			args: []string{h.sku, c.HoldID, c.PaymentRef, s.keepMs},
 		}
 	})
 	if err != nil {

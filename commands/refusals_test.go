@@ -88,7 +88,7 @@ var refusalCases = []struct {
 	}, -1},
 	{"cancel with an event for another SKU", errHoldChanged, nil, func(s *shop, h1 string) error {
 		return s.decide(s.ctx, events.NewID(), &events.HoldCancelled{HoldID: h1, SKU: "coat", Qty: 1}, &decision{
-			rule: ruleCancel, args: []any{"coat", h1, "CANCELLED", 1000}, keys: []string{s.pool.StockKey("coat"), s.pool.HoldKey(h1)},
+			rule: ruleCancel, args: []string{"coat", h1, "CANCELLED", "1000"}, keys: []string{s.pool.StockKey("coat"), s.pool.HoldKey(h1)},
 		})
 	}, -1},
 	{"a counter that is no number", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "stock:shirt", "three") }, func(s *shop, _ string) error {

@@ -72,7 +72,7 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	d := &decision{
 		rule: ruleReserve,
 		keys: []string{s.pool.StockKey(c.SKU), s.pool.HoldKey(holdID), s.pool.IdempotencyKey(c.IdempotencyKey)},
-		args: []any{c.SKU, holdID, c.Qty, c.UserID, ttl.Milliseconds(), c.fingerprint(), s.config.KeepMemory.Milliseconds()},
+		args: []string{c.SKU, holdID, digits(c.Qty), c.UserID, digits(ttl.Milliseconds()), c.fingerprint(), s.keepMs},
 	}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
 		return Reservation{}, err

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,7 @@ func (c Config) Validate() error {
 type Service struct {
 	pool      events.Pool
 	config    Config
+	keepMs    string        // config.KeepMemory, as the script takes it
 	redis     *redis.Client // for what is rare
 	reads     *reads
 	batcher   *batcher
@@ -84,7 +86,7 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.pipeline.Close()))
 	}
 	return &Service{
-		pool: pool, config: config, redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence, misfit: make(chan struct{}, 1),
+		pool: pool, config: config, keepMs: digits(config.KeepMemory.Milliseconds()), redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence, misfit: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -115,6 +117,9 @@ func (s *Service) decide(ctx context.Context, eventID string, event events.Event
 	s.noticeMisfit(err)
 	return err
 }
+
+// digits returns a number as the script takes it.
+func digits(n int64) string { return strconv.FormatInt(n, 10) }
 
 // position is the place of a decided command's event.
 func (s *Service) position(a answer) events.Position {

@@ -24,7 +24,7 @@ const (
 
 // NewMessage returns the message that publishes an event under this id.
 func NewMessage(eventID string, event Event) (*message.Message, error) {
-	payload, err := json.Marshal(event)
+	payload, err := encode(event)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", event.Type(), err)
 	}
@@ -86,6 +86,6 @@ func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
 func UnreadableReason(msg *message.Message) string { return msg.Metadata.Get(metadataUnreadable) }
 
 // StreamFields returns the values of Marshal's fields in the order in which the scripts take them.
-func StreamFields(values map[string]any) []any {
-	return []any{values[fieldEventID], values[fieldType], values[fieldPayload], values[fieldMetadata]}
+func StreamFields(values map[string]any) [4]string {
+	return [4]string{text(values[fieldEventID]), text(values[fieldType]), text(values[fieldPayload]), text(values[fieldMetadata])}
 }

@@ -34,9 +34,15 @@ func (a *api) decided(c *gin.Context, status int, position events.Position, repl
 	return a.write(c, status, body)
 }
 
+// plainAnswer is an answer that is worth writing the short way. It is written as encoding/json would.
+type plainAnswer interface{ plain() []byte }
+
 func (a *api) write(c *gin.Context, status int, body any) error {
-	raw, err := json.Marshal(body)
-	if err != nil {
+	var raw []byte
+	var err error
+	if answer, ok := body.(plainAnswer); ok {
+		raw = answer.plain()
+	} else if raw, err = json.Marshal(body); err != nil {
 		return err
 	}
 	c.Data(status, "application/json", append(raw, '\n'))

@@ -12,6 +12,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/internal/plainjson"
 )
 
 const bodyMaxBytes = 64 << 10
@@ -29,6 +30,9 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	if err := requireJSON(c); err != nil {
 		return err
 	}
+	if request, ok := into.(plainRequest); ok && plainjson.Read(body, request.field) {
+		return nil
+	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
@@ -40,13 +44,25 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	return nil
 }
 
+// plainRequest is a request that is worth reading the short way.
+type plainRequest interface {
+	field(name string) (text *string, number *int64)
+}
+
 // readBody reads no more than it must to know that a body is too large, which leaves the connection usable.
 func readBody(c *gin.Context) ([]byte, error) {
 	tooLarge := &requestError{codeTooLarge, fmt.Sprintf("a body may have %d bytes", bodyMaxBytes)}
 	if c.Request.ContentLength > bodyMaxBytes {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(io.LimitReader(c.Request.Body, bodyMaxBytes+1))
+	var body []byte
+	var err error
+	if length := c.Request.ContentLength; length >= 0 {
+		body = make([]byte, length)
+		_, err = io.ReadFull(c.Request.Body, body)
+	} else {
+		body, err = io.ReadAll(io.LimitReader(c.Request.Body, bodyMaxBytes+1))
+	}
 	switch {
 	case err != nil:
 		return nil, &requestError{codeMalformed, "the body could not be read to its end"}

@@ -6,16 +6,16 @@
 -- Answers  ADJUSTED or REPLAYED with available (units) · IDEMPOTENCY_MISMATCH · UNKNOWN_SKU ·
 --          INSUFFICIENT_STOCK with available · STOCK_LIMIT with available · STATE_INVALID with the key
 -- Keeps  the counter is never below zero; units on hold are out of its reach.
-rules.adjust = {keys = 2, args = 8, decide = function(k, a)
+rules.adjust = {keys = 2, decide = function(k, event_id, type, payload, metadata, sku, delta, fingerprint, idem_ttl_ms)
   local stock_key, idem_key = KEYS[k], KEYS[k + 1]
-  local sku, delta, fingerprint, idem_ttl_ms = ARGV[a + 4], tonumber(ARGV[a + 5]), ARGV[a + 6], ARGV[a + 7]
+  delta = tonumber(delta)
 
   local seen = redis.call('GET', idem_key)
   if seen then
-    local seen_fingerprint, event_id, seq, available = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
+    local seen_fingerprint, first_id, seq, available = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
     if seen_fingerprint ~= fingerprint then return answer('IDEMPOTENCY_MISMATCH') end
     -- The same event_id again is this very command, sent twice because its answer was lost: not a client's repeat.
-    return {event_id == ARGV[a] and 'ADJUSTED' or 'REPLAYED', tonumber(seq), tonumber(available)}
+    return {first_id == event_id and 'ADJUSTED' or 'REPLAYED', tonumber(seq), tonumber(available)}
   end
 
   local stock = stock_of(sku, stock_key)
@@ -26,7 +26,7 @@ rules.adjust = {keys = 2, args = 8, decide = function(k, a)
   if available + delta > STOCK_MAX then return refuse(stock, 'STOCK_LIMIT', available) end
 
   if not stock.available then stock.available, stock.recorded = 0, 0 end
-  local seq_text = append_stock_change(a, stock, delta)
-  redis.call('SET', idem_key, fingerprint .. ' ' .. ARGV[a] .. ' ' .. seq_text .. ' ' .. stock.available, 'PX', idem_ttl_ms)
+  local seq_text = append_stock_change(stock, delta, event_id, type, payload, metadata)
+  redis.call('SET', idem_key, fingerprint .. ' ' .. event_id .. ' ' .. seq_text .. ' ' .. stock.available, 'PX', idem_ttl_ms)
   return answer('ADJUSTED', stock.available)
 end}

@@ -8,9 +8,8 @@
 --          STATE_INVALID with the key
 -- Keeps  a hold ends once, so its units come back once. By request it ends only before its deadline, and by deadline
 --        only after it: of the two, exactly one can happen.
-rules.cancel = {keys = 2, args = 8, decide = function(k, a)
+rules.cancel = {keys = 2, decide = function(k, event_id, type, payload, metadata, sku, hold_id, ends_as, keep_ms)
   local stock_key, hold_key = KEYS[k], KEYS[k + 1]
-  local sku, hold_id, ends_as, keep_ms = unpack(ARGV, a + 4, a + 7)
 
   local hold = redis.call('HMGET', hold_key, 'sku', 'qty', 'state', 'expires_at', 'ended_seq')
   local hold_sku, qty, state, expires_at, ended_seq = hold[1], tonumber(hold[2]), hold[3], tonumber(hold[4]), hold[5]
@@ -33,7 +32,7 @@ rules.cancel = {keys = 2, args = 8, decide = function(k, a)
   if stock.invalid then return answer('STATE_INVALID', stock_key) end
   if not stock.available then stock.available, stock.recorded = 0, 0 end
 
-  local seq_text = append_stock_change(a, stock, qty)
+  local seq_text = append_stock_change(stock, qty, event_id, type, payload, metadata)
   redis.call('HSET', hold_key, 'state', ends_as, 'ended_seq', seq_text)
   redis.call('PEXPIRE', hold_key, keep_ms)
   due[hold_id] = false

@@ -7,9 +7,8 @@
 --          UNKNOWN_HOLD · HOLD_CHANGED (the event does not fit the hold: read it again) ·
 --          STATE_INVALID with the key
 -- Keeps  a hold ends once, and never after its deadline by this clock, whether or not the saga has come by.
-rules.confirm = {keys = 1, args = 8, decide = function(k, a)
+rules.confirm = {keys = 1, decide = function(k, event_id, type, payload, metadata, sku, hold_id, payment_ref, keep_ms)
   local hold_key = KEYS[k]
-  local sku, hold_id, payment_ref, keep_ms = unpack(ARGV, a + 4, a + 7)
 
   local hold = redis.call('HMGET', hold_key, 'sku', 'state', 'expires_at', 'payment_ref', 'ended_seq')
   local hold_sku, state, expires_at, paid_by, ended_seq = unpack(hold)
@@ -20,7 +19,7 @@ rules.confirm = {keys = 1, args = 8, decide = function(k, a)
   if state ~= 'ACTIVE' then return answer('HOLD_' .. state) end
   if log.now_ms >= tonumber(expires_at) then return answer('HOLD_EXPIRED') end
 
-  local seq_text = append_command(a)
+  local seq_text = append(event_id, type, payload, metadata)
   redis.call('HSET', hold_key, 'state', 'CONFIRMED', 'payment_ref', payment_ref, 'ended_seq', seq_text)
   redis.call('PEXPIRE', hold_key, keep_ms)
   due[hold_id] = false

@@ -6,16 +6,21 @@
 --          status word, and with FAILED where Redis itself refused, followed by its words. {NOT_READY, …} and
 --          {STALE, …} speak for all commands, and none was looked at.
 -- Keeps  a command that fails takes nothing from its neighbours, and the end of the log is saved whatever happens.
+local next_key = 4
+
+local function decide(name, ...)
+  local rule, k = rules[name], next_key
+  next_key = k + rule.keys
+  return rule.decide(k, ...)
+end
+
 local answers = {}
-local k, a = 4, 3
-while a <= #ARGV do
-  local rule = rules[ARGV[a]]
-  local decided, result = pcall(rule.decide, k, a + 1)
+for i = 3, #ARGV do
+  local decided, result = pcall(decide, cmsgpack.unpack(ARGV[i]))
   if not decided then
     result = answer('FAILED', type(result) == 'table' and result.err or tostring(result))
   end
   answers[#answers + 1] = result
-  k, a = k + rule.keys, a + 1 + rule.args
 end
 save()
 return {'DECIDED', log.epoch, log.seq, log.now_ms, answers}

@@ -3,8 +3,8 @@
 --
 -- KEYS 1-3  meta, stream, due; then those of each command, as its rule says
 -- ARGV 1-2  what the calling process knows of the log: the epoch, and the highest seq it saw acknowledged in it; then
---           for each command the name of its rule, the event to append (event_id, type, payload, metadata), and what
---           the rule says
+--           one for each command, which holds texts in msgpack: the name of its rule, the event to append (event_id,
+--           type, payload, metadata), and what the rule says
 --
 -- Order within a rule: look at everything first, then append, then change the rest. An error midway does not roll
 -- back, and Redis refuses a script for want of memory or of a disk only at its first write.
@@ -26,8 +26,8 @@ log.first_seq = log.seq
 local now_text = string.format('%d', log.now_ms) -- Redis is slow at making text of a number, so it is made once
 redis.call('ZCARD', due_key) -- fails here, not after an append, should the key hold something else
 
--- The rules by their names: how many keys and arguments each takes, and the function that decides. It is given the
--- places of its first key and of its first argument, which is the event.
+-- The rules by their names: how many keys each takes, and the function that decides. It is given the place of its first
+-- key, and the command's texts.
 local rules = {}
 
 -- An answer: a status word, the seq of the command's own event, or the end of the log where nothing was appended, and
@@ -43,11 +43,6 @@ local function append(event_id, type, payload, metadata)
     'metadata', metadata, 'seq', seq_text, 'at', now_text)
   log.seq = log.seq + 1
   return seq_text
-end
-
--- Appends the command's own event, and returns its seq as text.
-local function append_command(a)
-  return append(ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3])
 end
 
 local stocks = {} -- by sku, as the commands so far leave them; save() writes them
@@ -90,10 +85,10 @@ local function record_external_change(stock)
   stock.recorded = stock.available
 end
 
--- Appends the command's event, changes the available units by what it does, and returns its seq as text.
-local function append_stock_change(a, stock, delta)
+-- Appends an event, changes the available units by what it does, and returns its seq as text.
+local function append_stock_change(stock, delta, ...)
   record_external_change(stock)
-  local seq_text = append_command(a)
+  local seq_text = append(...)
   stock.available = stock.available + delta
   stock.recorded = stock.available
   return seq_text

@@ -6,9 +6,9 @@
 -- Answers  CREATED or REPLAYED with hold_id, expires_at (ms) ·
 --          IDEMPOTENCY_MISMATCH · UNKNOWN_SKU · SOLD_OUT with available · STATE_INVALID with the key
 -- Keeps  available + held + sold = received: the units leave the counter in the step that appends the event.
-rules.reserve = {keys = 3, args = 11, decide = function(k, a)
+rules.reserve = {keys = 3, decide = function(k, event_id, type, payload, metadata,
+    sku, hold_id, qty, user_id, ttl_ms, fingerprint, idem_ttl_ms)
   local stock_key, hold_key, idem_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
-  local sku, hold_id, qty, user_id, ttl_ms, fingerprint, idem_ttl_ms = unpack(ARGV, a + 4, a + 10)
 
   local seen = redis.call('GET', idem_key)
   if seen then
@@ -25,7 +25,7 @@ rules.reserve = {keys = 3, args = 11, decide = function(k, a)
   if not stock.available then return answer('UNKNOWN_SKU') end
   if stock.available < tonumber(qty) then return refuse(stock, 'SOLD_OUT', stock.available) end
 
-  local seq_text = append_stock_change(a, stock, -qty)
+  local seq_text = append_stock_change(stock, -qty, event_id, type, payload, metadata)
   local expires_at = string.format('%d', log.now_ms + ttl_ms)
   redis.call('HSET', hold_key, 'sku', sku, 'qty', qty, 'user_id', user_id, 'state', 'ACTIVE', 'expires_at', expires_at)
   redis.call('SET', idem_key, fingerprint .. ' ' .. hold_id .. ' ' .. seq_text .. ' ' .. expires_at, 'PX', idem_ttl_ms)

@@ -18,7 +18,7 @@ const module = "github.com/stockstream/stockstream/"
 
 // arrows says what each package may import of ours. docs/ARCHITECTURE.md draws them.
 var arrows = map[string][]string{
-	"events":               {"internal/wait"},
+	"events":               {"internal/wait", "internal/plainjson"},
 	"migrations":           {},
 	"commands":             {"events", "internal/wait"},
 	"deadletters":          {"events"},
@@ -26,10 +26,11 @@ var arrows = map[string][]string{
 	"projections/rebuild":  {"events", "deadletters", "projections", "internal/wait"},
 	"sagas":                {"events", "commands", "deadletters"},
 	"audit":                {"events", "deadletters", "projections", "internal/wait"},
-	"httpapi":              {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "migrations"},
+	"httpapi":              {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "migrations", "internal/plainjson"},
 	"cmd/stockstream":      {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local", "internal/wait"},
 	"cmd/bench":            {"events", "commands", "deadletters", "projections", "projections/rebuild", "audit", "migrations", "internal/local"},
 	"internal/local":       {},
+	"internal/plainjson":   {},
 	"internal/testenv":     {"internal/local", "migrations"},
 	"internal/testsummary": {},
 	"internal/wait":        {},
