@@ -87,7 +87,6 @@ func (j *Journal) sort(ctx context.Context, pool Pool, checkpoint int64, entries
 	for _, entry := range entries {
 		seq := entry.Envelope.Seq
 		switch {
-		case entry.Fields == nil: // deleted from the stream; the sequence tells whether it mattered
 		case seq == 0:
 			sorted.parked = append(sorted.parked, entry)
 		case seq == next:

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -154,29 +155,46 @@ func TestRedelivery(t *testing.T) {
 	p.awaitAcknowledged()
 }
 
-// TestReadByHand holds that somebody who reads the group with redis-cli makes no hole.
+// TestReadByHand holds that somebody who reads through the group with redis-cli takes nothing from the journal, be it at
+// work or not, and holds nothing on the stream.
 func TestReadByHand(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
+	byHand := func(count int64) {
+		args := &redis.XReadGroupArgs{Group: ConsumerGroup, Consumer: "somebody", Streams: []string{MainPool.StreamKey(), ">"}, Count: count, Block: 10 * time.Second}
+		if taken, err := p.redis.XReadGroup(p.ctx, args).Result(); err != nil || int64(len(taken[0].Messages)) != count {
+			t.Error(taken, err)
+		}
+	}
 	p.append(5)
 	if err := p.redis.XGroupCreate(p.ctx, MainPool.StreamKey(), ConsumerGroup, "0").Err(); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := p.redis.XReadGroup(p.ctx, &redis.XReadGroupArgs{Group: ConsumerGroup, Consumer: "somebody", Streams: []string{MainPool.StreamKey(), ">"}, Count: 2}).Result()
-	if err != nil || len(taken[0].Messages) != 2 {
-		t.Fatal(taken, err)
-	}
-	line, _ := p.journal(0)
+	byHand(5) // everything there is
+	line, stop := p.journal(0)
 	p.awaitJournal(5)
 	p.awaitAcknowledged()
+	stop()
+	p.append(5)
+	byHand(2)
+	line, _ = p.journal(0)
+	p.awaitJournal(10)
+	p.awaitAcknowledged()
 
-	// And while it runs: the line stops at the hole, begins again, and finds the entries.
-	p.redis.XReadGroup(p.ctx, &redis.XReadGroupArgs{Group: ConsumerGroup, Consumer: "somebody", Streams: []string{MainPool.StreamKey(), ">"}, Count: 1, Block: time.Second})
+	// And while it runs.
+	var reading sync.WaitGroup
+	reading.Go(func() { byHand(1) })
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		info := p.redis.InfoMap(p.ctx, "clients").Val()["Clients"]
+		return info["blocked_clients"] == "2", fmt.Sprint(info)
+	})
 	p.append(20)
-	p.awaitJournal(25)
-	if status := line.Status(); status.State != LineRunning {
+	p.awaitJournal(30)
+	reading.Wait()
+	if status := line.Status(); status.State != LineRunning || status.Error != "" {
 		t.Errorf("line: got %+v, want it running", status)
 	}
+	p.awaitAcknowledged()
 }
 
 // TestTakeover holds that of two journals one works, and that the other goes on within seconds, without a hole or a

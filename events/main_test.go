@@ -128,12 +128,21 @@ func (p *plant) awaitJournal(seq int64) {
 	})
 }
 
-// awaitAcknowledged waits until nothing is pending in the group.
+// awaitAcknowledged waits until the group stands at the stream's end, with nothing pending.
 func (p *plant) awaitAcknowledged() {
 	p.t.Helper()
 	testenv.Eventually(p.t, 10*time.Second, func() (bool, string) {
-		pending, err := p.redis.XPending(p.ctx, MainPool.StreamKey(), ConsumerGroup).Result()
-		return err == nil && pending.Count == 0, fmt.Sprintf("pending: %+v (%v)", pending, err)
+		stream, err := p.redis.XInfoStream(p.ctx, MainPool.StreamKey()).Result()
+		if err != nil {
+			return false, err.Error()
+		}
+		groups, err := p.redis.XInfoGroups(p.ctx, MainPool.StreamKey()).Result()
+		for _, group := range groups {
+			if group.Name == ConsumerGroup {
+				return group.LastDeliveredID == stream.LastGeneratedID && group.Pending == 0 && group.Consumers == 0 && group.Lag == 0 && group.EntriesRead == stream.EntriesAdded, fmt.Sprintf("the group is %+v, the stream ends at %s", group, stream.LastGeneratedID)
+			}
+		}
+		return false, fmt.Sprintf("no group among %+v (%v)", groups, err)
 	})
 }
 

@@ -5,23 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // StreamSubscriber delivers a pool's stream in order and in batches, one message per batch.
 //
-// All processes read as one consumer, and only the holder of the lease reads. A successor therefore finds what its
-// predecessor had not acknowledged as its own pending entries, and takes them first: nothing waits for an idle time,
-// and nothing comes back out of order.
+// It reads from where the journal stands, and only the holder of the lease reads. The consumer group is told how far the
+// journal has come, so that everybody else can see it and nothing is trimmed too early; nobody reads through it, since
+// Redis would write down each entry twice more, as handed out and as acknowledged.
 type StreamSubscriber struct {
 	*Line
-	config StreamSubscriberConfig
+	config   StreamSubscriberConfig
+	handling atomic.Int64 // how long the last batch took, in nanoseconds
 }
 
 // StreamSubscriberConfig says what to read, and with what. The clients stay the caller's to close.
@@ -35,11 +38,15 @@ type StreamSubscriberConfig struct {
 	Log  *slog.Logger
 }
 
-// consumerName is the one consumer of the group; see StreamSubscriber.
-const consumerName = "journal"
-
 // streamBlock is how long a read waits for an entry, and so how late a stop is noticed.
 const streamBlock = 500 * time.Millisecond
+
+// A line that keeps up lets entries gather after a batch, a few times as long as that took: under load it does more with
+// each transaction, and leaves the machine to others. An entry that comes alone waits for nothing.
+const (
+	gatherRatio = 3
+	gatherMax   = 50 * time.Millisecond
+)
 
 var _ message.Subscriber = (*StreamSubscriber)(nil)
 
@@ -71,13 +78,14 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 		return err
 	}
 	epoch := max(record.Epoch, FirstEpoch) // in which the journal's own look at it begins, too
-	if err := s.takeOver(ctx); err != nil {
+	at, err := s.position(ctx, lease)
+	if err != nil {
 		return err
 	}
 	s.Running()
 	ahead, ctx := errgroup.WithContext(ctx)
 	fetched := make(chan []Entry)
-	ahead.Go(func() error { return s.fetchAll(ctx, fetched) })
+	ahead.Go(func() error { return s.fetchAll(ctx, at.id, fetched) })
 	ahead.Go(func() error {
 		trimmer := &streamTrimmer{redis: s.config.Redis, pool: s.config.Pool, keep: s.config.Keep, log: s.config.Log}
 		trims := time.NewTicker(trimInterval)
@@ -88,7 +96,8 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 				return ctx.Err()
 			case entries := <-fetched:
 				batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Epoch: epoch, Lease: lease}
-				if err := s.handOver(ctx, out, batch); err != nil {
+				at = at.behind(entries)
+				if err := s.handOver(ctx, out, batch, at); err != nil {
 					return err
 				}
 			case <-trims.C:
@@ -113,64 +122,114 @@ func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lea
 	return nil
 }
 
-// handOver delivers one batch, and acknowledges it once it was taken.
-func (s *StreamSubscriber) handOver(ctx context.Context, out chan<- *message.Message, batch *StreamBatch) error {
-	entries := batch.Entries
-	if err := deliver(ctx, out, entries[0].StreamID, batch); err != nil {
-		return fmt.Errorf("batch from %s: %w", entries[0].StreamID, err)
+// handOver delivers one batch, and tells the group once it was taken.
+func (s *StreamSubscriber) handOver(ctx context.Context, out chan<- *message.Message, batch *StreamBatch, end cursor) error {
+	began := time.Now()
+	if err := deliver(ctx, out, batch.Entries[0].StreamID, batch); err != nil {
+		return fmt.Errorf("batch from %s: %w", batch.Entries[0].StreamID, err)
 	}
-	return s.acknowledge(ctx, entries)
+	err := s.acknowledge(ctx, end)
+	s.handling.Store(int64(time.Since(began)))
+	return err
 }
 
-// fetchAll reads own pending entries first, oldest first, and then new ones.
-func (s *StreamSubscriber) fetchAll(ctx context.Context, fetched chan<- []Entry) error {
-	const fresh = ">"
-	for from := "0"; ; {
+// fetchAll reads what comes after an id. A full batch means that there is more, which is read while it is handled.
+func (s *StreamSubscriber) fetchAll(ctx context.Context, from string, fetched chan<- []Entry) error {
+	for {
 		entries, err := s.fetch(ctx, from)
 		switch {
 		case err != nil:
 			return err
 		case len(entries) == 0:
-			from = fresh
 			continue
-		case from != fresh:
-			from = entries[len(entries)-1].StreamID
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case fetched <- entries:
 		}
+		from = entries[len(entries)-1].StreamID
+		if len(entries) < s.config.BatchMax {
+			if err := wait.For(ctx, min(gatherMax, gatherRatio*time.Duration(s.handling.Load()))); err != nil {
+				return err
+			}
+		}
 	}
 }
 
-// takeOver makes sure that the group exists, and that every unacknowledged entry is this consumer's: somebody may
-// have read the group by hand, which must not make a hole.
-func (s *StreamSubscriber) takeOver(ctx context.Context) error {
-	stream := s.config.Pool.StreamKey()
+// cursor is a place on the stream: behind an entry.
+type cursor struct {
+	id    string // the entry's
+	count int64  // how many were ever appended up to it, as Redis counts them; -1 where it cannot tell
+}
+
+// behind returns the place behind the entries that come next.
+func (c cursor) behind(entries []Entry) cursor {
+	c.id = entries[len(entries)-1].StreamID
+	if c.count >= 0 {
+		c.count += int64(len(entries))
+	}
+	return c
+}
+
+// position returns the place to read from. It is where the group stands, unless the journal lacks something before that:
+// it has lost its last events, or somebody has moved the group, or read through it. Then it is the stream's beginning; the
+// journal knows what it has.
+func (s *StreamSubscriber) position(ctx context.Context, lease *Lease) (cursor, error) {
+	pool, stream := s.config.Pool, s.config.Pool.StreamKey()
 	err := s.config.Redis.XGroupCreateMkStream(ctx, stream, ConsumerGroup, "0").Err()
-	if err != nil && !strings.HasPrefix(err.Error(), "BUSYGROUP") {
-		return fmt.Errorf("create group %s: %w", ConsumerGroup, err)
+	if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
+		return cursor{}, fmt.Errorf("create group %s: %w", ConsumerGroup, err)
 	}
-	for from := "0-0"; ; {
-		_, next, err := s.config.Redis.XAutoClaimJustID(ctx, &redis.XAutoClaimArgs{
-			Stream: stream, Group: ConsumerGroup, Consumer: consumerName, Start: from, Count: 1000,
-		}).Result()
-		if err != nil {
-			return fmt.Errorf("claim pending entries: %w", err)
-		}
-		if next == "0-0" {
-			return nil
-		}
-		from = next
+	if err := freeGroup(ctx, s.config.Redis, pool, s.config.Log); err != nil {
+		return cursor{}, err
 	}
+	var info *redis.XInfoStreamCmd
+	var groups *redis.XInfoGroupsCmd
+	_, err = s.config.Redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+		info, groups = pipe.XInfoStream(ctx, stream), pipe.XInfoGroups(ctx, stream)
+		return nil
+	})
+	if err != nil {
+		return cursor{}, fmt.Errorf("look at the stream: %w", err)
+	}
+	beginning := cursor{id: "0", count: info.Val().EntriesAdded - info.Val().Length}
+	for _, group := range groups.Val() {
+		if group.Name != ConsumerGroup {
+			continue
+		}
+		at := cursor{id: group.LastDeliveredID, count: -1}
+		if group.Lag >= 0 {
+			at.count = info.Val().EntriesAdded - group.Lag
+		}
+		has, err := s.journaled(ctx, lease, at)
+		if has || err != nil {
+			return at, err
+		}
+	}
+	return beginning, nil
 }
 
-func (s *StreamSubscriber) fetch(ctx context.Context, from string) ([]Entry, error) {
-	streams, err := s.config.Redis.XReadGroup(ctx, &redis.XReadGroupArgs{
-		Group: ConsumerGroup, Consumer: consumerName,
-		Streams: []string{s.config.Pool.StreamKey(), from},
-		Count:   int64(s.config.BatchMax), Block: streamBlock,
+// journaled reports whether the journal has every event up to a place.
+func (s *StreamSubscriber) journaled(ctx context.Context, lease *Lease, at cursor) (bool, error) {
+	id, err := parseStreamID(at.id)
+	if err != nil {
+		return false, err
+	}
+	checkpoint, err := ReadCheckpoint(ctx, lease.Conn, JournalCheckpoint, s.config.Pool.Name())
+	if err != nil {
+		return false, err
+	}
+	log, err := ReadLog(ctx, s.config.Redis, s.config.Pool)
+	if err != nil {
+		return false, err
+	}
+	return journalHas(ctx, s.config.Redis, s.config.Pool, id.next(), checkpoint, log.Seq)
+}
+
+func (s *StreamSubscriber) fetch(ctx context.Context, after string) ([]Entry, error) {
+	streams, err := s.config.Redis.XRead(ctx, &redis.XReadArgs{
+		Streams: []string{s.config.Pool.StreamKey(), after}, Count: int64(s.config.BatchMax), Block: streamBlock,
 	}).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, ctx.Err()
@@ -187,17 +246,17 @@ func (s *StreamSubscriber) fetch(ctx context.Context, from string) ([]Entry, err
 	return entries, nil
 }
 
-// acknowledge goes on when the intake has just been stopped: the batch is in the journal, and saying so saves the
-// next runner the repeat.
-func (s *StreamSubscriber) acknowledge(ctx context.Context, entries []Entry) error {
+// acknowledge goes on when the intake has just been stopped: the batch is in the journal, and saying so saves the next
+// runner the repeat.
+func (s *StreamSubscriber) acknowledge(ctx context.Context, end cursor) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	ids := make([]string, len(entries))
-	for i, entry := range entries {
-		ids[i] = entry.StreamID
+	words := []any{"XGROUP", "SETID", s.config.Pool.StreamKey(), ConsumerGroup, end.id}
+	if end.count >= 0 {
+		words = append(words, "ENTRIESREAD", end.count)
 	}
-	if err := s.config.Redis.XAck(ctx, s.config.Pool.StreamKey(), ConsumerGroup, ids...).Err(); err != nil {
-		return fmt.Errorf("acknowledge entries: %w", err)
+	if err := s.config.Redis.Do(ctx, words...).Err(); err != nil {
+		return fmt.Errorf("move group %s: %w", ConsumerGroup, err)
 	}
 	return nil
 }

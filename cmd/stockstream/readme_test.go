@@ -211,7 +211,7 @@ func (s *shell) awaitLevel() {
 	defer client.Close()
 	(&shop{t: s.t, ctx: ctx, redis: client, db: db}).awaitLevel()
 	testenv.Eventually(s.t, 5*time.Second, func() (bool, string) {
-		pending, err := client.XPending(ctx, "inventory.events", "inventory.cg").Result()
-		return err != nil || pending.Count == 0, fmt.Sprint(pending)
+		groups, err := client.XInfoGroups(ctx, "inventory.events").Result()
+		return err != nil || groups[0].Lag == 0, fmt.Sprint(groups)
 	})
 }
