@@ -197,6 +197,25 @@ func TestReadByHand(t *testing.T) {
 	p.awaitAcknowledged()
 }
 
+// TestStreamThatBeganAgain holds that a journal at work notices when Redis was emptied, although the new stream's entries
+// have lower ids than the old one's, as where a clock goes back.
+func TestStreamThatBeganAgain(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(5)
+	p.journal(0)
+	p.awaitJournal(5)
+	if err := p.redis.FlushAll(p.ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.redis.XAdd(p.ctx, &redis.XAddArgs{Stream: MainPool.StreamKey(), ID: "1-1", Values: p.event(6)}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.logEndsAt(6)
+	p.awaitJournal(6)
+	p.awaitAcknowledged()
+}
+
 // TestTakeover holds that of two journals one works, and that the other goes on within seconds, without a hole or a
 // repeat, when the first is stopped.
 func TestTakeover(t *testing.T) {

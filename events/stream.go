@@ -85,7 +85,8 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 	s.Running()
 	ahead, ctx := errgroup.WithContext(ctx)
 	fetched := make(chan []Entry)
-	ahead.Go(func() error { return s.fetchAll(ctx, at.id, fetched) })
+	from := at.id
+	ahead.Go(func() error { return s.fetchAll(ctx, from, fetched) })
 	ahead.Go(func() error {
 		trimmer := &streamTrimmer{redis: s.config.Redis, pool: s.config.Pool, keep: s.config.Keep, log: s.config.Log}
 		trims := time.NewTicker(trimInterval)
@@ -96,12 +97,13 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 				return ctx.Err()
 			case entries := <-fetched:
 				batch := &StreamBatch{Pool: s.config.Pool, Entries: entries, Epoch: epoch, Lease: lease}
-				at = at.behind(entries)
-				if err := s.handOver(ctx, out, batch, at); err != nil {
+				end := at.behind(entries)
+				if err := s.handOver(ctx, out, batch, end); err != nil {
 					return err
 				}
+				at = end
 			case <-trims.C:
-				if err := s.trim(ctx, trimmer, lease); err != nil {
+				if err := s.trim(ctx, trimmer, lease, at); err != nil {
 					return err
 				}
 			}
@@ -110,8 +112,12 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 	return ahead.Wait()
 }
 
-// trim runs between two batches, when the lease's session is free.
-func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lease *Lease) error {
+// trim runs between two batches, when the lease's session is free. It puts the group back where somebody has moved it, and
+// fails where there is none any more: on the stream of a Redis that was emptied, the place to read from means nothing.
+func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lease *Lease, at cursor) error {
+	if err := s.acknowledge(ctx, at); err != nil {
+		return err
+	}
 	ask, cancel := context.WithTimeout(ctx, silenceMax)
 	defer cancel()
 	journaled, err := ReadCheckpoint(ask, lease.Conn, JournalCheckpoint, s.config.Pool.Name())
@@ -246,8 +252,8 @@ func (s *StreamSubscriber) fetch(ctx context.Context, after string) ([]Entry, er
 	return entries, nil
 }
 
-// acknowledge goes on when the intake has just been stopped: the batch is in the journal, and saying so saves the next
-// runner the repeat.
+// acknowledge moves the group. It goes on when the intake has just been stopped: the batch is in the journal, and saying
+// so saves the next runner the repeat.
 func (s *StreamSubscriber) acknowledge(ctx context.Context, end cursor) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
