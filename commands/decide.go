@@ -28,7 +28,7 @@ func (d *decision) pack(event [4]string) []byte {
 	for _, texts := range [][]string{{d.rule}, event[:], d.args} {
 		for _, text := range texts {
 			const str32 = 0xdb
-			packed = binary.BigEndian.AppendUint32(append(packed, str32), uint32(len(text)))
+			packed = binary.BigEndian.AppendUint32(append(packed, str32), uint32(len(text))) //nolint:gosec // validated texts are short
 			packed = append(packed, text...)
 		}
 	}

@@ -171,13 +171,13 @@ func TestReadByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	byHand(5) // everything there is
-	line, stop := p.journal(0)
+	_, stop := p.journal(0)
 	p.awaitJournal(5)
 	p.awaitAcknowledged()
 	stop()
 	p.append(5)
 	byHand(2)
-	line, _ = p.journal(0)
+	line, _ := p.journal(0)
 	p.awaitJournal(10)
 	p.awaitAcknowledged()
 
