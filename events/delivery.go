@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 )
 
 // Batch is one delivery of the journal: consecutive events of a pool, and the session to write their effects with.
@@ -32,9 +33,10 @@ type batchKey struct{}
 
 type faultKey struct{}
 
-// ReportFault is the middleware that tells a line why its batch was not taken: the Router passes on only that it was
-// not.
+// ReportFault is the outermost middleware of every handler. It tells the line why a message was not taken, be it an error
+// or a panic; the Router passes on only that it was not.
 func ReportFault(next message.HandlerFunc) message.HandlerFunc {
+	next = middleware.Recoverer(next)
 	return func(msg *message.Message) ([]*message.Message, error) {
 		produced, err := next(msg)
 		if fault, ok := msg.Context().Value(faultKey{}).(*error); ok {
@@ -44,7 +46,13 @@ func ReportFault(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-var errNotTaken = errors.New("the batch was not taken")
+var errNotTaken = errors.New("the message was not taken")
+
+// WithFault returns a context for a message, and the place at which ReportFault leaves why that was not taken.
+func WithFault(ctx context.Context) (context.Context, *error) {
+	fault := errNotTaken
+	return context.WithValue(ctx, faultKey{}, &fault), &fault
+}
 
 // BatchOf returns the batch that a message carries. It is nil for a message that another subscriber made.
 func BatchOf[T Batch | StreamBatch](msg *message.Message) *T {
@@ -63,9 +71,8 @@ const drainTimeout = 20 * time.Second
 // line has one delivery under way at a time, or its order would be lost. The message's own context ends with the
 // handling, not with the intake: a batch in flight at shutdown is finished, not torn.
 func deliver(intake context.Context, out chan<- *message.Message, id string, batch any) error {
-	fault := errNotTaken
-	ctx := context.WithValue(context.WithoutCancel(intake), batchKey{}, batch)
-	ctx, cancel := context.WithTimeout(context.WithValue(ctx, faultKey{}, &fault), silenceMax)
+	ctx, fault := WithFault(context.WithValue(context.WithoutCancel(intake), batchKey{}, batch))
+	ctx, cancel := context.WithTimeout(ctx, silenceMax)
 	defer cancel()
 	stop := context.AfterFunc(intake, func() {
 		timer := time.AfterFunc(drainTimeout, cancel)
@@ -84,6 +91,6 @@ func deliver(intake context.Context, out chan<- *message.Message, id string, bat
 	case <-msg.Acked():
 		return nil
 	case <-msg.Nacked():
-		return fault
+		return *fault
 	}
 }

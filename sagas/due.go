@@ -66,7 +66,7 @@ func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 	if err != nil {
 		return fmt.Errorf("read Redis's clock: %w", err)
 	}
-	unhandled := 0
+	unhandled, fault := 0, error(nil)
 	for {
 		due, err := s.redis.ZRangeByScore(ctx, s.pool.DueKey(), &redis.ZRangeBy{
 			Min: "-inf", Max: strconv.FormatInt(now.UnixMilli(), 10), Offset: int64(unhandled), Count: dueInFlight,
@@ -77,39 +77,47 @@ func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 		if len(due) == 0 {
 			break
 		}
-		failed, err := deliverAll(ctx, out, due)
+		faults, err := deliverAll(ctx, out, due)
 		if err != nil {
 			return err
 		}
-		unhandled += failed
+		if unhandled += len(faults); fault == nil && len(faults) > 0 {
+			fault = faults[0]
+		}
 	}
 	if unhandled > 0 {
-		return fmt.Errorf("%d due holds were not handled", unhandled)
+		return fmt.Errorf("%d due holds were not handled, the first for: %w", unhandled, fault)
 	}
 	return nil
 }
 
-// deliverAll hands the holds over, waits for all of them, and counts those that were not acknowledged.
-func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) (failed int, err error) {
+// deliverAll hands the holds over, waits for all of them, and returns why some were not acknowledged.
+func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) (faults []error, err error) {
 	handling, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
-	var inFlight []*message.Message
+	type delivery struct {
+		*message.Message
+		fault *error
+	}
+	var inFlight []delivery
 	for i := 0; i < len(due) && err == nil; i++ {
-		msg := message.NewMessage(due[i], nil)
-		msg.SetContext(handling)
+		d := delivery{Message: message.NewMessage(due[i], nil)}
+		var of context.Context
+		of, d.fault = events.WithFault(handling)
+		d.SetContext(of)
 		select {
 		case <-ctx.Done():
 			err = ctx.Err()
-		case out <- msg:
-			inFlight = append(inFlight, msg)
+		case out <- d.Message:
+			inFlight = append(inFlight, d)
 		}
 	}
-	for _, msg := range inFlight {
+	for _, d := range inFlight {
 		select {
-		case <-msg.Acked():
-		case <-msg.Nacked():
-			failed++
+		case <-d.Acked():
+		case <-d.Nacked():
+			faults = append(faults, *d.fault)
 		}
 	}
-	return failed, err
+	return faults, err
 }

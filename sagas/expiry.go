@@ -28,7 +28,7 @@ type Expiry struct {
 // AddTo adds the saga to the router, and returns its line.
 func (x *Expiry) AddTo(router *message.Router) *events.Line {
 	subscriber := NewDueSubscriber(x.Redis, x.Pool, x.Log)
-	router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle)
+	router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle).AddMiddleware(events.ReportFault)
 	return subscriber.Line
 }
 

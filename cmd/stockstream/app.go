@@ -12,7 +12,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -89,12 +88,12 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 
 // addLines puts the handlers of this process's roles on one Watermill Router.
 func (a *app) addLines() (err error) {
-	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug} // the Router's news of itself are details here
+	// What the Router has to say is a detail here: why a handler failed is told by its line.
+	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelDebug}
 	a.router, err = message.NewRouter(message.RouterConfig{}, watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
 	if err != nil {
 		return fmt.Errorf("router: %w", err)
 	}
-	a.router.AddMiddleware(middleware.Recoverer)
 	session := a.postgres.Config().ConnConfig
 	if a.config.has(roleJournal) {
 		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
