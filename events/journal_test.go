@@ -6,11 +6,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/internal/testenv"
 )
@@ -152,67 +149,6 @@ func TestRedelivery(t *testing.T) {
 	p.append(5)
 	p.journal(4)
 	p.awaitJournal(15)
-	p.awaitAcknowledged()
-}
-
-// TestReadByHand holds that somebody who reads through the group with redis-cli takes nothing from the journal, be it at
-// work or not, and holds nothing on the stream.
-func TestReadByHand(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	byHand := func(count int64) {
-		args := &redis.XReadGroupArgs{Group: ConsumerGroup, Consumer: "somebody", Streams: []string{MainPool.StreamKey(), ">"}, Count: count, Block: 10 * time.Second}
-		if taken, err := p.redis.XReadGroup(p.ctx, args).Result(); err != nil || int64(len(taken[0].Messages)) != count {
-			t.Error(taken, err)
-		}
-	}
-	p.append(5)
-	if err := p.redis.XGroupCreate(p.ctx, MainPool.StreamKey(), ConsumerGroup, "0").Err(); err != nil {
-		t.Fatal(err)
-	}
-	byHand(5) // everything there is
-	_, stop := p.journal(0)
-	p.awaitJournal(5)
-	p.awaitAcknowledged()
-	stop()
-	p.append(5)
-	byHand(2)
-	line, _ := p.journal(0)
-	p.awaitJournal(10)
-	p.awaitAcknowledged()
-
-	// And while it runs.
-	var reading sync.WaitGroup
-	reading.Go(func() { byHand(1) })
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		info := p.redis.InfoMap(p.ctx, "clients").Val()["Clients"]
-		return info["blocked_clients"] == "2", fmt.Sprint(info)
-	})
-	p.append(20)
-	p.awaitJournal(30)
-	reading.Wait()
-	if status := line.Status(); status.State != LineRunning || status.Error != "" {
-		t.Errorf("line: got %+v, want it running", status)
-	}
-	p.awaitAcknowledged()
-}
-
-// TestStreamThatBeganAgain holds that a journal at work notices when Redis was emptied, although the new stream's entries
-// have lower ids than the old one's, as where a clock goes back.
-func TestStreamThatBeganAgain(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.append(5)
-	p.journal(0)
-	p.awaitJournal(5)
-	if err := p.redis.FlushAll(p.ctx).Err(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.redis.XAdd(p.ctx, &redis.XAddArgs{Stream: MainPool.StreamKey(), ID: "1-1", Values: p.event(6)}).Err(); err != nil {
-		t.Fatal(err)
-	}
-	p.logEndsAt(6)
-	p.awaitJournal(6)
 	p.awaitAcknowledged()
 }
 

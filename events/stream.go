@@ -103,7 +103,8 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 				}
 				at = end
 			case <-trims.C:
-				if err := s.trim(ctx, trimmer, lease, at); err != nil {
+				var err error
+				if at, err = s.trim(ctx, trimmer, lease, at); err != nil {
 					return err
 				}
 			}
@@ -113,19 +114,23 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 }
 
 // trim runs between two batches, when the lease's session is free. It puts the group back where somebody has moved it, and
-// fails where there is none any more: on the stream of a Redis that was emptied, the place to read from means nothing.
-func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lease *Lease, at cursor) error {
+// returns the place that is read from.
+func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lease *Lease, at cursor) (cursor, error) {
+	at, err := s.lookAgain(ctx, at)
+	if err != nil {
+		return at, err
+	}
 	if err := s.acknowledge(ctx, at); err != nil {
-		return err
+		return at, err
 	}
 	ask, cancel := context.WithTimeout(ctx, silenceMax)
 	defer cancel()
 	journaled, err := ReadCheckpoint(ask, lease.Conn, JournalCheckpoint, s.config.Pool.Name())
 	if err != nil {
-		return err
+		return at, err
 	}
 	trimmer.run(ctx, journaled)
-	return nil
+	return at, nil
 }
 
 // handOver delivers one batch, and tells the group once it was taken.
@@ -163,76 +168,6 @@ func (s *StreamSubscriber) fetchAll(ctx context.Context, from string, fetched ch
 	}
 }
 
-// cursor is a place on the stream: behind an entry.
-type cursor struct {
-	id    string // the entry's
-	count int64  // how many were ever appended up to it, as Redis counts them; -1 where it cannot tell
-}
-
-// behind returns the place behind the entries that come next.
-func (c cursor) behind(entries []Entry) cursor {
-	c.id = entries[len(entries)-1].StreamID
-	if c.count >= 0 {
-		c.count += int64(len(entries))
-	}
-	return c
-}
-
-// position returns the place to read from. It is where the group stands, unless the journal lacks something before that:
-// it has lost its last events, or somebody has moved the group, or read through it. Then it is the stream's beginning; the
-// journal knows what it has.
-func (s *StreamSubscriber) position(ctx context.Context, lease *Lease) (cursor, error) {
-	pool, stream := s.config.Pool, s.config.Pool.StreamKey()
-	err := s.config.Redis.XGroupCreateMkStream(ctx, stream, ConsumerGroup, "0").Err()
-	if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
-		return cursor{}, fmt.Errorf("create group %s: %w", ConsumerGroup, err)
-	}
-	if err := freeGroup(ctx, s.config.Redis, pool, s.config.Log); err != nil {
-		return cursor{}, err
-	}
-	var info *redis.XInfoStreamCmd
-	var groups *redis.XInfoGroupsCmd
-	_, err = s.config.Redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-		info, groups = pipe.XInfoStream(ctx, stream), pipe.XInfoGroups(ctx, stream)
-		return nil
-	})
-	if err != nil {
-		return cursor{}, fmt.Errorf("look at the stream: %w", err)
-	}
-	beginning := cursor{id: "0", count: info.Val().EntriesAdded - info.Val().Length}
-	for _, group := range groups.Val() {
-		if group.Name != ConsumerGroup {
-			continue
-		}
-		at := cursor{id: group.LastDeliveredID, count: -1}
-		if group.Lag >= 0 {
-			at.count = info.Val().EntriesAdded - group.Lag
-		}
-		has, err := s.journaled(ctx, lease, at)
-		if has || err != nil {
-			return at, err
-		}
-	}
-	return beginning, nil
-}
-
-// journaled reports whether the journal has every event up to a place.
-func (s *StreamSubscriber) journaled(ctx context.Context, lease *Lease, at cursor) (bool, error) {
-	id, err := parseStreamID(at.id)
-	if err != nil {
-		return false, err
-	}
-	checkpoint, err := ReadCheckpoint(ctx, lease.Conn, JournalCheckpoint, s.config.Pool.Name())
-	if err != nil {
-		return false, err
-	}
-	log, err := ReadLog(ctx, s.config.Redis, s.config.Pool)
-	if err != nil {
-		return false, err
-	}
-	return journalHas(ctx, s.config.Redis, s.config.Pool, id.next(), checkpoint, log.Seq)
-}
-
 func (s *StreamSubscriber) fetch(ctx context.Context, after string) ([]Entry, error) {
 	streams, err := s.config.Redis.XRead(ctx, &redis.XReadArgs{
 		Streams: []string{s.config.Pool.StreamKey(), after}, Count: int64(s.config.BatchMax), Block: streamBlock,
@@ -250,19 +185,4 @@ func (s *StreamSubscriber) fetch(ctx context.Context, after string) ([]Entry, er
 		}
 	}
 	return entries, nil
-}
-
-// acknowledge moves the group. It goes on when the intake has just been stopped: the batch is in the journal, and saying
-// so saves the next runner the repeat.
-func (s *StreamSubscriber) acknowledge(ctx context.Context, end cursor) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	words := []any{"XGROUP", "SETID", s.config.Pool.StreamKey(), ConsumerGroup, end.id}
-	if end.count >= 0 {
-		words = append(words, "ENTRIESREAD", end.count)
-	}
-	if err := s.config.Redis.Do(ctx, words...).Err(); err != nil {
-		return fmt.Errorf("move group %s: %w", ConsumerGroup, err)
-	}
-	return nil
 }

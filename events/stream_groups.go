@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strconv"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -64,38 +63,36 @@ func furthestBehind(groups []streamGroup) streamGroup {
 	return last
 }
 
-// freeGroup takes consumers out of the journal's group. Whoever reads through it takes nothing from the journal, but what
-// was handed out and not acknowledged would stay on the stream for ever.
-func freeGroup(ctx context.Context, client redis.Cmdable, pool Pool, log *slog.Logger) error {
+// takeGroup makes the journal's group where there is none, and frees it of consumers. It reports whether there were any.
+func takeGroup(ctx context.Context, client redis.Cmdable, pool Pool, log *slog.Logger) (wasRead bool, err error) {
+	groups, err := streamGroups(ctx, client, pool.StreamKey())
+	if err != nil {
+		return false, err
+	}
+	if !hasGroup(groups, ConsumerGroup) { // a Redis that is full refuses to make one, even where there is one
+		err := client.XGroupCreateMkStream(ctx, pool.StreamKey(), ConsumerGroup, "0").Err()
+		if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
+			return false, fmt.Errorf("create group %s: %w", ConsumerGroup, err)
+		}
+	}
+	return freeGroup(ctx, client, pool, log)
+}
+
+// freeGroup takes consumers out of the journal's group, and reports whether there were any. Whoever reads through it takes
+// nothing from the journal, but what was handed out and not acknowledged would stay on the stream for ever.
+func freeGroup(ctx context.Context, client redis.Cmdable, pool Pool, log *slog.Logger) (wasRead bool, err error) {
 	consumers, err := client.XInfoConsumers(ctx, pool.StreamKey(), ConsumerGroup).Result()
 	if err != nil {
-		return fmt.Errorf("look at the consumers of group %s: %w", ConsumerGroup, err)
+		return false, fmt.Errorf("look at the consumers of group %s: %w", ConsumerGroup, err)
 	}
 	for _, consumer := range consumers {
 		pending, err := client.XGroupDelConsumer(ctx, pool.StreamKey(), ConsumerGroup, consumer.Name).Result()
 		if err != nil {
-			return fmt.Errorf("remove consumer %s of group %s: %w", consumer.Name, ConsumerGroup, err)
+			return true, fmt.Errorf("remove consumer %s of group %s: %w", consumer.Name, ConsumerGroup, err)
 		}
 		log.Warn("a consumer was removed from the journal's group; read with a group of your own", "consumer", consumer.Name, "pending", pending)
 	}
-	return nil
-}
-
-// journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last
-// event before it tells; what no command wrote, and what carries a seq that was never assigned, tells nothing.
-func journalHas(ctx context.Context, client redis.Cmdable, pool Pool, before streamID, journaled, end int64) (bool, error) {
-	const lookBack = 100
-	entries, err := client.XRevRangeN(ctx, pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
-	if err != nil {
-		return false, fmt.Errorf("look at the stream: %w", err)
-	}
-	for _, entry := range entries {
-		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
-		if err == nil && seq >= 1 && seq <= end {
-			return seq <= journaled, nil
-		}
-	}
-	return len(entries) < lookBack, nil // nothing of ours is before it, or nothing is known
+	return len(consumers) > 0, nil
 }
 
 // isMissing reports whether Redis answered that there is no such key.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -56,7 +57,7 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 	if !hasGroup(groups, ConsumerGroup) {
 		return "", nil // an emptied Redis; the line finds out, too
 	}
-	if err := freeGroup(ctx, t.redis, t.pool, t.log); err != nil {
+	if _, err := freeGroup(ctx, t.redis, t.pool, t.log); err != nil {
 		return "", err
 	}
 	now, err := t.redis.Time(ctx).Result()
@@ -74,7 +75,7 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 	if err != nil || !log.Exists {
 		return "", err // a log that is being restored; which entries are of which life, nobody can tell
 	}
-	has, err := journalHas(ctx, t.redis, t.pool, first, journaled, log.Seq)
+	has, err := t.journalHas(ctx, first, journaled, log.Seq)
 	if err != nil {
 		return "", err
 	}
@@ -91,4 +92,21 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 		}
 	}
 	return trouble, nil
+}
+
+// journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last
+// event before it tells; what no command wrote, and what carries a seq that was never assigned, tells nothing.
+func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journaled, end int64) (bool, error) {
+	const lookBack = 100
+	entries, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
+	if err != nil {
+		return false, fmt.Errorf("look at the stream: %w", err)
+	}
+	for _, entry := range entries {
+		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
+		if err == nil && seq >= 1 && seq <= end {
+			return seq <= journaled, nil
+		}
+	}
+	return len(entries) < lookBack, nil // nothing of ours is before it, or nothing is known
 }
