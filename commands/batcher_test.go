@@ -190,6 +190,37 @@ func TestFailureInABatch(t *testing.T) {
 	}
 }
 
+// TestUnreadableCommand holds that a command which the script cannot read takes nothing from those before it, and that
+// those behind it, whose keys cannot be told any more, fail without a trace.
+func TestUnreadableCommand(t *testing.T) {
+	t.Parallel()
+	for name, command := range map[string][]byte{"torn": {0xdb, 0, 0, 0, 9, 'r'}, "empty": {}, "of no rule": (&decision{rule: "give"}).pack([4]string{})} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openShop(t)
+			s.stock("shirt", 5)
+			var batch []*submission
+			for i := range 3 {
+				n := fmt.Sprint(i)
+				batch = append(batch, s.submission(t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: "h" + n, key: "k" + n, qty: 1}))
+			}
+			batch[1].command = command
+			if err := s.batcher.call(batch); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range []string{statusCreated, statusFailed, statusFailed} {
+				if got := batch[i].answer.status; got != want {
+					t.Errorf("command %d: got %s, want %s", i, got, want)
+				}
+			}
+			s.wantStock(t, "shirt", 4)
+			if log := s.log(); len(log) != 2 || s.operator.HGet(s.ctx, s.pool.MetaKey(), "seq").Val() != "2" {
+				t.Errorf("the log has %d events, want 2, and its end saved", len(log))
+			}
+		})
+	}
+}
+
 // stuckScripter is a Redis that answers when it is told to.
 type stuckScripter struct {
 	redis.Scripter
@@ -258,6 +289,11 @@ func TestWaitingCommands(t *testing.T) {
 	leave()
 	closed := make(chan struct{})
 	go func() { defer close(closed); c.close() }()
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.closed, "it does not close"
+	})
 	c.redis.answer <- struct{}{}
 	<-c.redis.entered
 	c.awaitLength(0) // the second call left nothing behind

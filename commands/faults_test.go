@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func TestRedisCannotWrite(t *testing.T) {
 func (s *shop) farService() (*Service, *testenv.Proxy) {
 	s.t.Helper()
 	proxy := testenv.NewProxy(s.t, s.server.Addr())
-	client := redis.NewClient(&redis.Options{Addr: proxy.Addr()})
+	client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ContextTimeoutEnabled: true})
 	s.t.Cleanup(func() { _ = client.Close() })
 	far := serviceOn(s.t, client)
 	if err := far.Open(s.ctx, s.postgres); err != nil {
@@ -130,6 +131,27 @@ func TestSilentRedis(t *testing.T) {
 	if log := s.log(); len(log) != 3 {
 		t.Errorf("the log has %d events, want 3: the hold %s once", len(log), r.HoldID)
 	}
+}
+
+// TestSilentRedisAlone holds that commands give up although those who send them do not: one is under way, the rest wait for
+// their turn.
+func TestSilentRedisAlone(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	s.stock("shirt", 100)
+	far, proxy := s.farService()
+	far.batcher.timeout = 200 * time.Millisecond
+	proxy.Silence(true)
+	var group sync.WaitGroup
+	for range 50 {
+		request := s.request("shirt", 1)
+		group.Go(func() {
+			if _, err := far.Reserve(context.Background(), request); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("got %v, want ErrUnavailable", err)
+			}
+		})
+	}
+	group.Wait()
 }
 
 // TestKilledRedis holds that what was acknowledged is there after kill -9, and that service goes on by itself.

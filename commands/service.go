@@ -24,8 +24,12 @@ type Config struct {
 	HoldTTL    time.Duration // how long a hold lives that names no ttl
 	HoldTTLMax time.Duration // the longest that a hold may ask for
 	KeepMemory time.Duration // how long idempotency keys, and holds that ended, are remembered
-	Timeout    time.Duration // how long a command may take
+	Timeout    time.Duration // how long Redis may take to decide; a command waits for its turn as long at most
 }
+
+// TimeoutMax keeps the longest that a command can take, which is a read, a turn and a decision, below the time in which
+// an HTTP server must have answered.
+const TimeoutMax = 10 * time.Second
 
 // DefaultConfig is what an installation starts with.
 func DefaultConfig() Config {
@@ -44,8 +48,8 @@ func (c Config) Validate() error {
 	if c.KeepMemory < c.HoldTTLMax {
 		errs = append(errs, fmt.Errorf("memory of keys %s: must outlast the longest hold of %s", c.KeepMemory, c.HoldTTLMax))
 	}
-	if c.Timeout <= 0 {
-		errs = append(errs, fmt.Errorf("command timeout %s: must be above 0", c.Timeout))
+	if c.Timeout <= 0 || c.Timeout > TimeoutMax {
+		errs = append(errs, fmt.Errorf("command timeout %s: must be above 0, and %s at most", c.Timeout, TimeoutMax))
 	}
 	return errors.Join(errs...)
 }
@@ -70,6 +74,9 @@ type Service struct {
 func NewService(pool events.Pool, client *redis.Client, config Config) (*Service, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
+	}
+	if !client.Options().ContextTimeoutEnabled {
+		return nil, errors.New("the client of Redis needs ContextTimeoutEnabled: without it, a Redis that is silent holds commands for longer than they may take")
 	}
 	reads, err := newReads(client)
 	if err != nil {

@@ -5,6 +5,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
 )
 
 // TestValidation holds that a bad command names each of its faults, and never reaches Redis.
@@ -101,5 +105,19 @@ func TestConfig(t *testing.T) {
 	err := bad.Validate()
 	if err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("got %v, want four faults", err)
+	}
+	slow := DefaultConfig()
+	if slow.Timeout = TimeoutMax + 1; slow.Validate() == nil {
+		t.Error("a command may take longer than HTTP's answer")
+	}
+}
+
+// TestUnboundedClient holds that a client which does not heed deadlines is refused.
+func TestUnboundedClient(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer client.Close()
+	if _, err := NewService(events.MainPool, client, DefaultConfig()); err == nil || !strings.Contains(err.Error(), "ContextTimeoutEnabled") {
+		t.Errorf("got %v, want it to name the option", err)
 	}
 }

@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -39,12 +40,23 @@ func ReportFault(next message.HandlerFunc) message.HandlerFunc {
 	next = middleware.Recoverer(next)
 	return func(msg *message.Message) ([]*message.Message, error) {
 		produced, err := next(msg)
+		if panicked := (middleware.RecoveredPanicError{}); errors.As(err, &panicked) {
+			err = &PanicError{Value: panicked.V, Stack: panicked.Stacktrace}
+		}
 		if fault, ok := msg.Context().Value(faultKey{}).(*error); ok {
 			*fault = err
 		}
 		return produced, err
 	}
 }
+
+// PanicError is the fault of a handler that panicked.
+type PanicError struct {
+	Value any
+	Stack string
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 var errNotTaken = errors.New("the message was not taken")
 

@@ -3,7 +3,9 @@ package events
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -21,11 +23,18 @@ func TestFaultsReachTheLine(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
 			p.fill(1)
-			s := NewJournalSubscriber(JournalSubscriberConfig{Postgres: p.config, Pool: MainPool, Pages: NewJournalPages(MainPool), Reader: "reader", Log: slog.New(slog.DiscardHandler)})
+			var log lines
+			s := NewJournalSubscriber(JournalSubscriberConfig{Postgres: p.config, Pool: MainPool, Pages: NewJournalPages(MainPool), Reader: "reader", Log: slog.New(slog.NewTextHandler(&log, nil))})
 			testenv.RunRouter(t, func(router *message.Router) {
 				router.AddConsumerHandler("reader", JournalTopic(MainPool), s, handle).AddMiddleware(ReportFault)
 			})
 			p.awaitFault(s.Line, want)
+			if text := s.Status().Error; strings.Contains(text, "goroutine") {
+				t.Errorf("the status holds a stack: %s", text)
+			}
+			if strings.Contains(want, "torn") {
+				testenv.Eventually(t, 10*time.Second, func() (bool, string) { return log.count("delivery_test.go") > 0, "the log has no stack" })
+			}
 		})
 	}
 }

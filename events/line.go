@@ -117,7 +117,11 @@ func (l *Line) keepRunning(ctx context.Context, stretch func(context.Context) er
 		if time.Since(began) > 2*pauseMax {
 			pause = pauseMin
 		}
-		l.log.Warn("line interrupted; it begins again at its checkpoint", "error", err, "pause_ms", pause.Milliseconds())
+		details := []any{"error", err, "pause_ms", pause.Milliseconds()}
+		if panicked := (*PanicError)(nil); errors.As(err, &panicked) {
+			details = append(details, "stack", panicked.Stack)
+		}
+		l.log.Warn("line interrupted; it begins again at its checkpoint", details...)
 		if wait.For(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}

@@ -56,7 +56,7 @@ func (p Pool) HasState(key string) bool {
 // StreamKey is the stream of events, and the Watermill topic they are published to.
 func (p Pool) StreamKey() string { return p.prefix + "inventory.events" }
 
-// ConsumerGroup is the group the journal reads the stream with.
+// ConsumerGroup is the group that shows on the stream how far the journal has come.
 const ConsumerGroup = "inventory.cg"
 
 // Position is a place in a pool's log: right after the event with this seq. Its text form is "main:42".

@@ -41,8 +41,8 @@ type StreamSubscriberConfig struct {
 // streamBlock is how long a read waits for an entry, and so how late a stop is noticed.
 const streamBlock = 500 * time.Millisecond
 
-// A line that keeps up lets entries gather after a batch, a few times as long as that took: under load it does more with
-// each transaction, and leaves the machine to others. An entry that comes alone waits for nothing.
+// A line that keeps up lets entries gather between two reads, a few times as long as the last batch took: under load it
+// does more with each transaction, and leaves the machine to others. An entry that comes alone waits for nothing.
 const (
 	gatherRatio = 3
 	gatherMax   = 50 * time.Millisecond

@@ -15,7 +15,10 @@ import (
 	"github.com/stockstream/stockstream/internal/plainjson"
 )
 
-const bodyMaxBytes = 64 << 10
+const (
+	bodyMaxBytes   = 64 << 10
+	bodyPlainBytes = 1 << 10 // room is made for at once; for more than that, as it comes
+)
 
 // decode reads a request's body into a struct: one JSON object, no unknown fields, nothing behind it. An empty body
 // is an empty object where the route allows one.
@@ -57,7 +60,7 @@ func readBody(c *gin.Context) ([]byte, error) {
 	}
 	var body []byte
 	var err error
-	if length := c.Request.ContentLength; length >= 0 {
+	if length := c.Request.ContentLength; length >= 0 && length <= bodyPlainBytes {
 		body = make([]byte, length)
 		_, err = io.ReadFull(c.Request.Body, body)
 	} else {

@@ -125,7 +125,7 @@ func (s *servers) open(ctx context.Context) (client *redis.Client, pool *pgxpool
 	if pool, err = pgxpool.New(ctx, s.postgres.URL()); err != nil {
 		return nil, nil, nil, err
 	}
-	client = redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	client = redis.NewClient(&redis.Options{Addr: s.redis.Addr(), ContextTimeoutEnabled: true})
 	return client, pool, func() {
 		pool.Close()
 		_ = client.Close() // the end of a measurement

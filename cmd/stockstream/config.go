@@ -67,7 +67,7 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.Commands.HoldTTL, "hold-ttl", c.Commands.HoldTTL, "how long a hold lives that names no ttl_seconds")
 	f.DurationVar(&c.Commands.HoldTTLMax, "hold-ttl-max", c.Commands.HoldTTLMax, "the longest that a hold may ask for")
 	f.DurationVar(&c.Commands.KeepMemory, "keep-memory", c.Commands.KeepMemory, "how long idempotency keys and ended holds are remembered")
-	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout, "how long Redis may take to decide")
+	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout, "how long Redis may take to decide; a command waits for its turn as long at most")
 	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax, "events in one transaction of the journal or of a projection")
 	f.DurationVar(&c.StreamKeep, "stream-keep", c.StreamKeep, "how long an event stays on the stream once it is in the journal; 0 to trim at once")
 	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says draining, and answers close their connections, before the listener closes")

@@ -8,15 +8,22 @@
 -- Keeps  a command that fails takes nothing from its neighbours, and the end of the log is saved whatever happens.
 local next_key = 4
 
-local function decide(name, ...)
-  local rule, k = rules[name], next_key
+local function decide(k, name, ...)
+  local rule = rules[name]
   next_key = k + rule.keys
   return rule.decide(k, ...)
 end
 
+-- Where a command cannot be read, it is not known which keys are the next one's, and all that follow fail with it.
+local function read_and_decide(packed)
+  local k = next_key
+  next_key = nil
+  return decide(k, cmsgpack.unpack(packed))
+end
+
 local answers = {}
 for i = 3, #ARGV do
-  local decided, result = pcall(decide, cmsgpack.unpack(ARGV[i]))
+  local decided, result = pcall(read_and_decide, ARGV[i])
   if not decided then
     result = answer('FAILED', type(result) == 'table' and result.err or tostring(result))
   end

@@ -59,7 +59,7 @@ func Redis(t testing.TB, args ...string) *local.Redis {
 // RedisClient returns a client that is closed with the test.
 func RedisClient(t testing.TB, r *local.Redis) *redis.Client {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: r.Addr()})
+	client := redis.NewClient(&redis.Options{Addr: r.Addr(), ContextTimeoutEnabled: true})
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
