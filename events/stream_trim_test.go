@@ -220,12 +220,9 @@ func TestTrimmedBehindTheJournal(t *testing.T) {
 	}
 }
 
-// TestJournalThatFellBack holds that a journal which lost its last events, as after a failover of Postgres, finds them on
-// the stream: within the window they are still there, and while they are missing nothing is trimmed.
-func TestJournalThatFellBack(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.smallNodes()
+// fallBack journals twenty events, and has Postgres forget the last ten.
+func (p *plant) fallBack() {
+	p.t.Helper()
 	p.append(20)
 	_, stop := p.journal(0)
 	p.awaitJournal(20)
@@ -233,6 +230,15 @@ func TestJournalThatFellBack(t *testing.T) {
 	stop()
 	p.exec(`DELETE FROM events WHERE seq > 10`)
 	p.exec(`UPDATE checkpoints SET seq = 10`)
+}
+
+// TestJournalThatFellBack holds that a journal which lost its last events, as after a failover of Postgres, finds them on
+// the stream: within the window they are still there, and while they are missing nothing is trimmed.
+func TestJournalThatFellBack(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.smallNodes()
+	p.fallBack()
 	p.append(5)
 	trimmer := &streamTrimmer{redis: p.redis, pool: MainPool, log: slog.New(slog.DiscardHandler)}
 	if trouble, err := trimmer.trim(p.ctx, 10); err != nil || !strings.Contains(trouble, "the journal ends before them") {
