@@ -40,7 +40,7 @@ func (c AdjustStock) validate() error {
 }
 
 func (c AdjustStock) fingerprint() string {
-	return fingerprint("adjust", c.SKU, strconv.FormatInt(c.Delta, 10), c.Reason)
+	return fingerprint("adjust", c.SKU, digits(c.Delta), c.Reason)
 }
 
 // AdjustStock changes the available stock; adding to an unknown SKU makes it known. Its errors are *ValidationError,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"strconv"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -82,7 +81,7 @@ func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.Stri
 		cmd.SetErr(err)
 		return cmd
 	}
-	cmd.SetVal(strconv.FormatInt(d.answer.seq, 10))
+	cmd.SetVal(digits(d.answer.seq))
 	return cmd
 }
 

@@ -2,7 +2,6 @@ package commands
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"github.com/stockstream/stockstream/events"
@@ -53,7 +52,7 @@ func (c Reserve) validate(config Config) error {
 
 // fingerprint covers the request as it was made: a default that changes later must not turn a repeat into a mismatch.
 func (c Reserve) fingerprint() string {
-	return fingerprint("reserve", c.SKU, strconv.FormatInt(c.Qty, 10), c.UserID, c.TTL.String())
+	return fingerprint("reserve", c.SKU, digits(c.Qty), c.UserID, c.TTL.String())
 }
 
 // Reserve makes a hold. Its errors are *ValidationError, ErrSoldOut, ErrUnknownSKU, ErrIdempotencyMismatch,

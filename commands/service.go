@@ -125,7 +125,7 @@ func (s *Service) decide(ctx context.Context, eventID string, event events.Event
 	return err
 }
 
-// digits returns a number as the script takes it.
+// digits returns a number as text, which is how the script takes it.
 func digits(n int64) string { return strconv.FormatInt(n, 10) }
 
 // position is the place of a decided command's event.

@@ -113,14 +113,17 @@ func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message
 	return ahead.Wait()
 }
 
-// trim runs between two batches, when the lease's session is free. It puts the group back where somebody has moved it, and
-// returns the place that is read from.
+// trim runs between two batches, when the lease's session is free. It first puts the group right, where somebody has moved
+// it or reads through it, and returns the place that is read from.
 func (s *StreamSubscriber) trim(ctx context.Context, trimmer *streamTrimmer, lease *Lease, at cursor) (cursor, error) {
 	at, err := s.lookAgain(ctx, at)
 	if err != nil {
 		return at, err
 	}
 	if err := s.acknowledge(ctx, at); err != nil {
+		return at, err
+	}
+	if _, err := freeGroup(ctx, s.config.Redis, s.config.Pool, s.config.Log); err != nil {
 		return at, err
 	}
 	ask, cancel := context.WithTimeout(ctx, silenceMax)

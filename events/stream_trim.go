@@ -57,9 +57,6 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 	if !hasGroup(groups, ConsumerGroup) {
 		return "", nil // an emptied Redis; the line finds out, too
 	}
-	if _, err := freeGroup(ctx, t.redis, t.pool, t.log); err != nil {
-		return "", err
-	}
 	now, err := t.redis.Time(ctx).Result()
 	if err != nil {
 		return "", fmt.Errorf("read Redis's clock: %w", err)
