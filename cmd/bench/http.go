@@ -130,9 +130,11 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 		fmt.Printf("  one Postgres row                            %8.0f\n", of("postgres"))
 		fmt.Printf("  StockStream, role api                       %8.0f\n", of("api"))
 		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(everything))
-		for i, process := range []string{"service", "Redis"} {
-			spent := medianOf(measured[fmt.Sprintf("api/%d", connections)], func(l load) float64 { return float64(l.cpu[i].Nanoseconds()) / 1000 })
-			fmt.Printf("  CPU per reservation, role api: %-8s        %8.1f µs\n", process, spent)
+		for _, name := range []string{"noop", "api"} {
+			spent := func(process int) float64 {
+				return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l load) float64 { return float64(l.cpu[process].Nanoseconds()) / 1000 })
+			}
+			fmt.Printf("  CPU per reservation, %s: client %.1f µs, server %.1f µs, Redis %.1f µs\n", name, spent(0), spent(1), spent(2))
 		}
 		goal("role api / Gin handler", of("api")/of("noop"), 0.5)
 		goal("all roles / Gin handler", of(everything)/of("noop"), 0.5)
@@ -154,7 +156,7 @@ func measure(ctx context.Context, o options, s *servers, name string, connection
 		return load{}, err
 	}
 	defer t.stop()
-	return accepted(ctx, t.addr, connections, o.seconds, t.cmd.Process.Pid, s.redis.Pid())
+	return accepted(ctx, t.addr, connections, o.seconds, os.Getpid(), t.cmd.Process.Pid, s.redis.Pid())
 }
 
 // drained brings the read side level with what was sold, so that no measurement pays for the one before, and takes

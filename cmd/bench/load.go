@@ -98,6 +98,8 @@ type load struct {
 // accepted counts the reservations that a server accepts in a second, with so many connections at once, and what
 // processes spent on each.
 func accepted(ctx context.Context, addr string, connections int, duration time.Duration, watched ...int) (done load, err error) {
+	giveWay(ctx, "--batch")
+	defer giveWay(ctx, "--other")
 	var count atomic.Int64
 	var counting, stop atomic.Bool
 	var group sync.WaitGroup
