@@ -110,7 +110,7 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr), check("postgres", postgresErr), check("schema", schemaErr)}
 	for _, line := range a.Lines {
 		s := line.Status()
-		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC()})
+		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
 	}
 	if streamErr == nil {
 		report.Stream = &StreamReport{Entries: stream.Entries, HeldBy: stream.HeldBy}

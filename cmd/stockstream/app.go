@@ -65,7 +65,6 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr); err != nil {
 		return a, fmt.Errorf("listen on %s (another address: --http-addr or STOCKSTREAM_HTTP_ADDR): %w", config.HTTPAddr, err)
 	}
-	redis.SetLogger(redisLog{log})
 	if a.redis, err = redisClient(config); err != nil {
 		return a, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,6 +100,16 @@ func TestDoctor(t *testing.T) {
 	}
 	if _, err := s.cli("doctor", "-o", "xml"); err == nil {
 		t.Error("an unknown output was taken")
+	}
+}
+
+// TestDoctorAlone holds that a doctor who finds neither server says so in a line each.
+func TestDoctorAlone(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"doctor"}, []string{"STOCKSTREAM_REDIS_URL=redis://127.0.0.1:1", "STOCKSTREAM_DATABASE_URL=postgres://app@127.0.0.1:1/inventory"}, &out, &out)
+	if err == nil || strings.Count(out.String(), "\n") != 2 || strings.Count(out.String(), "UNSAFE") != 2 {
+		t.Errorf("got %v and\n%s", err, out.String())
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -57,7 +58,8 @@ func printFindings(out io.Writer, findings []finding, form output) error {
 	}
 	table := newTable(out)
 	for _, f := range findings {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, f.Found, f.Advice)
+		found := strings.Join(strings.Fields(f.Found), " ") // what Postgres's driver says has lines and tabs
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, found, f.Advice)
 	}
 	return table.Flush()
 }

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -63,7 +64,11 @@ func newRoot(environ []string) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			return errors.Join(readEnvironment(cmd.Root().PersistentFlags(), environ), config.Validate())
+			if err := errors.Join(readEnvironment(cmd.Root().PersistentFlags(), environ), config.Validate()); err != nil {
+				return err
+			}
+			redis.SetLogger(redisLog{config.logger(cmd.ErrOrStderr())})
+			return nil
 		},
 	}
 	config.addFlags(root.PersistentFlags())
