@@ -2,7 +2,6 @@ package commands
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 
 	"github.com/stockstream/stockstream/events"
@@ -76,18 +75,19 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	stock, exists, err := s.reads.text(ctx, s.pool.StockKey(sku))
+	key := s.pool.StockKey(sku)
+	stock, exists, err := s.reads.text(ctx, key)
 	switch {
 	case err != nil:
-		return 0, decisionError(err)
+		return 0, s.readError(err, key)
 	case !exists:
 		return 0, s.unstocked(ctx, sku)
 	}
-	available, err := strconv.ParseInt(stock, 10, 64)
-	if err != nil || available < 0 {
-		return 0, &Error{Code: ErrStateInvalid.Code, Detail: fmt.Sprintf("the key %s holds %.20q, which is no stock", s.pool.StockKey(sku), stock)}
+	available, err := strconv.ParseUint(stock, 10, 63) // digits only, as the script reads it
+	if err != nil || available > stockReadable {
+		return 0, invalidKey(s.pool, key)
 	}
-	return available, nil
+	return int64(available), nil
 }
 
 // unstocked tells an SKU that nobody stocked from one whose counter was deleted, and both from an emptied Redis.
@@ -95,7 +95,7 @@ func (s *Service) unstocked(ctx context.Context, sku string) error {
 	meta, err := s.reads.hashFields(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku)
 	switch {
 	case err != nil:
-		return decisionError(err)
+		return s.readError(err, s.pool.MetaKey())
 	case meta[0] == "":
 		return ErrNotReady
 	case meta[1] == "":

@@ -36,6 +36,7 @@ type submission struct {
 	command  []byte // as the script takes it
 	done     chan error
 	answer   answer
+	fault    error // of the answer to this command alone
 }
 
 const (
@@ -176,17 +177,17 @@ func (b *batcher) call(batch []*submission) error {
 		return fmt.Errorf("the script answered %d of %d commands", len(answers), len(batch))
 	}
 	for i, s := range batch {
-		s.answer, err = parseAnswer(whole, answers[i])
-		if err != nil {
-			return err
-		}
+		s.answer, s.fault = parseAnswer(whole, answers[i])
 	}
 	return nil
 }
 
 // finish tells the one who waits. What Redis refused to this command alone is its error.
 func (s *submission) finish(err error) {
-	if err == nil && s.answer.status == statusFailed {
+	switch {
+	case err == nil && s.fault != nil:
+		err = s.fault
+	case err == nil && s.answer.status == statusFailed:
 		err = scriptError(s.answer.text(0))
 	}
 	s.done <- err

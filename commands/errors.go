@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -44,9 +45,9 @@ var (
 	ErrStateInvalid        = &Error{Code: "STATE_INVALID", Detail: "a key in Redis does not hold what it must"}
 	ErrNotReady            = &Error{Code: "NOT_READY", Detail: "the pool is not open for commands"}
 	ErrStale               = &Error{Code: "STALE", Detail: "Redis is behind what it has acknowledged before"}
-	// ErrUnavailable: Redis did not answer, or cannot write. Whether the command took effect is unknown; the same
+	// ErrUnavailable: Redis did not answer, or refused. Whether the command took effect is unknown; the same
 	// key sent again tells.
-	ErrUnavailable = &Error{Code: "UNAVAILABLE", Detail: "Redis did not decide in time; repeat with the same key to learn the outcome"}
+	ErrUnavailable = &Error{Code: "UNAVAILABLE", Detail: "Redis did not decide; repeat with the same key to learn the outcome"}
 )
 
 // refusals maps the status words of the scripts to typed errors; this is the only place that does.
@@ -67,14 +68,20 @@ var refusals = map[string]*Error{
 	statusHoldChanged:         errHoldChanged,
 }
 
+// taken are the status words of commands that were decided as they asked, now or before.
+var taken = []string{statusCreated, statusConfirmed, statusCancelled, statusExpired, statusAdjusted, statusReplayed}
+
 // errHoldChanged asks Confirm and Cancel to read the hold again; it does not leave the package.
 var errHoldChanged = &Error{Code: statusHoldChanged, Detail: "the hold changed while the command was built"}
 
-// refusal returns the typed error for an answer that is one, or nil.
+// refusal returns the typed error for an answer that is one, and nil for a command that was taken.
 func refusal(pool events.Pool, a answer) error {
 	known, refused := refusals[a.status]
-	if !refused {
+	switch {
+	case slices.Contains(taken, a.status):
 		return nil
+	case !refused:
+		return fmt.Errorf("the script answered %q, which is no status", a.status)
 	}
 	e := *known
 	if a.seq > 0 {
@@ -84,35 +91,57 @@ func refusal(pool events.Pool, a answer) error {
 	case statusSoldOut, statusInsufficientStock, statusStockLimit:
 		e.Available = a.int(0)
 	case statusStateInvalid:
-		e.Detail = fmt.Sprintf("the key %s does not hold what it must (for stock: a whole number from 0 to 1000000000000); set it right", a.text(0))
+		e.Detail = invalidKey(pool, a.text(0)).Detail
 	}
 	return &e
 }
 
-// cannotDecide lists the beginnings of Redis's errors that pass by themselves, or when an operator acts; none of them
-// comes after a script's first write.
+// cannotDecide lists the beginnings of Redis's errors that clients are told. None of them comes after a script's first
+// write.
 var cannotDecide = []string{
 	"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "UNBLOCKED",
 }
 
-// decisionError turns an error of the call itself into a typed one.
+// invalidKey is ErrStateInvalid for a key.
+func invalidKey(pool events.Pool, key string) *Error {
+	what := "does not hold what it must"
+	if strings.HasPrefix(key, pool.StockKey("")) {
+		what = "is no stock, which is a whole number from 0 to 10000000000000"
+	}
+	return &Error{Code: ErrStateInvalid.Code, Detail: fmt.Sprintf("the key %s %s; set it right", key, what)}
+}
+
+// decisionError turns an error of a call that decides into a typed one. Whatever went wrong, the request is not to blame.
 func decisionError(err error) error {
 	var known *Error
 	if errors.As(err, &known) {
 		return err
 	}
-	var reply redis.Error
-	if !errors.As(err, &reply) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	text := replyText(err)
+	if strings.Contains(text, "WRONGTYPE") {
+		return fmt.Errorf("%w: %w", ErrStateInvalid, err)
 	}
-	text := strings.TrimPrefix(strings.TrimPrefix(reply.Error(), "-"), "ERR ")
 	for _, word := range cannotDecide {
 		if strings.HasPrefix(text, word) {
 			return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "Redis cannot write at the moment (" + word + "); nothing was changed"}, err)
 		}
 	}
-	if strings.Contains(text, "WRONGTYPE") {
-		return fmt.Errorf("%w: %w", ErrStateInvalid, err)
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// readError turns an error of reading a key into a typed one.
+func (s *Service) readError(err error, key string) error {
+	if strings.Contains(replyText(err), "WRONGTYPE") {
+		return fmt.Errorf("%w: %w", invalidKey(s.pool, key), err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "Redis does not answer"}, err)
+}
+
+// replyText is what Redis answered instead of a result, "" where an error is not its answer.
+func replyText(err error) string {
+	var reply redis.Error
+	if !errors.As(err, &reply) || errors.Is(err, context.DeadlineExceeded) {
+		return ""
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(reply.Error(), "-"), "ERR ")
 }

@@ -20,9 +20,10 @@ type hold struct {
 func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	fields, err := s.reads.hashFields(ctx, s.pool.HoldKey(holdID), "sku", "qty", "user_id", "state")
+	key := s.pool.HoldKey(holdID)
+	fields, err := s.reads.hashFields(ctx, key, "sku", "qty", "user_id", "state")
 	if err != nil {
-		return hold{}, decisionError(err)
+		return hold{}, s.readError(err, key)
 	}
 	qty, _ := strconv.ParseInt(fields[1], 10, 64)
 	return hold{sku: fields[0], qty: qty, userID: fields[2], status: HoldStatus(fields[3])}, nil

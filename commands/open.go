@@ -115,7 +115,7 @@ func (s *Service) initialise(ctx context.Context) error {
 }
 
 // Ready returns nil when a command would be decided now, and otherwise why not: ErrUnavailable, ErrNotReady or
-// ErrStale, with the reason in the text.
+// ErrStale, with the reason in the text. It asks whether Redis could write, too.
 func (s *Service) Ready(ctx context.Context) error {
 	if !s.open.Load() {
 		if fault := s.openFault.Load(); fault != nil {
@@ -127,11 +127,14 @@ func (s *Service) Ready(ctx context.Context) error {
 	log, err := events.ReadLog(ctx, s.redis, s.pool)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return s.readError(err, s.pool.MetaKey())
 	case !log.Exists:
 		return fmt.Errorf("%w: %w", ErrNotReady, ErrEmptied)
 	case log.Epoch < epoch || log.Epoch == epoch && log.Seq < seq:
 		return fmt.Errorf("%w: it ends at seq %d in epoch %d, and had acknowledged %d in %d", ErrStale, log.Seq, log.Epoch, seq, epoch)
+	}
+	if err := canWriteScript.Run(ctx, s.redis, nil).Err(); err != nil {
+		return decisionError(err)
 	}
 	return nil
 }

@@ -109,6 +109,24 @@ var refusalCases = []struct {
 	{"a hold without a deadline", ErrStateInvalid, func(s *shop, h1 string) { s.typed("HDEL", s.pool.HoldKey(h1), "expires_at") }, func(s *shop, h1 string) error {
 		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
 	}, -1},
+	{"a hold of no state that there is", ErrStateInvalid, inHold("state", "PAID"), func(s *shop, h1 string) error {
+		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
+	}, -1},
+	{"cancel a hold of no state that there is", ErrStateInvalid, inHold("state", "active"), func(s *shop, h1 string) error {
+		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
+	}, -1},
+	{"a hold of half a unit", ErrStateInvalid, inHold("qty", "1.5"), func(s *shop, h1 string) error {
+		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
+	}, -1},
+	{"a hold of units and a space", ErrStateInvalid, inHold("qty", "1 "), func(s *shop, h1 string) error {
+		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
+	}, -1},
+	{"a hold whose deadline has a space", ErrStateInvalid, inHold("expires_at", "99999999999999 "), func(s *shop, h1 string) error {
+		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1, Expired: true}))
+	}, -1},
+	{"a hold that ended nowhere", ErrStateInvalid, inHold("state", "CANCELLED"), func(s *shop, h1 string) error {
+		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
+	}, -1},
 	{"a due set that is none", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "holds:due", "x") }, func(s *shop, _ string) error {
 		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
 	}, -1},
@@ -124,6 +142,11 @@ var refusalCases = []struct {
 	{"a Redis of an older epoch", ErrStale, func(s *shop, _ string) { s.fence.saw(2, 1) }, func(s *shop, h1 string) error {
 		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
 	}, -1},
+}
+
+// inHold types a value into a field of the hold.
+func inHold(field, value string) func(s *shop, h1 string) {
+	return func(s *shop, h1 string) { s.typed("HSET", s.pool.HoldKey(h1), field, value) }
 }
 
 func confirmed(s *shop, h1 string) {
@@ -189,5 +212,85 @@ func TestEveryRefusalIsTested(t *testing.T) {
 		if !errors.Is(refusal, &Error{Code: status}) {
 			t.Errorf("status %s: errors.Is does not know it by its code", status)
 		}
+	}
+}
+
+// TestUnknownStatus holds that a word which this build does not know is never taken for a success.
+func TestUnknownStatus(t *testing.T) {
+	t.Parallel()
+	for _, status := range []string{"HOLD_PAID", "", "OK", statusDecided, statusFailed} {
+		if err := refusal(events.MainPool, answer{status: status, seq: 1}); err == nil {
+			t.Errorf("%q was taken for a success", status)
+		}
+	}
+}
+
+// TestDueSetIsPutRight holds that asking for an expiry puts the due set right, whoever has touched it: a hold that is not
+// due stands there by its deadline, and one that ended does not stand there.
+func TestDueSetIsPutRight(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		arrange func(s *shop, h1 string)
+		stands  bool
+	}{
+		"not due":   {func(*shop, string) {}, true},
+		"confirmed": {confirmed, false},
+		"cancelled": {cancelled, false},
+		"expired":   {expired, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openShop(t)
+			s.stock("shirt", 3)
+			r, err := s.Reserve(s.ctx, s.request("shirt", 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			deadline := s.operator.ZScore(s.ctx, s.pool.DueKey(), r.HoldID).Val()
+			test.arrange(s, r.HoldID)
+			s.typed("ZADD", s.pool.DueKey(), 0, r.HoldID)
+			_ = ignore(s.Cancel(s.ctx, Cancel{HoldID: r.HoldID, Expired: true})) // whatever it answers
+			score, err := s.operator.ZScore(s.ctx, s.pool.DueKey(), r.HoldID).Result()
+			if stands := err == nil; stands != test.stands || stands && score != deadline {
+				t.Errorf("it stands in the due set: %t, at %.0f; want %t, at %.0f", stands, score, test.stands, deadline)
+			}
+		})
+	}
+}
+
+// TestStockBeyondTheLimit holds that units which come back from holds may bring a stock above what an adjustment may, and
+// that it goes on selling there.
+func TestStockBeyondTheLimit(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	s.stock("grain", DeltaMax)
+	r, err := s.Reserve(s.ctx, s.request("grain", QtyMax))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func() error{
+		func() error {
+			return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "grain", Delta: QtyMax, Reason: "found", IdempotencyKey: s.key()}))
+		},
+		func() error { return ignore(s.Cancel(s.ctx, Cancel{HoldID: r.HoldID})) },
+		func() error { return ignore(s.Reserve(s.ctx, s.request("grain", 1))) },
+		func() error { return ignore(s.Available(s.ctx, "grain")) },
+	} {
+		if err := step(); err != nil {
+			t.Error(err)
+		}
+	}
+	s.wantStock(t, "grain", DeltaMax+QtyMax-1)
+}
+
+// TestFenceNeverFalls holds that the fence keeps the highest place, whatever order answers come in.
+func TestFenceNeverFalls(t *testing.T) {
+	t.Parallel()
+	var f fence
+	for _, place := range [][2]int64{{1, 5}, {1, 4}, {2, 1}, {1, 9}} {
+		f.saw(place[0], place[1])
+	}
+	if epoch, seq := f.known(); epoch != 2 || seq != 1 {
+		t.Errorf("got epoch %d and seq %d, want 2 and 1", epoch, seq)
 	}
 }

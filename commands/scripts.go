@@ -23,6 +23,8 @@ var decideScript = redis.NewScript(source("prelude") + source(ruleReserve) + sou
 
 var initialiseScript = redis.NewScript(source("initialise"))
 
+var canWriteScript = redis.NewScript(source("can_write"))
+
 // The scripts that close a log and open it again. Only initialise and these change what commands are decided by.
 var (
 	closeScript        = redis.NewScript(source("close_log"))

@@ -27,6 +27,7 @@ func (e *ValidationError) Error() string {
 const (
 	QtyMax         = 1_000_000         // units in one hold
 	DeltaMax       = 1_000_000_000_000 // units in one adjustment
+	stockReadable  = 10 * DeltaMax     // units; beyond it, a counter is none
 	skuMax         = 64                // characters, as all below
 	userIDMax      = 64
 	keyMax         = 128

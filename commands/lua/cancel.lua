@@ -11,19 +11,18 @@
 rules.cancel = {keys = 2, decide = function(k, event_id, type, payload, metadata, sku, hold_id, ends_as, keep_ms)
   local stock_key, hold_key = KEYS[k], KEYS[k + 1]
 
-  local hold = redis.call('HMGET', hold_key, 'sku', 'qty', 'state', 'expires_at', 'ended_seq')
-  local hold_sku, qty, state, expires_at, ended_seq = hold[1], tonumber(hold[2]), hold[3], tonumber(hold[4]), hold[5]
-  if not hold_sku then return answer('UNKNOWN_HOLD') end
-  if hold_sku ~= sku then return answer('HOLD_CHANGED') end
-  if not (qty and state and expires_at) then return answer('STATE_INVALID', hold_key) end
-  if state ~= 'ACTIVE' then
+  local hold = hold_at(hold_key)
+  if not hold.sku then return answer('UNKNOWN_HOLD') end
+  if hold.sku ~= sku then return answer('HOLD_CHANGED') end
+  if hold.invalid then return answer('STATE_INVALID', hold_key) end
+  if hold.state ~= 'ACTIVE' then
     due[hold_id] = false -- it ended; nothing is due any more
-    if state ~= ends_as then return answer('HOLD_' .. state) end
-    return {'REPLAYED', tonumber(ended_seq)}
+    if hold.state ~= ends_as then return answer('HOLD_' .. hold.state) end
+    return {'REPLAYED', hold.ended_seq}
   end
-  local is_due = log.now_ms >= expires_at
+  local is_due = log.now_ms >= hold.expires_at
   if ends_as == 'EXPIRED' and not is_due then
-    due[hold_id] = hold[4]
+    redis.pcall('ZADD', due_key, hold.deadline, hold_id) -- may be all there is to write; the saga asks again
     return answer('NOT_DUE')
   end
   if ends_as == 'CANCELLED' and is_due then return answer('HOLD_EXPIRED') end
@@ -32,7 +31,7 @@ rules.cancel = {keys = 2, decide = function(k, event_id, type, payload, metadata
   if stock.invalid then return answer('STATE_INVALID', stock_key) end
   if not stock.available then stock.available, stock.recorded = 0, 0 end
 
-  local seq_text = append_stock_change(stock, qty, event_id, type, payload, metadata)
+  local seq_text = append_stock_change(stock, hold.qty, event_id, type, payload, metadata)
   redis.call('HSET', hold_key, 'state', ends_as, 'ended_seq', seq_text)
   redis.call('PEXPIRE', hold_key, keep_ms)
   due[hold_id] = false

@@ -10,14 +10,13 @@
 rules.confirm = {keys = 1, decide = function(k, event_id, type, payload, metadata, sku, hold_id, payment_ref, keep_ms)
   local hold_key = KEYS[k]
 
-  local hold = redis.call('HMGET', hold_key, 'sku', 'state', 'expires_at', 'payment_ref', 'ended_seq')
-  local hold_sku, state, expires_at, paid_by, ended_seq = unpack(hold)
-  if not hold_sku then return answer('UNKNOWN_HOLD') end
-  if hold_sku ~= sku then return answer('HOLD_CHANGED') end
-  if not (state and tonumber(expires_at)) then return answer('STATE_INVALID', hold_key) end
-  if state == 'CONFIRMED' and paid_by == payment_ref then return {'REPLAYED', tonumber(ended_seq)} end
-  if state ~= 'ACTIVE' then return answer('HOLD_' .. state) end
-  if log.now_ms >= tonumber(expires_at) then return answer('HOLD_EXPIRED') end
+  local hold = hold_at(hold_key)
+  if not hold.sku then return answer('UNKNOWN_HOLD') end
+  if hold.sku ~= sku then return answer('HOLD_CHANGED') end
+  if hold.invalid then return answer('STATE_INVALID', hold_key) end
+  if hold.state == 'CONFIRMED' and hold.payment_ref == payment_ref then return {'REPLAYED', hold.ended_seq} end
+  if hold.state ~= 'ACTIVE' then return answer('HOLD_' .. hold.state) end
+  if log.now_ms >= hold.expires_at then return answer('HOLD_EXPIRED') end
 
   local seq_text = append(event_id, type, payload, metadata)
   redis.call('HSET', hold_key, 'state', 'CONFIRMED', 'payment_ref', payment_ref, 'ended_seq', seq_text)

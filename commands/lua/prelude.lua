@@ -11,7 +11,8 @@
 local meta_key, stream_key, due_key = KEYS[1], KEYS[2], KEYS[3]
 local known_epoch, known_seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 
-local STOCK_MAX = 1e12 -- units; far below 2^53, and its digits survive every conversion
+local STOCK_MAX = 1e12 -- units that an adjustment may bring a stock to
+local STOCK_READABLE = 1e13 -- with the units that come back from holds; far below 2^53, and its digits survive every conversion
 
 local meta = redis.call('HMGET', meta_key, 'epoch', 'seq')
 local time = redis.call('TIME')
@@ -56,7 +57,7 @@ local function stock_of(sku, stock_key)
   local counter = redis.pcall('GET', stock_key)
   if not counter then
     stock.available = stock.recorded and 0
-  elseif type(counter) == 'table' or not string.find(counter, '^%d+$') or #counter > 13 or tonumber(counter) > STOCK_MAX then
+  elseif type(counter) == 'table' or not string.find(counter, '^%d+$') or tonumber(counter) > STOCK_READABLE then
     stock.invalid = true -- a list, a hash, a text, …
   else
     stock.available = tonumber(counter)
@@ -64,6 +65,19 @@ local function stock_of(sku, stock_key)
   stock.saved_available, stock.saved_recorded = stock.available, stock.recorded
   stocks[sku] = stock
   return stock
+end
+
+local ENDED = {CONFIRMED = true, CANCELLED = true, EXPIRED = true} -- states of a hold that nothing changes any more
+
+-- The hold at a key: sku (false for an unknown one), qty (units), state, expires_at (ms; deadline is its text), payment_ref,
+-- and ended_seq, its place in the log where it ended. It is invalid where no rule left it like that.
+local function hold_at(hold_key)
+  local found = redis.call('HMGET', hold_key, 'sku', 'qty', 'state', 'expires_at', 'payment_ref', 'ended_seq')
+  local hold = {sku = found[1], qty = tonumber(found[2]), state = found[3], expires_at = tonumber(found[4]), deadline = found[4],
+    payment_ref = found[5], ended_seq = tonumber(found[6])}
+  local whole = hold.qty and hold.expires_at and string.find(found[2], '^[1-9]%d*$') and string.find(found[4], '^%d+$')
+  hold.invalid = not (whole and (hold.state == 'ACTIVE' or ENDED[hold.state] and hold.ended_seq))
+  return hold
 end
 
 -- A UUIDv7 for an event that the script itself finds: made of the time and of the event's place in the log, so that
@@ -102,7 +116,8 @@ end
 
 local due = {} -- changes of the due set by hold_id: a deadline (ms, as text), or false to take the hold off
 
--- Writes what the commands have come to. None of these writes can fail: the types of the keys are known by now.
+-- Writes what the commands have come to. What follows an append cannot fail: the types of the keys are known by now, and
+-- Redis asks for memory and replicas only before the first write.
 local function save()
   if log.seq > log.first_seq then
     local fields = {'seq', log.seq}
@@ -125,5 +140,5 @@ local function save()
     end
   end
   if #added > 0 then redis.call('ZADD', due_key, unpack(added)) end
-  if #removed > 0 then redis.call('ZREM', due_key, unpack(removed)) end
+  if #removed > 0 then redis.pcall('ZREM', due_key, unpack(removed)) end -- may be all there is to write; the saga asks again
 end
