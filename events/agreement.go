@@ -77,8 +77,12 @@ func CompareStream(ctx context.Context, client redis.Cmdable, db Querier, pool P
 				last = entry.StreamID
 			}
 		}
-		if err := verifyRepeats(ctx, db, pool.Name(), compared); err != nil {
+		differing, err := differingEvents(ctx, db, pool.Name(), compared)
+		switch {
+		case err != nil:
 			return "", err
+		case len(differing) > 0:
+			return "", fmt.Errorf("%w: seq %d is one event in the journal and another in the stream", ErrFork, differing[0].Seq)
 		}
 		from = "(" + found[len(found)-1].ID
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -57,6 +58,12 @@ type Entry struct {
 	// Err says why the entry is not an event of ours. Where it is set and Envelope.Seq is above 0, the entry
 	// still counts in the pool's sequence.
 	Err error
+}
+
+// foreign returns the entry as one that no command wrote, with the reason.
+func (e Entry) foreign(format string, args ...any) Entry {
+	e.Err = fmt.Errorf(format, args...)
+	return e
 }
 
 var errNoSeq = errors.New("no seq: the entry was not written by a command")
@@ -117,13 +124,51 @@ func (e *Envelope) setPayload(payload string) error {
 
 // storableJSON decodes an object that Postgres can store as jsonb, which excludes NUL and broken UTF-8.
 func storableJSON(raw []byte, into any) error {
-	if !utf8.Valid(raw) || bytes.Contains(raw, []byte(`\u0000`)) {
-		return errors.New("not UTF-8, or holds a NUL character")
+	if !utf8.Valid(raw) || !storableEscapes(raw) {
+		return errors.New("not UTF-8, or holds a NUL character or half a surrogate pair")
 	}
 	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return errors.New("not a JSON object")
 	}
 	return json.Unmarshal(raw, into)
+}
+
+// storableEscapes reports whether every \u of a JSON text stands for a character that Postgres can store.
+func storableEscapes(raw []byte) bool {
+	for {
+		at := bytes.IndexByte(raw, '\\')
+		if at < 0 || at+1 == len(raw) {
+			return true
+		}
+		raw = raw[at:]
+		length := 2
+		if raw[1] == 'u' {
+			length = 6
+			first := escaped(raw)
+			if first == 0 {
+				return false
+			}
+			if utf16.IsSurrogate(first) {
+				length = 12
+				if utf16.DecodeRune(first, escaped(raw[min(6, len(raw)):])) == utf8.RuneError {
+					return false
+				}
+			}
+		}
+		raw = raw[min(length, len(raw)):]
+	}
+}
+
+// escaped returns the code unit of an escape like \u00e9, utf8.RuneError where a text does not begin with one.
+func escaped(text []byte) rune {
+	if len(text) < 6 || !bytes.HasPrefix(text, []byte(`\u`)) {
+		return utf8.RuneError
+	}
+	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	if err != nil {
+		return utf8.RuneError
+	}
+	return rune(unit)
 }
 
 func parseMillis(s string) (time.Time, error) {

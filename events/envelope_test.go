@@ -92,3 +92,20 @@ func FuzzParseEntry(f *testing.F) {
 		}
 	})
 }
+
+// TestStorableJSON holds that a text is taken for one that can be stored exactly where Postgres stores it.
+func TestStorableJSON(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	for _, value := range []string{
+		"", `\\`, `\u00e9`, `\u0000`, `a\u0000b`, `\\u0000`, `\\\u0000`, `\\\\u0000`, `\"\u0000`, `\ud83d\ude00`, `\uD83D\uDE00x`, `\ud83d`, `\ud83dx`,
+		`\ud83d\n`, `\ud83d\u0041`, `\ude00`, `\ude00\ud83d`, `\ud83d\ud83d\ude00`, `\\ud83d`, `\ud83d\\ude00`, `\u12`, `\u`, "\x00", "\xff",
+	} {
+		raw := `{"a":"` + value + `"}`
+		ours := storableJSON([]byte(raw), &map[string]any{})
+		_, theirs := p.db.Exec(p.ctx, `SELECT $1::jsonb`, raw)
+		if (ours == nil) != (theirs == nil) {
+			t.Errorf("%q: we say %v, Postgres says %v", raw, ours, theirs)
+		}
+	}
+}

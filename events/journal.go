@@ -46,93 +46,159 @@ func (j *Journal) Handle(msg *message.Message) error {
 	if batch == nil {
 		return errors.New("journal: the message carries no batch of the stream")
 	}
+	var parked []Entry
 	err := pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
-		pool := batch.Pool.Name()
-		checkpoint, err := ReadCheckpoint(ctx, tx, JournalCheckpoint, pool)
+		checkpoint, err := ReadCheckpoint(ctx, tx, JournalCheckpoint, batch.Pool.Name())
 		if err != nil {
 			return err
 		}
-		sorted, err := j.sort(ctx, batch.Pool, checkpoint, batch.Entries)
+		// Whatever a command wrote is below the end of a log that is looked at behind the reading of the entries.
+		log, err := ReadLog(ctx, j.Redis, batch.Pool)
 		if err != nil {
 			return err
 		}
-		if len(sorted.parked) > 0 {
-			j.Log.Error("entries of the stream parked as dead letters", "count", len(sorted.parked), "first", sorted.parked[0].StreamID, "error", sorted.parked[0].Err)
-			if err := j.Park(ctx, tx, sorted.parked); err != nil {
-				return fmt.Errorf("park entries: %w", err)
-			}
+		sorted, err := sortEntries(checkpoint, log, batch.Entries)
+		if err != nil {
+			return err
 		}
 		if err := j.append(ctx, tx, batch, checkpoint, sorted.fresh); err != nil {
 			return err
 		}
-		return verifyRepeats(ctx, tx, pool, sorted.repeated) // last, since the first of two may be in this batch
+		// Behind the append, since the first of two events of one seq may be in this batch.
+		strangers, err := j.strangers(ctx, tx, batch, checkpoint, log, sorted.repeated)
+		if err != nil {
+			return err
+		}
+		if parked = append(sorted.parked, strangers...); len(parked) == 0 {
+			return nil
+		}
+		if err := j.Park(ctx, tx, parked); err != nil {
+			return fmt.Errorf("park entries: %w", err)
+		}
+		return nil
 	})
 	if err != nil {
 		j.parts.forget()
+		return err
 	}
-	return err
+	if len(parked) > 0 {
+		j.Log.Error("entries of the stream parked as dead letters", "count", len(parked), "first", parked[0].StreamID, "error", parked[0].Err)
+	}
+	return nil
 }
 
 // sortedEntries is a delivery, sorted by what is to be done. An entry that counts in the sequence but cannot be read
 // is both fresh, so that the journal stays dense, and parked, so that nothing of it is lost.
 type sortedEntries struct {
 	fresh    []Envelope
-	repeated []Envelope
+	repeated []Entry
 	parked   []Entry
 }
 
-func (j *Journal) sort(ctx context.Context, pool Pool, checkpoint int64, entries []Entry) (sortedEntries, error) {
+func sortEntries(checkpoint int64, log Log, entries []Entry) (sortedEntries, error) {
 	var sorted sortedEntries
 	next := checkpoint + 1
-	for _, entry := range entries {
+	for i, entry := range entries {
 		seq := entry.Envelope.Seq
 		switch {
 		case seq == 0:
 			sorted.parked = append(sorted.parked, entry)
+		case seq < next:
+			sorted.repeated = append(sorted.repeated, entry)
+		case log.Exists && seq > log.Seq:
+			sorted.parked = append(sorted.parked, entry.foreign("seq %d was never assigned: the log ends at %d", seq, log.Seq))
 		case seq == next:
 			next++
 			sorted.fresh = append(sorted.fresh, entry.Envelope)
 			if entry.Err != nil {
 				sorted.parked = append(sorted.parked, entry)
 			}
-		case seq < next:
-			sorted.repeated = append(sorted.repeated, entry.Envelope)
+		case slices.ContainsFunc(entries[i:], func(later Entry) bool { return later.Envelope.Seq == next }):
+			sorted.parked = append(sorted.parked, entry.foreign("seq %d stands before seq %d on the stream", seq, next))
 		default:
-			log, err := ReadLog(ctx, j.Redis, pool)
-			if err != nil {
-				return sorted, err
-			}
-			if seq <= log.Seq || !log.Exists {
-				return sorted, fmt.Errorf("%w: the journal ends at seq %d, the stream goes on with %d", ErrHole, next-1, seq)
-			}
-			entry.Err = fmt.Errorf("seq %d was never assigned: the log ends at %d", seq, log.Seq)
-			sorted.parked = append(sorted.parked, entry)
+			return sorted, fmt.Errorf("%w: the journal ends at seq %d, the stream goes on with %d", ErrHole, next-1, seq)
 		}
 	}
 	return sorted, nil
 }
 
-// verifyRepeats makes sure that what looks like a redelivery is one: the same seq must mean the same event.
-func verifyRepeats(ctx context.Context, db Querier, pool string, repeated []Envelope) error {
-	if len(repeated) == 0 {
-		return nil
+// strangers returns the repeated entries that no command wrote: they carry the seq of another event, in a log that is the
+// journal's own up to its end. Where it may be another log, or where it cannot be told which of two events is the log's,
+// it fails with ErrFork.
+func (j *Journal) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log Log, repeated []Entry) ([]Entry, error) {
+	differing, err := differingEvents(ctx, tx, batch.Pool.Name(), envelopesOf(repeated))
+	if err != nil || len(differing) == 0 {
+		return nil, err
 	}
-	seqs, ids := make([]int64, len(repeated)), make([]uuid.UUID, len(repeated))
-	for i, e := range repeated {
+	ours, err := j.isOurs(ctx, tx, batch, checkpoint, log)
+	if err != nil {
+		return nil, err
+	}
+	var strangers []Entry
+	for _, entry := range repeated {
+		e := entry.Envelope
+		if !slices.Contains(differing, eventKey{e.Seq, e.EventID}) {
+			continue
+		}
+		if !ours || e.Seq >= checkpoint {
+			return nil, fmt.Errorf("%w: seq %d is one event in the journal and another in the stream's entry %s; if no command wrote that, XDEL %s %s removes it",
+				ErrFork, e.Seq, entry.StreamID, batch.Pool.StreamKey(), entry.StreamID)
+		}
+		strangers = append(strangers, entry.foreign("seq %d is another event", e.Seq))
+	}
+	return strangers, nil
+}
+
+// isOurs reports whether Redis's log is the journal's own up to a checkpoint: of the same life, not behind it, and with the
+// same event there, as far as the stream still holds that one.
+func (j *Journal) isOurs(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log Log) (bool, error) {
+	if !log.Exists || log.Epoch != batch.Epoch || log.Seq < checkpoint {
+		return false, nil
+	}
+	const lookBack = 10_000 // entries
+	id, found, err := FindEntry(ctx, j.Redis, batch.Pool, checkpoint, lookBack)
+	if err != nil || !found {
+		return err == nil, err
+	}
+	differing, err := differingEvents(ctx, tx, batch.Pool.Name(), []Envelope{{Seq: checkpoint, EventID: id}})
+	return len(differing) == 0, err
+}
+
+func envelopesOf(entries []Entry) []Envelope {
+	envelopes := make([]Envelope, len(entries))
+	for i, entry := range entries {
+		envelopes[i] = entry.Envelope
+	}
+	return envelopes
+}
+
+// eventKey says which event has a seq.
+type eventKey struct {
+	Seq     int64
+	EventID uuid.UUID
+}
+
+// differingEvents returns those of some events whose seq is another event in the journal, in order.
+func differingEvents(ctx context.Context, db Querier, pool string, found []Envelope) ([]eventKey, error) {
+	if len(found) == 0 {
+		return nil, nil
+	}
+	seqs, ids := make([]int64, len(found)), make([]uuid.UUID, len(found))
+	for i, e := range found {
 		seqs[i], ids[i] = e.Seq, e.EventID
 	}
 	const query = `
-		SELECT seq FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS repeat (seq, event_id) USING (seq)
-		WHERE pool = $1 AND seq BETWEEN $4 AND $5 AND events.event_id <> repeat.event_id ORDER BY seq LIMIT 1`
-	var forked int64
-	err := db.QueryRow(ctx, query, pool, seqs, ids, slices.Min(seqs), slices.Max(seqs)).Scan(&forked)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil
-	case err != nil:
-		return fmt.Errorf("compare repeated entries: %w", err)
+		SELECT seq, found.event_id FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS found (seq, event_id) USING (seq)
+		WHERE pool = $1 AND seq BETWEEN $4 AND $5 AND events.event_id <> found.event_id ORDER BY seq`
+	rows, err := db.Query(ctx, query, pool, seqs, ids, slices.Min(seqs), slices.Max(seqs))
+	if err != nil {
+		return nil, fmt.Errorf("compare entries with the journal: %w", err)
 	}
-	return fmt.Errorf("%w: seq %d is one event in the journal and another in the stream", ErrFork, forked)
+	differing, err := pgx.CollectRows(rows, pgx.RowToStructByPos[eventKey])
+	if err != nil {
+		return nil, fmt.Errorf("compare entries with the journal: %w", err)
+	}
+	return differing, nil
 }
 
 var eventColumns = []string{"pool", "seq", "event_id", "type", "sku", "hold_id", "payload", "metadata", "at"}

@@ -120,18 +120,80 @@ func TestForkInABatch(t *testing.T) {
 	}
 }
 
-// TestForkStopsTheLine holds that a redelivery with another event id is no redelivery.
+// TestForkStopsTheLine holds that an entry with the seq of a journaled event and another id stops the line, where it may be
+// an event of another log, and that the line says which entry it is.
 func TestForkStopsTheLine(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(3)
-	_, stop := p.journal(0)
-	p.awaitJournal(3)
-	p.awaitAcknowledged()
-	stop()
-	p.raw(p.event(2)) // the same seq, another event
-	line, _ := p.journal(0)
-	p.awaitFault(line, ErrFork.Error())
+	nothing := func(*plant) {}
+	for name, test := range map[string]struct {
+		seq           int64
+		before, after func(p *plant)
+	}{
+		"at the journal's end":    {3, nothing, nothing},
+		"in a log that is behind": {2, func(p *plant) { p.logEndsAt(2) }, nothing},
+		"in another life":         {2, func(p *plant) { p.redis.HSet(p.ctx, MainPool.MetaKey(), "epoch", 2) }, nothing},
+		"in a log that differs": {
+			2, func(p *plant) { p.redis.Del(p.ctx, MainPool.StreamKey()) }, func(p *plant) { p.raw(p.event(3)) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.append(3)
+			_, stop := p.journal(0)
+			p.awaitJournal(3)
+			p.awaitAcknowledged()
+			stop()
+			test.before(p)
+			id := p.raw(p.event(test.seq))
+			test.after(p)
+			line, _ := p.journal(0)
+			p.awaitFault(line, ErrFork.Error())
+			p.awaitFault(line, "XDEL inventory.events "+id)
+		})
+	}
+}
+
+// TestForeignSeq holds that an entry which no command wrote is parked whatever seq it carries, and that the events around it
+// are journaled.
+func TestForeignSeq(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		seq  int64
+		late bool // the journal sees it together with what follows
+	}{
+		"of an old event":                       {1, false},
+		"the next one":                          {6, false},
+		"one that the log comes to, in between": {8, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.append(5)
+			_, stop := p.journal(0)
+			p.awaitJournal(5)
+			p.awaitAcknowledged()
+			if test.late {
+				stop()
+			}
+			foreign := p.raw(p.event(test.seq))
+			if !test.late {
+				p.awaitParked(1)
+			}
+			p.append(5)
+			if test.late {
+				p.journal(0)
+			}
+			p.awaitJournal(10)
+			p.awaitAcknowledged()
+			p.awaitParked(1)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.parked[0].StreamID != foreign {
+				t.Errorf("parked %s, want %s", p.parked[0].StreamID, foreign)
+			}
+		})
+	}
 }
 
 // TestRedelivery holds that entries which were journaled and never acknowledged count once.

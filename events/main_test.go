@@ -68,14 +68,14 @@ func (p *plant) raw(fields map[string]any) string {
 	return id
 }
 
-// append adds events as the scripts would: seq and meta move together.
+// append adds events as the scripts would: none of them is ever seen before meta counts it.
 func (p *plant) append(n int) {
 	p.t.Helper()
+	p.logEndsAt(p.seq + int64(n))
 	for range n {
 		p.seq++
 		p.raw(p.event(p.seq))
 	}
-	p.logEndsAt(p.seq)
 }
 
 // event is a hold's entry with a given seq.

@@ -39,3 +39,11 @@ func (id streamID) next() streamID {
 	}
 	return streamID{ms: id.ms, n: id.n + 1}
 }
+
+// previous is the highest id below this one, which must not be the lowest of all.
+func (id streamID) previous() streamID {
+	if id.n == 0 {
+		return streamID{ms: id.ms - 1, n: math.MaxUint64}
+	}
+	return streamID{ms: id.ms, n: id.n - 1}
+}

@@ -27,7 +27,7 @@ func (c cursor) behind(entries []Entry) cursor {
 
 // position returns the place to read from. It is where the group stands, as long as the journal has every event up to
 // there and nobody has read through the group. Otherwise (the journal has lost its last events, or somebody has moved the
-// group) it is right behind the last event that the journal has, or the stream's beginning where there is none.
+// group) it is right before the last event that the journal has, or the stream's beginning where there is none.
 func (s *StreamSubscriber) position(ctx context.Context, lease *Lease) (cursor, error) {
 	ctx, cancel := context.WithTimeout(ctx, silenceMax)
 	defer cancel()
@@ -59,7 +59,11 @@ func (s *StreamSubscriber) position(ctx context.Context, lease *Lease) (cursor, 
 	case all && !wasRead:
 		return at, nil
 	case last != "":
-		return cursor{id: last, count: -1}, nil
+		id, err := parseStreamID(last)
+		if err != nil {
+			return cursor{}, err
+		}
+		return cursor{id: id.previous().String(), count: -1}, nil // and that entry once more: it may be another event
 	}
 	return cursor{id: "0-0", count: stream.EntriesAdded - stream.Length}, nil
 }

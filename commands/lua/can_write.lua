@@ -1,5 +1,8 @@
 #!lua
 -- Can write: does nothing. Redis refuses a script that may write where it could not: on a replica, without memory or disk.
 --
--- Answers  WRITABLE
-return 'WRITABLE'
+-- KEYS  none
+-- ARGV  none
+-- Answers  1
+-- Keeps  nothing is written.
+return 1
