@@ -214,3 +214,26 @@ func TestErrorsOfRedis(t *testing.T) {
 		}
 	}
 }
+
+// TestCloseBesideASilentRedis holds that a Redis which does not answer holds nobody up at the end.
+func TestCloseBesideASilentRedis(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	far, proxy := s.farService()
+	proxy.Silence(true)
+	ctx, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
+	defer cancel()
+	if _, err := far.Available(ctx, "shirt"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+	closed := make(chan error)
+	go func() { closed <- far.Close() }()
+	select {
+	case <-closed:
+	case <-time.After(2 * closeMax):
+		t.Errorf("the service is not closed after %s", 2*closeMax)
+		<-closed
+	}
+	proxy.Silence(false)
+	proxy.Cut() // and the read comes to its end, too
+}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // reads sends what concurrent callers read to Redis together, which saves most of the cost of a round trip.
@@ -20,6 +23,16 @@ func newReads(client *redis.Client) (*reads, error) {
 		return nil, fmt.Errorf("pipeline to Redis: %w", err)
 	}
 	return &reads{pipeline: pipeline}, nil
+}
+
+// closeMax is how long reads that are under way may take to end. Nobody waits for their answers any more.
+const closeMax = 2 * time.Second
+
+func (r *reads) close() error {
+	if err := wait.AtMost(closeMax, r.pipeline.Close); err != nil {
+		return fmt.Errorf("end the reads of Redis: %w", err)
+	}
+	return nil
 }
 
 // send returns when the command was answered, or when ctx ends. In the second case nobody may look at it any more.

@@ -90,7 +90,7 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 	}, watermill.NopLogger{}) // what fails is told by the one who publishes
 	if err != nil {
 		batcher.close()
-		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.pipeline.Close()))
+		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.close()))
 	}
 	return &Service{
 		pool: pool, config: config, keepMs: digits(config.KeepMemory.Milliseconds()), redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence, misfit: make(chan struct{}, 1),
@@ -100,7 +100,7 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 // Close ends what NewService began, and waits for commands under way.
 func (s *Service) Close() error {
 	s.batcher.close()
-	return errors.Join(s.publisher.Close(), s.reads.pipeline.Close())
+	return errors.Join(s.publisher.Close(), s.reads.close())
 }
 
 // decide publishes the event through the script that rules on it. The error is a refusal of the package's own where

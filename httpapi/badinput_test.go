@@ -66,6 +66,7 @@ func TestBadInput(t *testing.T) {
 		{"unknown route", "GET", "/nothing/here", "", nil, 404, "UNKNOWN_ROUTE", ""},
 		{"trailing slash", "POST", "/holds/", field("", ""), nil, 404, "UNKNOWN_ROUTE", ""},
 		{"wrong method", "DELETE", "/holds", "", nil, 405, "WRONG_METHOD", ""},
+		{"wrong method of a command", "GET", "/holds/reserve", "", nil, 405, "WRONG_METHOD", ""},
 		{"wrong method of a hold", "PUT", "/holds/h1", "{}", nil, 405, "WRONG_METHOD", ""},
 	}
 	keys := func() int64 { return s.redis.DBSize(s.ctx).Val() }

@@ -41,8 +41,12 @@ func TestRedisAway(t *testing.T) {
 	}
 	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve without Redis", 503, "UNAVAILABLE")
 	s.get("/stock/shirt").want(t, "look without Redis", 503, "UNAVAILABLE")
-	if r := s.get("/livez"); r.status != 200 {
-		t.Errorf("livez without Redis: got %d", r.status)
+	for path, want := range map[string]int{"/livez": 200, "/readyz": 503} {
+		for _, method := range []string{"GET", "HEAD"} {
+			if r := s.send(method, path, ""); r.status != want {
+				t.Errorf("%s %s without Redis: got %d, want %d", method, path, r.status, want)
+			}
+		}
 	}
 	r := s.get("/readyz?verbose")
 	if r.status != 503 || r.text("status") != "unready" || r.check("redis")["ok"] != false || r.check("postgres")["ok"] != true || r.header.Get("Retry-After") == "" {

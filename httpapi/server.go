@@ -68,8 +68,10 @@ func NewHandler(config Config) http.Handler {
 	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
 	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
 
-	engine.GET("/livez", a.handle(a.livez))
-	engine.GET("/readyz", a.handle(a.readyz))
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		engine.Handle(method, "/livez", a.handle(a.livez))
+		engine.Handle(method, "/readyz", a.handle(a.readyz))
+	}
 	if !config.HealthOnly {
 		a.route(engine)
 	}
@@ -83,6 +85,12 @@ func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds/cancel", a.handle(a.cancel))
 	engine.POST("/holds/:id/confirm", a.handle(a.confirm))
 	engine.POST("/holds/:id/cancel", a.handle(a.cancel))
+	for _, command := range []string{"reserve", "confirm", "cancel"} { // no hold has one of these as its id
+		engine.GET("/holds/"+command, func(c *gin.Context) {
+			c.Header("Allow", http.MethodPost)
+			a.fail(c, errWrongMethod)
+		})
+	}
 	engine.GET("/holds/:id", a.handle(a.getHold))
 	engine.GET("/holds/:id/events", a.handle(a.holdEvents))
 	engine.POST("/stock/:sku/adjustments", a.handle(a.adjust))

@@ -115,10 +115,16 @@ func (a *app) addLines() (err error) {
 // decides reports whether this process takes commands, from outside or from the saga.
 func (a *app) decides() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
 
-// ready is what /readyz answers by. Commands do not need Postgres, once the pool is open; the lines need nothing else.
+// ready is what /readyz answers by. Commands do not need Postgres, once the pool is open; of the lines, the journal needs
+// Redis, too.
 func (a *app) ready(ctx context.Context) error {
 	if a.decides() {
 		return a.commands.Ready(ctx)
+	}
+	if a.config.has(roleJournal) {
+		if err := a.redis.Ping(ctx).Err(); err != nil {
+			return fmt.Errorf("Redis does not answer: %w", err)
+		}
 	}
 	return a.postgres.Ping(ctx)
 }
@@ -248,7 +254,7 @@ func (a *app) close() {
 		a.postgres.Close()
 	}
 	if a.redis != nil {
-		_ = a.redis.Close()
+		_ = wait.AtMost(time.Second, a.redis.Close) // it waits for a Redis that hangs
 	}
 	if a.listener != nil {
 		_ = a.listener.Close()

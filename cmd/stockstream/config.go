@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 func (c *Config) Validate() error {
 	errs := []error{c.Commands.Validate()}
 	if _, err := redis.ParseURL(c.RedisURL); err != nil {
-		errs = append(errs, fmt.Errorf("redis URL: %w", err))
+		errs = append(errs, fmt.Errorf("redis URL: %w", withoutURL(err)))
 	}
 	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
 		errs = append(errs, fmt.Errorf("database URL: %w", err))
@@ -112,6 +113,15 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("log format %q: want text or json", c.LogFormat))
 	}
 	return errors.Join(errs...)
+}
+
+// withoutURL returns what is wrong with a URL without the URL, which may hold a password.
+func withoutURL(err error) error {
+	var fault *url.Error
+	if errors.As(err, &fault) {
+		return fault.Err
+	}
+	return err
 }
 
 func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }

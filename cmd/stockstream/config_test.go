@@ -24,6 +24,7 @@ func TestConfigFaults(t *testing.T) {
 			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk", "--batch-max", "0", "--stream-keep", "-1s", "--drain-delay", "-1s", "--log-level", "loud", "--log-format", "xml"}, nil,
 			[]string{"redis URL", "database URL", `roles: "clerk" is none of api, journal`, "batch max 0", "stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
 		},
+		"a password":     {[]string{"--redis-url", "redis://:s3cret@host:port/0", "--database-url", "postgres://app:s3cret@host:port/x"}, nil, []string{"redis URL", "database URL"}},
 		"relations":      {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil, []string{"must not be below the default", "must outlast"}},
 		"no role":        {[]string{"--roles", ""}, nil, []string{"name at least one"}},
 		"not a duration": {nil, []string{"STOCKSTREAM_HOLD_TTL=soon"}, []string{"STOCKSTREAM_HOLD_TTL", "soon"}},
@@ -35,6 +36,9 @@ func TestConfigFaults(t *testing.T) {
 			err := run(t.Context(), append([]string{"serve"}, test.args...), test.environ, &out, &out)
 			if err == nil {
 				t.Fatal("it started")
+			}
+			if strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("it tells the password: %v", err)
 			}
 			for _, says := range test.says {
 				if !strings.Contains(err.Error(), says) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -57,28 +58,42 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 		return local.StartRedis(ctx, local.RedisOptions{Dir: dir, Addr: options.redisAddr, Log: log})
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w\n(another address for Redis: --dev-redis-addr)", err)
 	}
 	defer func() { err = errors.Join(err, stopServer(redis.Stop)) }()
 	postgres, err := startLogged(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
 		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Addr: options.postgresAddr, Log: log})
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w\n(another address for Postgres: --dev-postgres-addr)", err)
 	}
 	defer func() { err = errors.Join(err, stopServer(postgres.Stop)) }()
 	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
 	if err := migrateUp(ctx, config); err != nil {
 		return err
 	}
-	a, err := newApp(ctx, config, config.logger(errOut))
+	log := config.logger(errOut)
+	a, err := newApp(ctx, config, log)
 	if err != nil {
 		return err
 	}
+	go tellEnd(ctx, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
+	go tellEnd(ctx, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
 	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
 	return err
+}
+
+// tellEnd says that one of the servers ended before it was asked to.
+func tellEnd(ctx context.Context, log *slog.Logger, done <-chan struct{}, name, file string) {
+	select {
+	case <-ctx.Done():
+	case <-done:
+		if ctx.Err() == nil {
+			log.Error(name+" has ended; stop this program and start it again", "log", file)
+		}
+	}
 }
 
 // lock keeps a second `stockstream dev` from the data of one that runs: it would take its servers for leftovers.

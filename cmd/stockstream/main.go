@@ -64,7 +64,10 @@ func newRoot(environ []string) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(readEnvironment(cmd.Root().PersistentFlags(), environ), config.Validate()); err != nil {
+			if err := readEnvironment(cmd.Root().PersistentFlags(), environ); err != nil {
+				return err
+			}
+			if err := config.Validate(); err != nil {
 				return err
 			}
 			redis.SetLogger(redisLog{config.logger(cmd.ErrOrStderr())})

@@ -3,6 +3,7 @@ package wait
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -15,5 +16,19 @@ func For(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	case <-timer.C:
 		return nil
+	}
+}
+
+// AtMost waits for something to be done, and leaves it to itself when that takes longer than a limit.
+func AtMost(limit time.Duration, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("not done within %s", limit)
 	}
 }

@@ -20,3 +20,17 @@ func TestFor(t *testing.T) {
 		t.Errorf("got %v, want that it was cancelled", err)
 	}
 }
+
+// TestAtMost holds that what is done in time gives its error, and that nobody waits for what is not.
+func TestAtMost(t *testing.T) {
+	t.Parallel()
+	fault := errors.New("no")
+	if err := AtMost(time.Minute, func() error { return fault }); !errors.Is(err, fault) {
+		t.Errorf("got %v, want the error of what was done", err)
+	}
+	end := make(chan struct{})
+	defer close(end)
+	if err := AtMost(time.Millisecond, func() error { <-end; return nil }); err == nil {
+		t.Error("it waited")
+	}
+}
