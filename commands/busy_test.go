@@ -117,9 +117,9 @@ type busyShop struct {
 	before                     map[string]string
 }
 
-func openBusyShop(t testing.TB) *busyShop {
+func openBusyShop(t testing.TB, redisArgs ...string) *busyShop {
 	t.Helper()
-	b := &busyShop{shop: openShop(t)}
+	b := &busyShop{shop: openShop(t, redisArgs...)}
 	b.adjusted = AdjustStock{SKU: "shirt", Delta: 20, Reason: "delivery", IdempotencyKey: "opening"}
 	must(t, ignore(b.AdjustStock(b.ctx, b.adjusted)))
 	b.typed("SET", "stock:coat", 5)

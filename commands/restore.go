@@ -154,12 +154,12 @@ func (r *restoring) close(ctx context.Context, epoch int64, seq string) (end int
 // rewrite removes what Redis has of the pool, writes what the fold came to, and opens the log as the very last step.
 // Nobody can sell in between, whatever happens.
 func (r *restoring) rewrite(ctx context.Context, epoch int64) error {
-	writer := &restoreWriter{redis: r.redis, pool: r.pool, epoch: epoch}
-	if err := r.step(ctx, beginRestoreScript, statusBegun, []string{r.pool.MetaKey(), r.pool.NextMetaKey()}, epoch, r.fold.seq); err != nil {
+	writer, err := r.begin(ctx, epoch)
+	if err != nil {
 		return err
 	}
 	r.report(Progress{Step: StepRemove})
-	err := writer.remove(ctx, func(keys int64) { r.report(Progress{Step: StepRemove, Done: keys}) })
+	err = writer.remove(ctx, func(keys int64) { r.report(Progress{Step: StepRemove, Done: keys}) })
 	if err != nil {
 		return err
 	}
@@ -177,13 +177,31 @@ func (r *restoring) rewrite(ctx context.Context, epoch int64) error {
 		return err
 	}
 	r.report(Progress{Step: StepPublish})
-	err = r.step(ctx, publishScript, statusPublished, []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}, epoch)
-	if err != nil {
+	if err := r.publish(ctx, writer); err != nil {
 		return err
 	}
 	r.epoch = epoch
 	r.fence.saw(epoch, r.fold.seq)
 	return nil
+}
+
+// begin takes the right to write. The Redis is looked at first: what is written to another one counts for nothing.
+func (r *restoring) begin(ctx context.Context, epoch int64) (*restoreWriter, error) {
+	server, err := readServer(ctx, r.redis)
+	if err != nil {
+		return nil, err
+	}
+	keys := []string{r.pool.MetaKey(), r.pool.NextMetaKey()}
+	if err := r.step(ctx, beginRestoreScript, statusBegun, keys, epoch, r.fold.seq); err != nil {
+		return nil, err
+	}
+	return &restoreWriter{redis: r.redis, pool: r.pool, epoch: epoch, server: server}, nil
+}
+
+// publish opens what a writer has written, if it is all still there.
+func (r *restoring) publish(ctx context.Context, w *restoreWriter) error {
+	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
+	return r.step(ctx, publishScript, statusPublished, keys, w.epoch, w.server.runID, w.server.replicationID)
 }
 
 // step runs a script that must answer one word.
@@ -198,6 +216,8 @@ func (s *Service) step(ctx context.Context, script *redis.Script, want string, k
 		return errChanged
 	case len(reply) == 1 && reply[0] == statusSuperseded:
 		return errSuperseded
+	case len(reply) == 1 && reply[0] == statusOtherServer:
+		return errOtherServer
 	}
 	return fmt.Errorf("write the log anew: answered %v, want %s", reply, want)
 }

@@ -15,23 +15,46 @@ import (
 // errSuperseded is returned to a restorer that another one has taken the right from.
 var errSuperseded = errors.New("another process has begun to restore Redis")
 
+// errOtherServer is returned when Redis may have lost what was written to it so far. All of it is to be written again.
+var errOtherServer = fmt.Errorf("%w: Redis restarted, or another took its place", errChanged)
+
 const (
 	writeBatch   = 8000 // commands in one transaction of Redis
 	writeWorkers = 2    // transactions that are built and carried out side by side
 )
 
 // restoreWriter writes a pool's keys anew. Each of its transactions is carried out only while the next life's meta hash
-// has the writer's epoch: one that lost its right, or comes late, changes nothing.
+// has the writer's epoch: one that lost its right, or comes late, changes nothing. And all of them go to one server: the
+// hash may have survived a restart or a failover that lost what was written after it.
 type restoreWriter struct {
-	redis *redis.Client
-	pool  events.Pool
-	epoch int64
+	redis  *redis.Client
+	pool   events.Pool
+	epoch  int64
+	server server
 }
 
 // guarded carries a batch out, whole or not at all.
 func (w *restoreWriter) guarded(ctx context.Context, queue func(redis.Pipeliner)) error {
+	return w.entitled(ctx, func(tx *redis.Tx) error {
+		_, err := tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			queue(pipe)
+			return nil
+		})
+		return err
+	})
+}
+
+// entitled calls do if the writer may write. A transaction that do runs is carried out only if it still may then.
+func (w *restoreWriter) entitled(ctx context.Context, do func(tx *redis.Tx) error) error {
 	next := w.pool.NextMetaKey()
-	err := w.redis.Watch(ctx, func(tx *redis.Tx) error {
+	err := w.redis.Watch(ctx, func(tx *redis.Tx) error { // on one connection, and so on one server
+		found, err := readServer(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if found != w.server {
+			return errOtherServer
+		}
 		epoch, err := tx.HGet(ctx, next, "epoch").Int64()
 		if errors.Is(err, redis.Nil) || err == nil && epoch != w.epoch {
 			return errSuperseded
@@ -39,11 +62,7 @@ func (w *restoreWriter) guarded(ctx context.Context, queue func(redis.Pipeliner)
 		if err != nil {
 			return err
 		}
-		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-			queue(pipe)
-			return nil
-		})
-		return err
+		return do(tx)
 	}, next)
 	if errors.Is(err, redis.TxFailedErr) {
 		return errSuperseded
@@ -56,24 +75,32 @@ func (w *restoreWriter) remove(ctx context.Context, removed func(keys int64)) er
 	var cursor uint64
 	var total int64
 	for {
-		keys, next, err := w.redis.Scan(ctx, cursor, w.pool.KeyPattern(), writeBatch).Result()
-		if err != nil {
-			return fmt.Errorf("look for old keys: %w", err)
-		}
 		var old []string
-		for _, key := range keys {
-			if w.pool.HasState(key) {
-				old = append(old, key)
+		err := w.entitled(ctx, func(tx *redis.Tx) error {
+			keys, next, err := tx.Scan(ctx, cursor, w.pool.KeyPattern(), writeBatch).Result()
+			if err != nil {
+				return err
 			}
+			cursor = next
+			for _, key := range keys {
+				if w.pool.HasState(key) {
+					old = append(old, key)
+				}
+			}
+			if len(old) == 0 {
+				return nil
+			}
+			_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error { return pipe.Unlink(ctx, old...).Err() })
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("remove old keys: %w", err)
 		}
 		if len(old) > 0 {
-			if err := w.guarded(ctx, func(pipe redis.Pipeliner) { pipe.Unlink(ctx, old...) }); err != nil {
-				return fmt.Errorf("remove old keys: %w", err)
-			}
 			total += int64(len(old))
 			removed(total)
 		}
-		if cursor = next; cursor == 0 {
+		if cursor == 0 {
 			return nil
 		}
 	}
@@ -208,6 +235,25 @@ func (w *restoreWriter) writeRecorded(ctx context.Context, f *fold) error {
 		}
 	}
 	return flush()
+}
+
+// server is one process of Redis and one line of data: a restart changes the first, and data taken over from another
+// Redis change the second. While both stay as they are, what was written is there.
+type server struct {
+	runID, replicationID string
+}
+
+// readServer asks which server answers. Scripts ask the same way; see lua/publish_log.lua.
+func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
+	info, err := client.InfoMap(ctx, "server", "replication").Result()
+	if err != nil {
+		return server{}, fmt.Errorf("ask which Redis answers: %w", err)
+	}
+	found := server{runID: info["Server"]["run_id"], replicationID: info["Replication"]["master_replid"]}
+	if found.runID == "" || found.replicationID == "" {
+		return server{}, errors.New("ask which Redis answers: INFO tells no run_id, or no master_replid")
+	}
+	return found, nil
 }
 
 // redisNow is Redis's clock.

@@ -76,5 +76,6 @@ const (
 	statusOpen                = "OPEN"
 	statusSuperseded          = "SUPERSEDED"
 	statusPublished           = "PUBLISHED"
+	statusOtherServer         = "OTHER_SERVER"
 	statusRaised              = "RAISED"
 )

@@ -33,7 +33,7 @@ func TestStatusWords(t *testing.T) {
 	known := map[string]bool{statusCreated: true, statusConfirmed: true, statusCancelled: true, statusExpired: true, statusAdjusted: true,
 		statusReplayed: true, statusInitialised: true, statusExists: true, statusDecided: true, statusFailed: true,
 		statusClosed: true, statusChanged: true, statusReopened: true, statusGone: true, statusBegun: true, statusOpen: true,
-		statusSuperseded: true, statusPublished: true, statusRaised: true}
+		statusSuperseded: true, statusPublished: true, statusOtherServer: true, statusRaised: true}
 	for status := range refusals {
 		known[status] = true
 	}
