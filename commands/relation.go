@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -38,10 +40,31 @@ type sides struct {
 	log                  events.Log
 }
 
+// requireVersion fails on a Redis that lacks what the scripts and the journal use. One that does not tell its version may
+// have it.
+func (s *Service) requireVersion(ctx context.Context) error {
+	info, err := s.redis.InfoMap(ctx, "server").Result()
+	if err != nil {
+		return fmt.Errorf("ask Redis for its version: %w", err)
+	}
+	return checkVersion(info["Server"]["redis_version"])
+}
+
+func checkVersion(version string) error {
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < 7 {
+		return fmt.Errorf("Redis %s is too old: 7.0 is the oldest that this works with", version)
+	}
+	return nil
+}
+
 // judge looks at both sides. The error is ErrUnjournaled, ErrForked, or that of whichever could not be asked.
 func (s *Service) judge(ctx context.Context, db events.Querier) (sides, relation, error) {
 	var both sides
 	var err error
+	if err = s.requireVersion(ctx); err != nil {
+		return both, relationUnclear, err
+	}
 	both.knownEpoch, both.knownSeq = s.fence.known()
 	if both.record, err = events.ReadPoolRecord(ctx, db, s.pool.Name()); err != nil {
 		return both, relationUnclear, err

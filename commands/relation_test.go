@@ -223,3 +223,38 @@ func TestSoldWhileCompared(t *testing.T) {
 		t.Errorf("open: got %v, want ErrForked", err)
 	}
 }
+
+// TestOldRedis holds that a Redis which is known to be too old takes no commands.
+func TestOldRedis(t *testing.T) {
+	t.Parallel()
+	for version, old := range map[string]bool{"6.2.14": true, "5": true, "7.0.15": false, "8.2.1": false, "10.0.0": false, "": false, "unstable": false} {
+		if err := checkVersion(version); (err != nil) != old {
+			t.Errorf("%q: got %v, too old: %t", version, err, old)
+		}
+	}
+	s := openShop(t)
+	if err := s.requireVersion(s.ctx); err != nil {
+		t.Errorf("the Redis of the tests: %v", err)
+	}
+}
+
+// TestAdoptOnlyAWholeLog holds that a log which is shorter than it was when it was looked at is not declared the newest.
+func TestAdoptOnlyAWholeLog(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	s.stock("shirt", 3)
+	s.hold("shirt", 1)
+	conn := testenv.Connect(t, s.postgres)
+	both, _, err := s.judge(s.ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.typed("HINCRBY", s.pool.MetaKey(), "seq", -1)
+	if err := s.adopt(s.ctx, conn, both); !errors.Is(err, errChanged) {
+		t.Errorf("got %v, want errChanged", err)
+	}
+	s.typed("HINCRBY", s.pool.MetaKey(), "seq", 1)
+	if err := s.adopt(s.ctx, conn, both); err != nil {
+		t.Errorf("the whole log: %v", err)
+	}
+}

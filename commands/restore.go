@@ -231,5 +231,5 @@ func (s *Service) adopt(ctx context.Context, conn *pgx.Conn, both sides) error {
 	if journaled != both.record.Journaled {
 		return errChanged
 	}
-	return s.step(ctx, raiseEpochScript, statusRaised, []string{s.pool.MetaKey()}, both.log.Epoch, epoch)
+	return s.step(ctx, raiseEpochScript, statusRaised, []string{s.pool.MetaKey()}, both.log.Epoch, epoch, both.log.Seq)
 }
