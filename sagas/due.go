@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,17 +60,21 @@ func (s *DueSubscriber) watch(ctx context.Context, out chan<- *message.Message) 
 	}
 }
 
-// sweep delivers every hold that is due now. Those that were not handled stay in the set; they are passed over until
-// the next sweep, so that they block nobody.
+// sweep delivers every hold that is due now, each once, whatever became of it. One that is read again is passed over
+// until the next sweep, so that it blocks nobody: it was not handled, or Redis's clock was set back meanwhile.
 func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("read Redis's clock: %w", err)
 	}
-	unhandled, fault := 0, error(nil)
+	var (
+		delivered         []string // in the round before: in the set, what is left of them stands before all others
+		passed, unhandled int
+		fault             error
+	)
 	for {
 		due, err := s.redis.ZRangeByScore(ctx, s.pool.DueKey(), &redis.ZRangeBy{
-			Min: "-inf", Max: strconv.FormatInt(now.UnixMilli(), 10), Offset: int64(unhandled), Count: dueInFlight,
+			Min: "-inf", Max: strconv.FormatInt(now.UnixMilli(), 10), Offset: int64(passed), Count: dueInFlight,
 		}).Result()
 		if err != nil {
 			return fmt.Errorf("read due holds: %w", err)
@@ -77,6 +82,9 @@ func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 		if len(due) == 0 {
 			break
 		}
+		read := len(due)
+		due = slices.DeleteFunc(due, func(holdID string) bool { return slices.Contains(delivered, holdID) })
+		passed += read - len(due)
 		faults, err := deliverAll(ctx, out, due)
 		if err != nil {
 			return err
@@ -84,6 +92,7 @@ func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 		if unhandled += len(faults); fault == nil && len(faults) > 0 {
 			fault = faults[0]
 		}
+		delivered = due
 	}
 	if unhandled > 0 {
 		return fmt.Errorf("%d due holds were not handled, the first for: %w", unhandled, fault)
