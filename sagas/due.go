@@ -2,6 +2,7 @@ package sagas
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 )
 
@@ -61,7 +63,8 @@ func (s *DueSubscriber) watch(ctx context.Context, out chan<- *message.Message) 
 }
 
 // sweep delivers every hold that is due now, each once, whatever became of it. One that is read again is passed over
-// until the next sweep, so that it blocks nobody: it was not handled, or Redis's clock was set back meanwhile.
+// until the next sweep, so that it blocks nobody: it was not handled, or Redis's clock was set back meanwhile. Where all
+// holds of a round are refused for a reason that is none of theirs, so would be the others, and the sweep ends.
 func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -88,6 +91,9 @@ func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 		faults, err := deliverAll(ctx, out, due)
 		if err != nil {
 			return err
+		}
+		if len(faults) > 0 && len(faults) == len(due) && !slices.ContainsFunc(faults, isForOne) {
+			return fmt.Errorf("no due hold can be handled: %w", faults[0])
 		}
 		if unhandled += len(faults); fault == nil && len(faults) > 0 {
 			fault = faults[0]
@@ -129,4 +135,9 @@ func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) 
 		}
 	}
 	return faults, err
+}
+
+// isForOne reports whether the fault says nothing about other holds.
+func isForOne(fault error) bool {
+	return !errors.Is(fault, commands.ErrNotReady) && !errors.Is(fault, commands.ErrStale) && !errors.Is(fault, commands.ErrUnavailable)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
@@ -94,5 +95,38 @@ func TestSweepDeliversOnce(t *testing.T) {
 				t.Errorf("%d holds were delivered, want %d", len(delivered), holds)
 			}
 		})
+	}
+}
+
+// TestSweepEndsWhenAllAreRefused holds that a sweep ends, with the reason, at the first round in which nothing could be
+// handled because nothing is at present; not where a single hold was handled, or failed for a reason of its own.
+func TestSweepEndsWhenAllAreRefused(t *testing.T) {
+	t.Parallel()
+	const holds = 2 * dueInFlight
+	for _, refusal := range []*commands.Error{commands.ErrNotReady, commands.ErrStale, commands.ErrUnavailable} {
+		for name, c := range map[string]struct {
+			first error // of the first hold; all others are refused
+			want  int
+		}{
+			"all":     {first: refusal, want: dueInFlight},
+			"but one": {first: errors.New("broken"), want: holds},
+			"handled": {first: nil, want: holds},
+		} {
+			t.Run(refusal.Code+" "+name, func(t *testing.T) {
+				t.Parallel()
+				delivered, err := sweepDue(t, holds, func(_ *redis.Client, holdID string) error {
+					if holdID == "h0000" {
+						return c.first
+					}
+					return fmt.Errorf("cancel: %w", refusal)
+				})
+				if len(delivered) != c.want || err == nil {
+					t.Errorf("%d holds were delivered (%v), want %d", len(delivered), err, c.want)
+				}
+				if c.want == dueInFlight && err.Error() != "no due hold can be handled: "+refusal.Error() {
+					t.Errorf("got %q, want the reason", err)
+				}
+			})
+		}
 	}
 }
