@@ -32,15 +32,21 @@ func (x *Expiry) AddTo(router *message.Router) *events.Line {
 	return subscriber.Line
 }
 
-// handle expires one hold. What will pass by itself fails the delivery, and the hold is found again; what will not is
-// dead-lettered and taken off the set. Adding the hold to the set again (ZADD holds:due 0 <hold_id>) tries it anew.
+// handle expires one hold.
 func (x *Expiry) handle(msg *message.Message) error {
 	ctx, holdID := msg.Context(), msg.UUID
 	_, err := x.Commands.Cancel(commands.WithMetadata(ctx, map[string]string{events.MetadataCausationID: "expiry/" + holdID}), commands.Cancel{HoldID: holdID, Expired: true})
+	return x.settle(ctx, holdID, err)
+}
+
+// settle makes of a command's outcome that of the delivery. A hold that is to blame itself is dead-lettered and taken
+// off the set; adding it again (ZADD holds:due 0 <hold_id>) tries it anew. Any other error fails the delivery, and the
+// hold is found again.
+func (x *Expiry) settle(ctx context.Context, holdID string, err error) error {
 	switch {
 	case err == nil, ended(err):
 		return nil
-	case passing(err):
+	case !blamesHold(err):
 		return err
 	}
 	x.Log.Error("due hold cannot be cancelled; parked as a dead letter", "hold_id", holdID, "error", err)
@@ -59,10 +65,10 @@ func ended(err error) bool {
 	return errors.Is(err, commands.ErrHoldConfirmed) || errors.Is(err, commands.ErrHoldCancelled) || errors.Is(err, commands.ErrNotDue)
 }
 
-// passing reports whether the hold is not to blame.
-func passing(err error) bool {
-	return errors.Is(err, commands.ErrNotReady) || errors.Is(err, commands.ErrStale) || errors.Is(err, commands.ErrUnavailable) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+// blamesHold reports whether the hold would be refused however often it is tried. What is not known for that is not.
+func blamesHold(err error) bool {
+	var malformed *commands.ValidationError
+	return errors.Is(err, commands.ErrStateInvalid) || errors.Is(err, commands.ErrUnknownHold) || errors.As(err, &malformed)
 }
 
 func (x *Expiry) park(ctx context.Context, holdID string, cause error) error {

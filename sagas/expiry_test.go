@@ -2,6 +2,7 @@ package sagas
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -73,9 +74,20 @@ func (s *shop) hold(key string, due bool) string {
 // run runs an instance of the saga.
 func (s *shop) run() (line *events.Line) {
 	s.t.Helper()
-	expiry := &Expiry{Commands: s.service, Redis: s.redis, Postgres: s.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
-	testenv.RunRouter(s.t, func(router *message.Router) { line = expiry.AddTo(router) })
+	testenv.RunRouter(s.t, func(router *message.Router) { line = s.expiry().AddTo(router) })
 	return line
+}
+
+func (s *shop) expiry() *Expiry {
+	return &Expiry{Commands: s.service, Redis: s.redis, Postgres: s.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
+}
+
+func (s *shop) wantLetters(want int) {
+	s.t.Helper()
+	letters, err := deadletters.List(s.ctx, s.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
+	if err != nil || len(letters) != want {
+		s.t.Errorf("got %d letters (%v), want %d: %+v", len(letters), err, want, letters)
+	}
 }
 
 func (s *shop) awaitDue(want int64) {
@@ -141,10 +153,7 @@ func TestWhatCannotExpire(t *testing.T) {
 	s.hold("k2", true)
 	line := s.run()
 	s.awaitDue(0)
-	letters, err := deadletters.List(s.ctx, s.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
-	if err != nil || len(letters) != 3 {
-		t.Fatalf("got %d letters (%v), want 3: %+v", len(letters), err, letters)
-	}
+	s.wantLetters(3)
 	s.wantStock(99) // k2's unit is back, and k1's is still held
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
 		return line.Status().State == events.LineRunning, fmt.Sprintf("%+v", line.Status())
@@ -154,6 +163,38 @@ func TestWhatCannotExpire(t *testing.T) {
 	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 0, Member: broken})
 	s.awaitDue(0)
 	s.wantStock(100)
+}
+
+// TestWhatIsParked holds that a hold is dead-lettered, and taken off the set, for an error that names it. Any other error,
+// known or not, leaves it in the set to be tried again.
+func TestWhatIsParked(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	letters := 0
+	for name, c := range map[string]struct {
+		outcome error
+		parked  bool
+	}{
+		"state invalid": {outcome: commands.ErrStateInvalid, parked: true},
+		"unknown hold":  {outcome: commands.ErrUnknownHold, parked: true},
+		"malformed id":  {outcome: &commands.ValidationError{}, parked: true},
+		"not ready":     {outcome: commands.ErrNotReady},
+		"stale":         {outcome: commands.ErrStale},
+		"unavailable":   {outcome: commands.ErrUnavailable},
+		"out of time":   {outcome: context.DeadlineExceeded},
+		"unknown":       {outcome: errors.New("odd")},
+	} {
+		s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: name})
+		err := s.expiry().settle(s.ctx, name, fmt.Errorf("cancel: %w", c.outcome))
+		inSet := s.redis.ZScore(s.ctx, "holds:due", name).Err() == nil
+		if c.parked {
+			letters++
+		}
+		if c.parked && (err != nil || inSet) || !c.parked && (!errors.Is(err, c.outcome) || !inSet) {
+			t.Errorf("%s: got %v, in the set: %t", name, err, inSet)
+		}
+		s.wantLetters(letters)
+	}
 }
 
 // TestWithoutPostgres holds that holds expire while Postgres is away, and that what would be dead-lettered then waits
