@@ -130,3 +130,25 @@ func TestSweepEndsWhenAllAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestInFlightAtShutdown holds that a hold which was delivered can be handled to its end when the sweep is told to stop.
+func TestInFlightAtShutdown(t *testing.T) {
+	t.Parallel()
+	client := testenv.RedisClient(t, testenv.Redis(t))
+	client.ZAdd(t.Context(), events.MainPool.DueKey(), redis.Z{Score: 1, Member: "h1"}, redis.Z{Score: 1, Member: "h2"})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	out, swept := make(chan *message.Message), make(chan error, 1)
+	go func() {
+		swept <- NewDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+	}()
+	msg := <-out
+	stop()
+	if err := msg.Context().Err(); err != nil {
+		t.Errorf("the hold in flight: %v", err)
+	}
+	msg.Ack()
+	if err := <-swept; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that the sweep was stopped", err)
+	}
+}

@@ -82,6 +82,13 @@ func (s *shop) expiry() *Expiry {
 	return &Expiry{Commands: s.service, Redis: s.redis, Postgres: s.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
 }
 
+// deliver has the saga handle one due hold.
+func (s *shop) deliver(holdID string) error {
+	msg := message.NewMessage(holdID, nil)
+	msg.SetContext(s.ctx)
+	return s.expiry().handle(msg)
+}
+
 func (s *shop) wantLetters(want int) {
 	s.t.Helper()
 	letters, err := deadletters.List(s.ctx, s.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
@@ -195,6 +202,74 @@ func TestWhatIsParked(t *testing.T) {
 		}
 		s.wantLetters(letters)
 	}
+}
+
+// TestNothingToExpire holds that a due entry whose hold ended in another way, or is not due after all, is handled with
+// that: the set is put right.
+func TestNothingToExpire(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	for name, c := range map[string]struct {
+		meanwhile func(holdID string) error
+		stays     bool
+	}{
+		"confirmed": {meanwhile: func(holdID string) error {
+			_, err := s.service.Confirm(s.ctx, commands.Confirm{HoldID: holdID, PaymentRef: "p"})
+			return err
+		}},
+		"cancelled": {meanwhile: func(holdID string) error {
+			_, err := s.service.Cancel(s.ctx, commands.Cancel{HoldID: holdID})
+			return err
+		}},
+		"not-due": {meanwhile: func(string) error { return nil }, stays: true},
+	} {
+		holdID := s.hold(name, false)
+		deadline := s.redis.ZScore(s.ctx, "holds:due", holdID).Val()
+		if err := c.meanwhile(holdID); err != nil {
+			t.Fatal(err)
+		}
+		s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 0, Member: holdID})
+		if err := s.deliver(holdID); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		score, err := s.redis.ZScore(s.ctx, "holds:due", holdID).Result()
+		if inSet := err == nil; inSet != c.stays || inSet && score != deadline {
+			t.Errorf("%s: in the set: %t, due at %.0f; the deadline is %.0f", name, inSet, score, deadline)
+		}
+	}
+	s.wantLetters(0)
+}
+
+// TestNotNow holds that a hold stays due, and is no dead letter, while the pool is not open or Redis is away.
+func TestNotNow(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	holdID, open := s.hold("k1", true), s.service
+	var err error
+	if s.service, err = commands.NewService(events.MainPool, s.redis, commands.DefaultConfig()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.service.Close() })
+	if err := s.deliver(holdID); !errors.Is(err, commands.ErrNotReady) {
+		t.Errorf("while the pool is not open: got %v, want %v", err, commands.ErrNotReady)
+	}
+	s.service = open
+	if err := s.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.deliver(holdID); !errors.Is(err, commands.ErrUnavailable) {
+		t.Errorf("while Redis is away: got %v, want %v", err, commands.ErrUnavailable)
+	}
+	if err := s.server.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitDue(1)
+	s.wantLetters(0)
+	if err := s.deliver(holdID); err != nil {
+		t.Error(err)
+	}
+	s.awaitDue(0)
+	s.wantStock(100)
 }
 
 // TestWithoutPostgres holds that holds expire while Postgres is away, and that what would be dead-lettered then waits
