@@ -3,6 +3,7 @@ package deadletters
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"testing"
 	"time"
@@ -73,6 +74,26 @@ func TestParkedTwice(t *testing.T) {
 	got, err := List(ctx, conn, Filter{Source: "holds"})
 	if err != nil || len(got) != 1 || got[0].Attempts != 2 || got[0].Error != "second" || got[0].Status != StatusParked || got[0].LastFailed.Before(got[0].FirstFailed) {
 		t.Errorf("got %+v (%v), want one letter, parked again, with two attempts", got, err)
+	}
+}
+
+// TestParkMany holds that a whole batch of the journal can be parked, however large, and keeps its order.
+func TestParkMany(t *testing.T) {
+	t.Parallel()
+	ctx, conn := store(t)
+	letters := make([]Letter, 7000)
+	for i := range letters {
+		letters[i] = Letter{Source: SourceJournal, MessageKey: fmt.Sprintf("%d-0", i), Pool: "main", Raw: []byte("{}")}
+	}
+	park(t, ctx, conn, letters...)
+	got, err := List(ctx, conn, Filter{Limit: len(letters) + 1})
+	if err != nil || len(got) != len(letters) {
+		t.Fatalf("got %d letters (%v), want %d", len(got), err, len(letters))
+	}
+	for i, letter := range got {
+		if letter.MessageKey != letters[i].MessageKey {
+			t.Fatalf("letter %d is of %s, want %s", i, letter.MessageKey, letters[i].MessageKey)
+		}
 	}
 }
 

@@ -50,34 +50,41 @@ type schemaAdapter struct {
 }
 
 // InsertQuery returns the statement that stores the messages as letters. A message that is there already counts one
-// more attempt, and is parked again if somebody had thought it resolved.
+// more attempt, and is parked again if somebody had thought it resolved. Each column is one parameter, an array: Postgres
+// takes 65535 parameters at most.
 func (schemaAdapter) InsertQuery(_ string, msgs message.Messages) (watermillsql.Query, error) {
-	const columns = 10
-	var values []string
-	var args []any
+	var sources, messageKeys, sequenceKeys, pools, eventTypes, metadata, faults, stacks []string
+	var seqs []int64
+	var raws [][]byte
 	for _, msg := range msgs {
-		places := make([]string, columns)
-		for i := range places {
-			places[i] = "$" + strconv.Itoa(len(args)+i+1)
-		}
-		values = append(values, "("+strings.Join(places, ",")+",1,'parked')")
 		seq, err := strconv.ParseInt(msg.Metadata.Get(metaSeq), 10, 64)
 		if err != nil {
 			return watermillsql.Query{}, fmt.Errorf("seq of a dead letter: %w", err)
 		}
-		args = append(args, msg.Metadata.Get(metaSource), storable(msg.UUID), storable(msg.Metadata.Get(metaSequenceKey)), msg.Metadata.Get(metaPool),
-			sql.NullInt64{Int64: seq, Valid: seq > 0}, storable(msg.Metadata.Get(metaEventType)), append([]byte{}, msg.Payload...),
-			msg.Metadata.Get(metaMetadata), storable(msg.Metadata.Get(metaError)), storable(msg.Metadata.Get(metaStack)))
+		sources = append(sources, msg.Metadata.Get(metaSource))
+		messageKeys = append(messageKeys, storable(msg.UUID))
+		sequenceKeys = append(sequenceKeys, storable(msg.Metadata.Get(metaSequenceKey)))
+		pools = append(pools, msg.Metadata.Get(metaPool))
+		seqs = append(seqs, seq)
+		eventTypes = append(eventTypes, storable(msg.Metadata.Get(metaEventType)))
+		raws = append(raws, append([]byte{}, msg.Payload...)) // never null
+		metadata = append(metadata, msg.Metadata.Get(metaMetadata))
+		faults = append(faults, storable(msg.Metadata.Get(metaError)))
+		stacks = append(stacks, storable(msg.Metadata.Get(metaStack)))
 	}
-	return watermillsql.Query{Query: insertInto + strings.Join(values, ",") + onRepeat, Args: args}, nil
+	return watermillsql.Query{
+		Query: insertLetters,
+		Args:  []any{sources, messageKeys, sequenceKeys, pools, seqs, eventTypes, raws, metadata, faults, stacks},
+	}, nil
 }
 
-const insertInto = `
+const insertLetters = `
 	INSERT INTO dead_letters AS d
 	    (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, attempts, status)
-	VALUES `
-
-const onRepeat = `
+	SELECT source, message_key, sequence_key, pool, CASE WHEN seq > 0 THEN seq END, event_type, raw, metadata, error, stack, 1, 'parked'
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::jsonb[], $9::text[], $10::text[])
+	    WITH ORDINALITY AS l (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, place)
+	ORDER BY place
 	ON CONFLICT (source, message_key) DO UPDATE SET
 	    attempts = d.attempts + 1, last_failed_at = now(), error = excluded.error, stack = excluded.stack, status = 'parked'`
 
