@@ -119,7 +119,10 @@ func decisionError(err error) error {
 	}
 	text := replyText(err)
 	if strings.Contains(text, "WRONGTYPE") {
-		return fmt.Errorf("%w: %w", ErrStateInvalid, err)
+		if ofOne := scriptError(""); errors.As(err, &ofOne) {
+			return fmt.Errorf("%w: %w", ErrStateInvalid, err) // a key of this command alone
+		}
+		return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "one of the pool's own keys in Redis does not hold what it must; nothing was changed"}, err)
 	}
 	for _, word := range cannotDecide {
 		if strings.HasPrefix(text, word) {

@@ -127,10 +127,10 @@ var refusalCases = []struct {
 	{"a hold that ended nowhere", ErrStateInvalid, inHold("state", "CANCELLED"), func(s *shop, h1 string) error {
 		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
 	}, -1},
-	{"a due set that is none", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "holds:due", "x") }, func(s *shop, _ string) error {
+	{"a due set that is none", ErrUnavailable, func(s *shop, _ string) { s.typed("SET", "holds:due", "x") }, func(s *shop, _ string) error {
 		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
 	}, -1},
-	{"a stream that is none", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "inventory.events", "x") }, func(s *shop, _ string) error {
+	{"a stream that is none", ErrUnavailable, func(s *shop, _ string) { s.typed("SET", "inventory.events", "x") }, func(s *shop, _ string) error {
 		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
 	}, -1},
 	{"an emptied Redis", ErrNotReady, func(s *shop, _ string) { s.typed("FLUSHALL"); s.typed("SET", "stock:shirt", 3) }, func(s *shop, _ string) error {

@@ -69,7 +69,7 @@ func (j *Journal) Handle(msg *message.Message) error {
 		if err != nil {
 			return err
 		}
-		if parked = append(sorted.parked, strangers...); len(parked) == 0 {
+		if parked = slices.Concat(sorted.parked, strangers); len(parked) == 0 {
 			return nil
 		}
 		if err := j.Park(ctx, tx, parked); err != nil {

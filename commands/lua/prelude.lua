@@ -25,7 +25,9 @@ if log.epoch < known_epoch or (log.epoch == known_epoch and log.seq < known_seq)
 end
 log.first_seq = log.seq
 local now_text = string.format('%d', log.now_ms) -- Redis is slow at making text of a number, so it is made once
-redis.call('ZCARD', due_key) -- fails here, not after an append, should the key hold something else
+-- These fail here, and for all commands, should the pool's own keys hold something else.
+redis.call('ZCARD', due_key)
+redis.call('XLEN', stream_key)
 
 -- The rules by their names: how many keys each takes, and the function that decides. It is given the place of its first
 -- key, and the command's texts.
