@@ -58,7 +58,7 @@ func (s *JournalSubscriber) Subscribe(ctx context.Context, topic string) (<-chan
 // read delivers until something fails.
 func (s *JournalSubscriber) read(ctx context.Context, out chan<- *message.Message) error {
 	pool, reader := s.config.Pool.Name(), s.config.Reader
-	lease, err := AcquireLease(ctx, s.config.Postgres, "reader/"+reader+"/"+pool)
+	lease, err := acquireLineLease(ctx, s.config.Postgres, "reader/"+reader+"/"+pool)
 	if err != nil {
 		return err
 	}

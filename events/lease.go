@@ -26,10 +26,26 @@ const leaseRetryInterval = time.Second
 // twenty seconds. A process that merely died is noticed at once.
 const noticeDeadRunner = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
 
+// absenceMax is how long the runner of a line may leave its session alone, within a transaction or between two. Beyond it,
+// Postgres ends the session: a process that is stopped, or sits in a machine that is frozen, keeps its connection, and the
+// kernel answers keepalives for it. A line that has nothing to do asks something every few seconds. Tests set it lower.
+var absenceMax = 30 * time.Second
+
 // AcquireLease connects to Postgres and waits until the named line of work is free. The name is the lease's own
-// within the connection's schema. Errors are those of the connection, and ctx's.
+// within the connection's schema. The session may be left alone for as long as the work takes. Errors are those of the
+// connection, and ctx's.
 func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	lease, err := connectLease(ctx, config, name)
+	return acquireLease(ctx, config, name, noticeDeadRunner)
+}
+
+// acquireLineLease is AcquireLease for a Line, which loses it when it leaves the session alone for absenceMax.
+func acquireLineLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	const noticeAbsentRunner = `; SET idle_session_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d`
+	return acquireLease(ctx, config, name, noticeDeadRunner+fmt.Sprintf(noticeAbsentRunner, absenceMax.Milliseconds()))
+}
+
+func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
+	lease, err := connectLease(ctx, config, name, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +70,7 @@ var ErrLeased = errors.New("another runner has the lease")
 
 // TryLease connects to Postgres and takes the named line of work if it is free; it fails with ErrLeased otherwise.
 func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	lease, err := connectLease(ctx, config, name)
+	lease, err := connectLease(ctx, config, name, noticeDeadRunner)
 	if err != nil {
 		return nil, err
 	}
@@ -99,13 +115,13 @@ func connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 }
 
 // connectLease opens the session of a lease that is yet to be taken.
-func connectLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+func connectLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
 	conn, err := connect(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", name, err)
 	}
 	lease := &Lease{Conn: conn, name: name}
-	if _, err := conn.Exec(ctx, noticeDeadRunner); err != nil {
+	if _, err := conn.Exec(ctx, settings); err != nil {
 		lease.Release()
 		return nil, fmt.Errorf("lease %s: %w", name, err)
 	}

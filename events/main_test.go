@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	silenceMax, historyScanMax = 2*time.Second, 50
+	silenceMax, absenceMax, historyScanMax = 2*time.Second, 5*time.Second, 50
 	trimInterval = 50 * time.Millisecond
 	partEvents = 100
 	testenv.Main(m)

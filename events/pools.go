@@ -47,11 +47,17 @@ func RecordPool(ctx context.Context, conn *pgx.Conn, pool string, epoch int64) e
 
 // RaiseEpoch begins a new life of a pool's log, with an epoch above what is recorded and above a given one. What the
 // journal has read of an earlier life, and has not written when this returns, it will not write any more; journaled is
-// therefore where the journal ends until the new life goes on. Nobody else is given the same epoch.
+// therefore where the journal ends until the new life goes on. Nobody else is given the same epoch. It waits for a batch
+// that is being written, and fails where that takes longer than a batch may.
 func RaiseEpoch(ctx context.Context, conn *pgx.Conn, pool string, above int64) (epoch, journaled int64, err error) {
 	// The journal moves its checkpoint first and looks at the epoch after it, in one transaction. Taking the two rows in
 	// the same order, this one comes wholly before such a transaction, which then sees the new epoch, or wholly after.
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// A runner that is stopped within its transaction must not hold this up for good, nor this the journal.
+		bounds := fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d`, silenceMax.Milliseconds(), absenceMax.Milliseconds())
+		if _, err := tx.Exec(ctx, bounds); err != nil {
+			return err
+		}
 		const begin = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING`
 		if _, err := tx.Exec(ctx, begin, JournalCheckpoint, pool); err != nil {
 			return err

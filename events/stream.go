@@ -68,7 +68,7 @@ func (s *StreamSubscriber) Subscribe(ctx context.Context, topic string) (<-chan 
 
 // read delivers until something fails. The next batch is fetched while one is being handled.
 func (s *StreamSubscriber) read(ctx context.Context, out chan<- *message.Message) error {
-	lease, err := AcquireLease(ctx, s.config.Postgres, "journal/"+s.config.Pool.Name())
+	lease, err := acquireLineLease(ctx, s.config.Postgres, "journal/"+s.config.Pool.Name())
 	if err != nil {
 		return err
 	}
