@@ -76,8 +76,9 @@ func readHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, 
 		return page, err
 	case q.After >= end:
 		return page, nil
-	case q.After > 0 && (first == 0 || first > q.After+1):
-		return page, fmt.Errorf("%w: the first event is %s, and what comes after %s is wanted", ErrDetached, Position{q.Pool, first}, Position{q.Pool, q.After})
+	}
+	if err := q.checkReached(first); err != nil {
+		return page, err
 	}
 	whole, err := q.wholeUntil(ctx, db, first, end)
 	switch {
@@ -102,7 +103,19 @@ func readHistory(ctx context.Context, db Querier, q HistoryQuery) (HistoryPage, 
 		page.Events = page.Events[:q.Limit]
 		page.Next, page.More = page.Events[q.Limit-1].Seq, true
 	}
-	return page, nil
+	// Again, since the oldest part may have been detached between these statements.
+	if first, _, err = journalExtent(ctx, db, q.Pool); err != nil {
+		return page, err
+	}
+	return page, q.checkReached(first)
+}
+
+// checkReached returns ErrDetached where the journal's first event comes behind the next one that is wanted.
+func (q HistoryQuery) checkReached(first int64) error {
+	if q.After > 0 && (first == 0 || first > q.After+1) {
+		return fmt.Errorf("%w: the first event is %s, and what comes after %s is wanted", ErrDetached, Position{q.Pool, first}, Position{q.Pool, q.After})
+	}
+	return nil
 }
 
 // journalExtent returns the first and the last seq of a pool's journal, 0 and 0 for an empty one.

@@ -1,11 +1,16 @@
 package events
 
 import (
+	"context"
 	"errors"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/internal/testenv"
 )
 
 // record puts events into the journal: on three SKUs, holds of two events each, now and then an adjustment.
@@ -164,6 +169,51 @@ func TestHistoryDetachedBetween(t *testing.T) {
 	p.exec(`DELETE FROM events`)
 	if page, err := ReadHistory(p.ctx, p.db, HistoryQuery{Pool: "main", Limit: 100}); err != nil || len(page.Events) != 0 || page.More {
 		t.Errorf("nothing is left: got %+v (%v)", page, err)
+	}
+}
+
+// beforeQuery does something before each query of a session.
+type beforeQuery struct {
+	do func(n int) // with the query's number, from 1
+	n  int
+}
+
+func (b *beforeQuery) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	b.n++
+	b.do(b.n)
+	return ctx
+}
+
+func (b *beforeQuery) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestHistoryWhileDetaching holds that a page is whole, or is refused, whichever of its statements a part is detached
+// before.
+func TestHistoryWhileDetaching(t *testing.T) {
+	t.Parallel()
+	p := newArchive(t)
+	oldest := p.parts()[0]
+	for at := 1; ; at++ {
+		config := p.config.Copy()
+		hook := &beforeQuery{}
+		config.Tracer = hook
+		reader := testenv.Connect(t, config)
+		hook.do = func(n int) {
+			if n == at {
+				if err := p.detach(oldest); err != nil {
+					t.Errorf("detach before query %d: %v", at, err)
+				}
+			}
+		}
+		page, err := ReadHistory(p.ctx, reader, HistoryQuery{Pool: "main", After: 10, Limit: 500})
+		if !errors.Is(err, ErrDetached) && (err != nil || len(page.Events) != 340 || page.Events[0].Seq != 11) {
+			t.Errorf("detached before query %d: got %d events (%v)", at, len(page.Events), err)
+		}
+		if hook.n < at {
+			break
+		}
+		if _, err := AttachPart(p.ctx, p.db, oldest.Name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
