@@ -11,7 +11,7 @@ import (
 )
 
 // streamTrimmer cuts the beginning of a stream off, once nobody needs it any more. An entry stays
-//   - for the window that is kept in any case, by Redis's clock;
+//   - for the window that is kept in any case, by Redis's clock, or by its own time where ids are ahead of that clock;
 //   - while any consumer group of the stream has yet to read or to acknowledge it, however long that takes;
 //   - while the journal lacks it, whatever the groups say: somebody may have moved or acknowledged by hand.
 //
@@ -31,6 +31,7 @@ var trimInterval = 5 * time.Second
 const (
 	trimChunk  = 10_000 // entries that Redis drops in one go, in some milliseconds
 	trimRounds = 100    // chunks in a row; the rest comes at the next interval
+	agePage    = 1_000  // entries whose age is looked at in one go
 )
 
 // run trims what it may, given how far the journal has come. It returns no error: what cannot be trimmed now is trimmed
@@ -57,12 +58,12 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 	if !hasGroup(groups, ConsumerGroup) {
 		return "", nil // an emptied Redis; the line finds out, too
 	}
-	now, err := t.redis.Time(ctx).Result()
+	last := furthestBehind(groups)
+	first, err := t.windowStart(ctx, last.needs)
 	if err != nil {
-		return "", fmt.Errorf("read Redis's clock: %w", err)
+		return "", err
 	}
-	first := streamID{ms: uint64(max(0, now.Add(-t.keep).UnixMilli()))}
-	if last := furthestBehind(groups); last.needs.less(first) {
+	if last.needs.less(first) {
 		first = last.needs
 		if last.name != ConsumerGroup {
 			trouble = fmt.Sprintf("consumer group %s has not acknowledged what comes from %s on; remove it where nobody reads with it any more (XGROUP DESTROY)", last.name, first)
@@ -89,6 +90,55 @@ func (t *streamTrimmer) trim(ctx context.Context, journaled int64) (trouble stri
 		}
 	}
 	return trouble, nil
+}
+
+// windowStart returns an id before which every entry is older than the window. Redis's clock tells, as a rule. Once an id
+// is ahead of it (the clock was, for a moment, or somebody typed the id), all later ones are, too: then the entries' own
+// times tell, up to an id from which all stay anyway.
+func (t *streamTrimmer) windowStart(ctx context.Context, upTo streamID) (streamID, error) {
+	now, err := t.redis.Time(ctx).Result()
+	if err != nil {
+		return streamID{}, fmt.Errorf("read Redis's clock: %w", err)
+	}
+	start := streamID{ms: uint64(max(0, now.Add(-t.keep).UnixMilli()))}
+	newest, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "+", "("+streamID{ms: uint64(now.UnixMilli())}.String(), 1).Result()
+	if err != nil {
+		return streamID{}, fmt.Errorf("look at the stream: %w", err)
+	}
+	if len(newest) == 0 {
+		return start, nil
+	}
+	return t.windowStartByTimes(ctx, start, upTo, now)
+}
+
+// windowStartByTimes goes on from a start before which every entry is older than the window.
+func (t *streamTrimmer) windowStartByTimes(ctx context.Context, start, upTo streamID, now time.Time) (streamID, error) {
+	edge, from := now.Add(-t.keep), start
+	for range trimRounds {
+		entries, err := t.redis.XRangeN(ctx, t.pool.StreamKey(), from.String(), "("+upTo.String(), agePage).Result()
+		if err != nil {
+			return streamID{}, fmt.Errorf("look at the stream: %w", err)
+		}
+		for _, entry := range entries {
+			id, err := parseStreamID(entry.ID)
+			if err != nil {
+				return streamID{}, err
+			}
+			from = id.next()
+			at, err := parseMillis(text(entry.Values[fieldAt]))
+			switch {
+			case err != nil || at.After(now): // nobody knows; one that comes later may tell
+			case at.Before(edge):
+				start = from
+			default:
+				return start, nil
+			}
+		}
+		if len(entries) < agePage {
+			return start, nil
+		}
+	}
+	return start, nil // the rest comes at the next interval
 }
 
 // journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last

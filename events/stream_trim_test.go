@@ -35,18 +35,23 @@ type trimCase struct {
 
 type trimEntry struct {
 	id     streamID
-	seq    int64 // 0 for what no command wrote
+	seq    int64     // 0 for what no command wrote
+	at     time.Time // when it was appended
+	dated  bool      // whether the id, or a field, tells that
 	needed bool
 }
 
-// fill appends entries that are up to twenty minutes old, and never within half a minute of a window's edge.
+// fill appends entries that are up to twenty minutes old, and never within half a minute of a window's edge. In some cases
+// an id is a day ahead, and so are all that come after it.
 func (c *trimCase) fill() {
 	c.t.Helper()
 	count := c.random.IntN(25)
 	age := 20 * time.Minute
 	pipe := c.redis.Pipeline()
+	leap := c.random.IntN(50)
 	for i := range count {
-		entry := trimEntry{id: streamID{ms: uint64(c.now.Add(-age - 30*time.Second).UnixMilli()), n: uint64(i)}}
+		entry := trimEntry{at: c.now.Add(-age - 30*time.Second), dated: true}
+		entry.id = streamID{ms: uint64(entry.at.UnixMilli()), n: uint64(i)}
 		fields := map[string]any{"hello": "world"}
 		switch c.random.IntN(8) {
 		case 0:
@@ -56,6 +61,16 @@ func (c *trimCase) fill() {
 			c.end++
 			entry.seq = c.end
 			fields = c.event(c.end)
+		}
+		if fields[fieldSeq] != nil {
+			fields[fieldAt] = entry.at.UnixMilli()
+		}
+		if i >= leap {
+			entry.id.ms = uint64(c.now.Add(24 * time.Hour).UnixMilli())
+			entry.dated = fields[fieldSeq] != nil
+		}
+		if i == leap && c.random.IntN(2) == 0 { // Redis's clock was ahead; or else somebody typed the id
+			fields[fieldAt], entry.dated = entry.id.ms, false
 		}
 		pipe.XAdd(c.ctx, &redis.XAddArgs{Stream: MainPool.StreamKey(), ID: entry.id.String(), Values: fields})
 		c.entries = append(c.entries, entry)
@@ -102,10 +117,12 @@ func (c *trimCase) group(name string) {
 
 // expect returns how many entries have to go. An entry goes with all before it, or not at all.
 func (c *trimCase) expect(hasJournalGroup bool) (gone int) {
-	edge := uint64(c.now.Add(-c.keep).UnixMilli())
-	for ; gone < len(c.entries); gone++ {
-		if entry := c.entries[gone]; entry.needed || entry.id.ms >= edge {
+	for i, entry := range c.entries {
+		if entry.needed || !entry.at.Before(c.now.Add(-c.keep)) {
 			break
+		}
+		if entry.dated {
+			gone = i + 1
 		}
 	}
 	for _, entry := range c.entries[:gone] {
