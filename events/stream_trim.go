@@ -101,7 +101,8 @@ func (t *streamTrimmer) windowStart(ctx context.Context, upTo streamID) (streamI
 		return streamID{}, fmt.Errorf("read Redis's clock: %w", err)
 	}
 	start := streamID{ms: uint64(max(0, now.Add(-t.keep).UnixMilli()))}
-	newest, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "+", "("+streamID{ms: uint64(now.UnixMilli())}.String(), 1).Result()
+	soon := streamID{ms: uint64(max(0, now.Add(time.Second).UnixMilli()))} // entries go on coming meanwhile
+	newest, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "+", soon.String(), 1).Result()
 	if err != nil {
 		return streamID{}, fmt.Errorf("look at the stream: %w", err)
 	}
