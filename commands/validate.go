@@ -50,8 +50,11 @@ func (f *faults) name(field, value string, lengthMax int) {
 	f.text(field, value, lengthMax, nameCharacters)
 }
 
-// sku is a name that also stands in the path of a URL.
+// sku is a name that also stands in the path of a URL, which clients tidy up.
 func (f *faults) sku(value string) {
+	if value == "." || value == ".." {
+		f.add("sku", "must not be . or ..")
+	}
 	f.text("sku", value, skuMax, strings.TrimSuffix(nameCharacters, "/"))
 }
 

@@ -33,6 +33,7 @@ func TestValidation(t *testing.T) {
 		{"qty 0", reserve(func(c *Reserve) { c.Qty = 0 }), "qty"},
 		{"qty below 0", reserve(func(c *Reserve) { c.Qty = -1 }), "qty"},
 		{"qty absurd", reserve(func(c *Reserve) { c.Qty = QtyMax + 1 }), "qty"},
+		{"sku that URLs drop", reserve(func(c *Reserve) { c.SKU = ".." }), "sku"},
 		{"sku with braces", reserve(func(c *Reserve) { c.SKU = "{a}" }), "sku"},
 		{"sku with a slash", reserve(func(c *Reserve) { c.SKU = "a/b" }), "sku"},
 		{"sku with a newline", reserve(func(c *Reserve) { c.SKU = "a\nb" }), "sku"},

@@ -113,7 +113,7 @@ func Check(ctx context.Context, db interface {
 	case err != nil:
 		return err
 	case dirty:
-		return fmt.Errorf("%w: migration %d was left half done; repair it, then run `stockstream migrate up`", ErrSchema, version)
+		return fmt.Errorf("%w: the migration to version %d was left half done. Nothing of it stays: in schema_migrations, set version to what it was before and dirty to false, then run `stockstream migrate up`", ErrSchema, version)
 	case version < Latest:
 		return fmt.Errorf("%w: it is at version %d, this build needs %d; run `stockstream migrate up`", ErrSchema, version, Latest)
 	case version > Latest:

@@ -29,7 +29,7 @@ func examinePostgres(ctx context.Context, config *Config) []finding {
 	}
 	schema := judge("schema version", "fits this build", true, "")
 	if err := migrations.Check(ctx, conn); err != nil {
-		schema = judge("schema version", err.Error(), false, "stockstream migrate up")
+		schema = judge("schema version", err.Error(), false, "schema and build have to fit")
 	}
 	return append(findings, schema)
 }
