@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
 )
 
@@ -41,7 +43,11 @@ func (a *auditor) compareStream(ctx context.Context, conn *pgx.Conn, from string
 		if err != nil {
 			return last, fmt.Errorf("read the stream: %w", err)
 		}
-		page, done := a.entries(messages)
+		known, err := a.withoutStrangers(ctx, conn, messages, previous)
+		if err != nil {
+			return last, err
+		}
+		page, done := a.entries(known)
 		if err := a.compareEntries(ctx, conn, page, &previous); err != nil {
 			return last, err
 		}
@@ -56,13 +62,40 @@ func (a *auditor) compareStream(ctx context.Context, conn *pgx.Conn, from string
 	}
 }
 
-// entries returns the events among entries of the stream, and whether the audit's end is among them. What no command
-// wrote is not the audit's: the journal parks it.
+// withoutStrangers leaves out what no command wrote and the journal has set aside, whatever seq it carries. Where every seq
+// follows upon the one before, there is none.
+func (a *auditor) withoutStrangers(ctx context.Context, conn *pgx.Conn, messages []redis.XMessage, previous int64) ([]redis.XMessage, error) {
+	ids, dense := make([]string, len(messages)), previous > 0
+	for i, m := range messages {
+		previous++
+		ids[i], dense = m.ID, dense && seqOf(m) == previous
+	}
+	if dense {
+		return messages, nil
+	}
+	strangers, err := deadletters.Strangers(ctx, conn, a.config.Pool.Name(), ids)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(messages), func(m redis.XMessage) bool { return strangers[m.ID] }), nil
+}
+
+// seqOf returns the seq that an entry carries, 0 for none.
+func seqOf(m redis.XMessage) int64 {
+	text, _ := m.Values["seq"].(string)
+	seq, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || seq < 1 {
+		return 0
+	}
+	return seq
+}
+
+// entries returns the events among entries of the stream, and whether the audit's end is among them.
 func (a *auditor) entries(messages []redis.XMessage) (page []entry, done bool) {
 	for _, m := range messages {
 		text := func(field string) string { s, _ := m.Values[field].(string); return s }
-		seq, err := strconv.ParseInt(text("seq"), 10, 64)
-		if err != nil || seq < 1 {
+		seq := seqOf(m)
+		if seq == 0 {
 			continue
 		}
 		if seq > a.end {

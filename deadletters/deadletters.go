@@ -117,6 +117,25 @@ func ParkEntries(ctx context.Context, tx pgx.Tx, entries []events.Entry) error {
 	return Park(ctx, tx, letters...)
 }
 
+// Strangers returns which of some entries of a pool's stream the journal has set aside because no command wrote them.
+func Strangers(ctx context.Context, db events.Querier, pool string, streamIDs []string) (map[string]bool, error) {
+	const query = `SELECT message_key FROM dead_letters WHERE source = $1 AND pool = $2 AND message_key = ANY ($3) AND seq IS NULL`
+	rows, err := db.Query(ctx, query, SourceJournal, pool, streamIDs)
+	if err != nil {
+		return nil, fmt.Errorf("read the journal's dead letters: %w", err)
+	}
+	strangers := map[string]bool{}
+	var id string
+	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+		strangers[id] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the journal's dead letters: %w", err)
+	}
+	return strangers, nil
+}
+
 // ParkedKeys returns the sequence keys of a source that have a parked letter in a pool.
 func ParkedKeys(ctx context.Context, db events.Querier, source, pool string) (map[string]bool, error) {
 	const query = `

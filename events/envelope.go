@@ -60,9 +60,10 @@ type Entry struct {
 	Err error
 }
 
-// foreign returns the entry as one that no command wrote, with the reason.
+// foreign returns the entry as one that no command wrote, with the reason. It does not count in the pool's sequence.
 func (e Entry) foreign(format string, args ...any) Entry {
 	e.Err = fmt.Errorf(format, args...)
+	e.Envelope.Seq = 0
 	return e
 }
 

@@ -307,3 +307,28 @@ func TestAuditCommand(t *testing.T) {
 		t.Error("an unknown output was taken")
 	}
 }
+
+// TestAuditPassesOverStrangers holds that entries of the stream which no command wrote, and which the journal has set aside,
+// are no difference, whatever seq they carry.
+func TestAuditPassesOverStrangers(t *testing.T) {
+	t.Parallel()
+	s := newTrade(t)
+	v := s.serve("--audit-interval", "0").awaitReady()
+	for i, seq := range []int{1, 99} {
+		s.typed(fmt.Sprintf(`XADD inventory.events * event_id 0198c0de-0000-7000-8000-00000000000%d type HOLD_CANCELLED payload {} metadata {} seq %d at 1764000000000`, i, seq))
+	}
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		letters := one[int64](s.shop, `SELECT count(*) FROM dead_letters WHERE source = 'journal'`)
+		return letters == 2, fmt.Sprintf("%d letters", letters)
+	})
+	s.wantClean(false)
+	for i := range 100 { // and the log comes to the seq that was invented
+		if status, _, err := v.reserve("mug", fmt.Sprintf("more-%d", i), 1, 600); err != nil || status != http.StatusCreated && status != http.StatusConflict {
+			t.Fatal(status, err)
+		}
+		s.must(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", fmt.Sprintf(`{"delta":1,"reason":"found","idempotency_key":"found-%d"}`, i)))
+	}
+	s.awaitLevel()
+	s.wantClean(false)
+	s.wantClean(true)
+}
