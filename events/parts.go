@@ -41,10 +41,11 @@ func Parts(ctx context.Context, db Querier) ([]Part, error) {
 }
 
 // lockParts makes this transaction the only one that adds or takes parts. It gives up soon: what waits for a lock on
-// the journal is waited for by the journal's line and by every reader.
+// the journal is waited for by the journal's line and by every reader. So is what holds one, in a process that is stopped.
 func lockParts(ctx context.Context, tx pgx.Tx) error {
 	const query = `
 		SET LOCAL lock_timeout = '1s';
+		SET LOCAL idle_in_transaction_session_timeout = '30s';
 		SELECT pg_advisory_xact_lock(hashtextextended('stockstream/' || current_schema() || '/parts', 0))`
 	if _, err := tx.Exec(ctx, query); err != nil {
 		return fmt.Errorf("lock the parts of the journal: %w", err)

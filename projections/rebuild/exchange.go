@@ -88,7 +88,9 @@ func (j *Job) tryExchange(ctx context.Context, s *shadow) (outcome Outcome, err 
 // lockLive keeps readers and the live line off the tables, and returns the checkpoint that they stand at. The tables
 // come first, as they do in the live line's transactions; the checkpoint, which that line moves last, stands still then.
 func (h home) lockLive(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
-	if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = '%dms'`, lockTimeout.Milliseconds())); err != nil {
+	// A process that is stopped meanwhile must not keep everybody off them for as long.
+	const bounds = `SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '30s'`
+	if _, err := tx.Exec(ctx, fmt.Sprintf(bounds, lockTimeout.Milliseconds())); err != nil {
 		return 0, err
 	}
 	for _, table := range tables {
