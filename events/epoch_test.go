@@ -78,6 +78,21 @@ func TestRaisedEpochFencesTheJournal(t *testing.T) {
 	p.awaitJournal(6)
 }
 
+// TestRaisedEpochIsAboveBoth holds that a raised epoch is above the one that is recorded and above the given one, whichever
+// is higher.
+func TestRaisedEpochIsAboveBoth(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	if err := RecordPool(p.ctx, p.db, "main", 3); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ above, want int64 }{{1, 4}, {4, 5}, {9, 10}, {9, 11}} {
+		if epoch, _, err := RaiseEpoch(p.ctx, p.db, "main", step.above); err != nil || epoch != step.want {
+			t.Errorf("above %d: got %d (%v), want %d", step.above, epoch, err, step.want)
+		}
+	}
+}
+
 // TestRunningJournalFollowsTheEpoch holds that a journal which runs while the epoch is raised goes on by itself.
 func TestRunningJournalFollowsTheEpoch(t *testing.T) {
 	t.Parallel()

@@ -94,6 +94,25 @@ func TestJournalReader(t *testing.T) {
 	}
 }
 
+// TestCheckpointPutBack holds that a reader at the journal's end notices that its checkpoint was put back, although nothing is
+// written that it would be given, and reads from there.
+func TestCheckpointPutBack(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.fill(5)
+	r := &reader{}
+	p.read(r, NewJournalPages(MainPool), "reader")
+	checkpoint := func() int64 {
+		seq, _ := ReadCheckpoint(p.ctx, p.db, "reader", "main")
+		return seq
+	}
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) { return checkpoint() == 5, "the reader has not read" })
+	p.exec(`UPDATE checkpoints SET seq = 2 WHERE projection = 'reader'`)
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		return r.count() == 8 && checkpoint() == 5, fmt.Sprintf("read %d, want 5 and 3 again", r.count())
+	})
+}
+
 // TestSharedPages holds that readers of one process get the same events from a page, read once.
 func TestSharedPages(t *testing.T) {
 	t.Parallel()

@@ -68,6 +68,25 @@ func TestReadByHand(t *testing.T) {
 	p.awaitAcknowledged()
 }
 
+// TestForeignReadByHand holds that an entry which no command wrote is parked although somebody has read it through the group
+// and every event before it is journaled: where the group stands says nothing then.
+func TestForeignReadByHand(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(5)
+	_, stop := p.journal(0)
+	p.awaitJournal(5)
+	p.awaitAcknowledged()
+	stop()
+	p.raw(map[string]any{"hello": "world"})
+	if err := p.byHand(1); err != nil {
+		t.Fatal(err)
+	}
+	p.journal(0)
+	p.awaitParked(1)
+	p.awaitAcknowledged()
+}
+
 // awaitParked waits until so many entries were parked.
 func (p *plant) awaitParked(want int) {
 	p.t.Helper()
@@ -100,12 +119,39 @@ func TestMovedGroup(t *testing.T) {
 		move() // while it runs
 		p.awaitAcknowledged()
 		stop()
-		move()
+		move() // while nothing is to be read
 		_, stop = p.journal(0)
+		p.awaitAcknowledged()
+		stop()
 		p.append(2)
+		move() // past events that are to be read
+		_, stop = p.journal(0)
 		p.awaitJournal(p.seq)
 		p.awaitAcknowledged()
 	}
+}
+
+// TestMovedGroupHidesNoFork holds that a log which parted from the journal's stops the line, although somebody has moved
+// the group past the events by which they differ, and the next ones would fit.
+func TestMovedGroupHidesNoFork(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(10)
+	_, stop := p.journal(0)
+	p.awaitJournal(10)
+	p.awaitAcknowledged()
+	stop()
+	for _, entry := range p.entries()[5:] { // a Redis that lost its last events, and went on
+		p.redis.XDel(p.ctx, MainPool.StreamKey(), entry.StreamID)
+	}
+	p.seq = 5
+	p.append(10)
+	if err := p.redis.XGroupSetID(p.ctx, MainPool.StreamKey(), ConsumerGroup, "$").Err(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := p.journal(0)
+	p.awaitFault(line, ErrFork.Error())
+	p.awaitJournal(10)
 }
 
 // TestStreamThatBeganAgain holds that a journal at work notices when Redis was emptied, although the new stream's entries
@@ -166,8 +212,8 @@ func TestFellBackWithoutLog(t *testing.T) {
 	p.awaitJournal(20)
 }
 
-// TestInventedSeq holds that an entry with a seq that was not assigned then, and was since, stops no journal that has to
-// look back.
+// TestInventedSeq holds that an entry with a seq that was not assigned then is no event that the journal lacks, so that none
+// looks back for it; and that it stops no journal which has to look back once the seq was assigned.
 func TestInventedSeq(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
@@ -176,7 +222,17 @@ func TestInventedSeq(t *testing.T) {
 	p.awaitJournal(5)
 	p.raw(p.event(12))
 	p.awaitParked(1)
-	p.append(20)
+	p.awaitAcknowledged()
+	stop()
+	_, stop = p.journal(0)
+	p.append(1)
+	p.awaitJournal(6)
+	p.mu.Lock()
+	if len(p.parked) != 1 {
+		t.Errorf("parked %d times, want once", len(p.parked))
+	}
+	p.mu.Unlock()
+	p.append(19)
 	p.awaitJournal(25)
 	p.awaitAcknowledged()
 	stop()

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 	"time"
@@ -44,5 +45,29 @@ func TestGather(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAcknowledgedAtShutdown holds that the group is told of a batch which was being handled when the intake was stopped.
+func TestAcknowledgedAtShutdown(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(5)
+	s := NewStreamSubscriber(StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: MainPool, Keep: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	ctx, stopIntake := context.WithCancel(p.ctx)
+	defer stopIntake()
+	messages, err := s.Subscribe(ctx, MainPool.StreamKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := <-messages
+	stopIntake()
+	msg.Ack()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	groups, err := p.redis.XInfoGroups(p.ctx, MainPool.StreamKey()).Result()
+	if want := p.entries()[4].StreamID; err != nil || len(groups) != 1 || groups[0].LastDeliveredID != want {
+		t.Errorf("the groups are %+v (%v), want one that stands at %s", groups, err, want)
 	}
 }

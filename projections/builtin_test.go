@@ -3,6 +3,7 @@ package projections
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,6 +72,27 @@ func TestLateConfirmation(t *testing.T) {
 	p.await(BuiltIn()...)
 	if h, err := FindHold(p.ctx, p.db, "a"); err != nil || h.Status != "CONFIRMED" {
 		t.Errorf("got %+v (%v), want it CONFIRMED", h, err)
+	}
+}
+
+// TestSecondEnd holds that a hold ends once: a second end is parked and changes nothing, whether it comes with the first or
+// later.
+func TestSecondEnd(t *testing.T) {
+	t.Parallel()
+	for _, batchMax := range []int{1, 100} {
+		t.Run(fmt.Sprint("batches of ", batchMax), func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.journal(created("a", 1), confirmed("a", 1), cancelled("a", 1, events.ReasonRequested))
+			p.run(batchMax, Holds())
+			p.await(Holds())
+			if h, err := FindHold(p.ctx, p.db, "a"); err != nil || h.Status != "CONFIRMED" {
+				t.Errorf("got %+v (%v), want it CONFIRMED", h, err)
+			}
+			if seqs, texts := p.parked("holds"); !slices.Equal(seqs, []int64{3}) {
+				t.Errorf("parked %v with %q, want 3", seqs, texts)
+			}
+		})
 	}
 }
 
