@@ -139,11 +139,7 @@ func TestForkStopsTheLine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
-			p.append(3)
-			_, stop := p.journal(0)
-			p.awaitJournal(3)
-			p.awaitAcknowledged()
-			stop()
+			p.journaled(3)
 			test.before(p)
 			id := p.raw(p.event(test.seq))
 			test.after(p)
@@ -169,15 +165,10 @@ func TestForeignSeq(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
-			p.append(5)
-			_, stop := p.journal(0)
-			p.awaitJournal(5)
-			p.awaitAcknowledged()
-			if test.late {
-				stop()
-			}
+			p.journaled(5)
 			foreign := p.raw(p.event(test.seq))
 			if !test.late {
+				p.journal(0)
 				p.awaitParked(1)
 			}
 			p.append(5)

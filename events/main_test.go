@@ -78,6 +78,16 @@ func (p *plant) append(n int) {
 	}
 }
 
+// journaled appends the first n events, and runs the journal until it has them.
+func (p *plant) journaled(n int) {
+	p.t.Helper()
+	p.append(n)
+	_, stop := p.journal(0)
+	p.awaitJournal(int64(n))
+	p.awaitAcknowledged()
+	stop()
+}
+
 // event is a hold's entry with a given seq.
 func (p *plant) event(seq int64) map[string]any {
 	return map[string]any{

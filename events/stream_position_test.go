@@ -73,11 +73,7 @@ func TestReadByHand(t *testing.T) {
 func TestForeignReadByHand(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
-	p.append(5)
-	_, stop := p.journal(0)
-	p.awaitJournal(5)
-	p.awaitAcknowledged()
-	stop()
+	p.journaled(5)
 	p.raw(map[string]any{"hello": "world"})
 	if err := p.byHand(1); err != nil {
 		t.Fatal(err)
@@ -136,11 +132,7 @@ func TestMovedGroup(t *testing.T) {
 func TestMovedGroupHidesNoFork(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t)
-	p.append(10)
-	_, stop := p.journal(0)
-	p.awaitJournal(10)
-	p.awaitAcknowledged()
-	stop()
+	p.journaled(10)
 	for _, entry := range p.entries()[5:] { // a Redis that lost its last events, and went on
 		p.redis.XDel(p.ctx, MainPool.StreamKey(), entry.StreamID)
 	}

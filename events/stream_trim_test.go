@@ -240,11 +240,7 @@ func TestTrimmedBehindTheJournal(t *testing.T) {
 // fallBack journals twenty events, and has Postgres forget the last ten.
 func (p *plant) fallBack() {
 	p.t.Helper()
-	p.append(20)
-	_, stop := p.journal(0)
-	p.awaitJournal(20)
-	p.awaitAcknowledged()
-	stop()
+	p.journaled(20)
 	p.exec(`DELETE FROM events WHERE seq > 10`)
 	p.exec(`UPDATE checkpoints SET seq = 10`)
 }
