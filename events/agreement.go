@@ -11,17 +11,14 @@ import (
 // agreementPage is how many entries of the stream are looked at in one step.
 const agreementPage = 1000
 
-// StreamTail returns the seq of the last event that a pool's stream holds, 0 where it holds none. Entries that no
-// command wrote are passed over.
+// StreamTail returns the highest seq at the end of a pool's stream, 0 where no entry carries one. The last entry may be one
+// that no command wrote, with the seq of an old event.
 func StreamTail(ctx context.Context, client redis.Cmdable, pool Pool) (seq int64, err error) {
-	err = backwards(ctx, client, pool, 16, func(page []Entry) (more bool) {
+	err = backwards(ctx, client, pool, agreementPage, func(page []Entry) (more bool) {
 		for _, entry := range page {
-			if entry.Envelope.Seq > 0 {
-				seq = entry.Envelope.Seq
-				return false
-			}
+			seq = max(seq, entry.Envelope.Seq)
 		}
-		return true
+		return seq == 0
 	})
 	return seq, err
 }
@@ -71,9 +68,11 @@ func CompareStream(ctx context.Context, client redis.Cmdable, db Querier, pool P
 			return last, nil
 		}
 		var compared []Envelope
+		ids := map[eventKey]string{}
 		for _, entry := range parseEntries(pool, found) {
 			if seq := entry.Envelope.Seq; seq > 0 && seq <= upTo {
 				compared = append(compared, entry.Envelope)
+				ids[eventKey{seq, entry.Envelope.EventID}] = entry.StreamID
 				last = entry.StreamID
 			}
 		}
@@ -82,7 +81,7 @@ func CompareStream(ctx context.Context, client redis.Cmdable, db Querier, pool P
 		case err != nil:
 			return "", err
 		case len(differing) > 0:
-			return "", fmt.Errorf("%w: seq %d is one event in the journal and another in the stream", ErrFork, differing[0].Seq)
+			return "", forkError(pool, differing[0].Seq, ids[differing[0]])
 		}
 		from = "(" + found[len(found)-1].ID
 	}

@@ -52,11 +52,7 @@ func (j *Journal) Handle(msg *message.Message) error {
 		if err != nil {
 			return err
 		}
-		// Whatever a command wrote is below the end of a log that is looked at behind the reading of the entries.
-		log, err := ReadLog(ctx, j.Redis, batch.Pool)
-		if err != nil {
-			return err
-		}
+		log := j.logOf(ctx, batch)
 		sorted, err := sortEntries(checkpoint, log, batch.Entries)
 		if err != nil {
 			return err
@@ -87,12 +83,38 @@ func (j *Journal) Handle(msg *message.Message) error {
 	return nil
 }
 
+// logOf returns the log that a batch was read from, whose end tells what was never assigned: it is looked at behind the
+// reading, so whatever a command wrote is below it. Where Redis is gone, or fell back and no longer holds what was read,
+// there is none to tell, and what was read is all that is left of it.
+func (j *Journal) logOf(ctx context.Context, batch *StreamBatch) Log {
+	log, err := ReadLog(ctx, j.Redis, batch.Pool)
+	if err != nil {
+		return Log{}
+	}
+	beyond := slices.IndexFunc(batch.Entries, func(e Entry) bool { return e.Envelope.Seq > log.Seq })
+	if !log.Exists || beyond < 0 {
+		return log
+	}
+	entry := batch.Entries[beyond]
+	still, err := j.Redis.XRange(ctx, batch.Pool.StreamKey(), entry.StreamID, entry.StreamID).Result()
+	if err != nil || len(still) == 0 || text(still[0].Values[fieldEventID]) != text(entry.Fields[fieldEventID]) {
+		return Log{}
+	}
+	return log
+}
+
 // sortedEntries is a delivery, sorted by what is to be done. An entry that counts in the sequence but cannot be read
 // is both fresh, so that the journal stays dense, and parked, so that nothing of it is lost.
 type sortedEntries struct {
 	fresh    []Envelope
-	repeated []Entry
+	repeated []repeatedEntry
 	parked   []Entry
+}
+
+// repeatedEntry is an entry whose seq the journal has.
+type repeatedEntry struct {
+	Entry
+	behind int64 // the last seq before it
 }
 
 func sortEntries(checkpoint int64, log Log, entries []Entry) (sortedEntries, error) {
@@ -104,7 +126,7 @@ func sortEntries(checkpoint int64, log Log, entries []Entry) (sortedEntries, err
 		case seq == 0:
 			sorted.parked = append(sorted.parked, entry)
 		case seq < next:
-			sorted.repeated = append(sorted.repeated, entry)
+			sorted.repeated = append(sorted.repeated, repeatedEntry{entry, next - 1})
 		case log.Exists && seq > log.Seq:
 			sorted.parked = append(sorted.parked, entry.foreign("seq %d was never assigned: the log ends at %d", seq, log.Seq))
 		case seq == next:
@@ -116,7 +138,7 @@ func sortEntries(checkpoint int64, log Log, entries []Entry) (sortedEntries, err
 		case slices.ContainsFunc(entries[i:], func(later Entry) bool { return later.Envelope.Seq == next }):
 			sorted.parked = append(sorted.parked, entry.foreign("seq %d stands before seq %d on the stream", seq, next))
 		default:
-			return sorted, fmt.Errorf("%w: the journal ends at seq %d, the stream goes on with %d", ErrHole, next-1, seq)
+			return sorted, fmt.Errorf("%w: the journal ends at seq %d, the stream goes on with %d in the entry %s", ErrHole, next-1, seq, entry.StreamID)
 		}
 	}
 	return sorted, nil
@@ -125,8 +147,12 @@ func sortEntries(checkpoint int64, log Log, entries []Entry) (sortedEntries, err
 // strangers returns the repeated entries that no command wrote: they carry the seq of another event, in a log that is the
 // journal's own up to its end. Where it may be another log, or where it cannot be told which of two events is the log's,
 // it fails with ErrFork.
-func (j *Journal) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log Log, repeated []Entry) ([]Entry, error) {
-	differing, err := differingEvents(ctx, tx, batch.Pool.Name(), envelopesOf(repeated))
+func (j *Journal) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log Log, repeated []repeatedEntry) ([]Entry, error) {
+	envelopes := make([]Envelope, len(repeated))
+	for i, entry := range repeated {
+		envelopes[i] = entry.Envelope
+	}
+	differing, err := differingEvents(ctx, tx, batch.Pool.Name(), envelopes)
 	if err != nil || len(differing) == 0 {
 		return nil, err
 	}
@@ -140,13 +166,18 @@ func (j *Journal) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, 
 		if !slices.Contains(differing, eventKey{e.Seq, e.EventID}) {
 			continue
 		}
-		if !ours || e.Seq >= checkpoint {
-			return nil, fmt.Errorf("%w: seq %d is one event in the journal and another in the stream's entry %s; if no command wrote that, XDEL %s %s removes it",
-				ErrFork, e.Seq, entry.StreamID, batch.Pool.StreamKey(), entry.StreamID)
+		if !ours || e.Seq >= entry.behind {
+			return nil, forkError(batch.Pool, e.Seq, entry.StreamID)
 		}
 		strangers = append(strangers, entry.foreign("seq %d is another event", e.Seq))
 	}
 	return strangers, nil
+}
+
+// forkError is ErrFork for a seq and an entry of the stream.
+func forkError(pool Pool, seq int64, streamID string) error {
+	return fmt.Errorf("%w: seq %d is one event in the journal and another in the stream's entry %s; if no command wrote that, XDEL %s %s removes it",
+		ErrFork, seq, streamID, pool.StreamKey(), streamID)
 }
 
 // isOurs reports whether Redis's log is the journal's own up to a checkpoint: of the same life, not behind it, and with the
@@ -155,21 +186,15 @@ func (j *Journal) isOurs(ctx context.Context, tx pgx.Tx, batch *StreamBatch, che
 	if !log.Exists || log.Epoch != batch.Epoch || log.Seq < checkpoint {
 		return false, nil
 	}
-	const lookBack = 10_000 // entries
-	id, found, err := FindEntry(ctx, j.Redis, batch.Pool, checkpoint, lookBack)
+	if checkpoint == 0 {
+		return true, nil
+	}
+	id, found, err := FindEntry(ctx, j.Redis, batch.Pool, checkpoint, 0)
 	if err != nil || !found {
 		return err == nil, err
 	}
 	differing, err := differingEvents(ctx, tx, batch.Pool.Name(), []Envelope{{Seq: checkpoint, EventID: id}})
 	return len(differing) == 0, err
-}
-
-func envelopesOf(entries []Entry) []Envelope {
-	envelopes := make([]Envelope, len(entries))
-	for i, entry := range entries {
-		envelopes[i] = entry.Envelope
-	}
-	return envelopes
 }
 
 // eventKey says which event has a seq.

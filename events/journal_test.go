@@ -1,13 +1,18 @@
 package events
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/internal/testenv"
 )
@@ -309,4 +314,82 @@ func TestFence(t *testing.T) {
 	if seq, err := ReadCheckpoint(p.ctx, tx, "x", "main"); seq != 5 || err != nil {
 		t.Errorf("got %d (%v), want 5", seq, err)
 	}
+}
+
+// TestReadBeforeRedisFell holds that what was read is journaled though Redis is gone since, or came back with less: it may be
+// all that is left of it.
+func TestReadBeforeRedisFell(t *testing.T) {
+	t.Parallel()
+	for name, fall := range map[string]func(p *plant, read []Entry){
+		"it is gone": func(p *plant, _ []Entry) {
+			if err := p.server.Kill(); err != nil {
+				p.t.Error(err)
+			}
+		},
+		"it has less": func(p *plant, read []Entry) {
+			for _, entry := range read {
+				p.redis.XDel(p.ctx, MainPool.StreamKey(), entry.StreamID)
+			}
+			p.logEndsAt(5)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.journaled(5)
+			p.append(3)
+			read := p.entries()[5:]
+			fall(p, read)
+			lease, err := AcquireLease(p.ctx, p.config, "journal/main")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lease.Release()
+			msg := message.NewMessage("batch", nil)
+			msg.SetContext(context.WithValue(p.ctx, batchKey{}, &StreamBatch{Pool: MainPool, Entries: read, Epoch: 1, Lease: lease}))
+			j := &Journal{Redis: p.redis, Log: slog.New(slog.DiscardHandler), Park: func(context.Context, pgx.Tx, []Entry) error {
+				return errors.New("an event was parked")
+			}}
+			if err := j.Handle(msg); err != nil {
+				t.Error(err)
+			}
+			p.awaitJournal(8)
+		})
+	}
+}
+
+// TestStrangerHidesNothing holds that a parked entry with an old seq at the stream's end hides no event before it: not from a
+// journal that lost its last ones, and not from who asks for the stream's end.
+func TestStrangerHidesNothing(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.journaled(20)
+	p.raw(p.event(3))
+	_, stop := p.journal(0)
+	p.awaitAcknowledged()
+	p.awaitParked(1)
+	stop()
+	p.exec(`DELETE FROM events WHERE seq > 10`)
+	p.exec(`UPDATE checkpoints SET seq = 10`)
+	trimmer := &streamTrimmer{redis: p.redis, pool: MainPool, log: slog.New(slog.DiscardHandler)}
+	if trouble, err := trimmer.trim(p.ctx, 10); err != nil || trouble == "" || len(p.entries()) != 21 {
+		t.Errorf("trim: got the trouble %q (%v), %d entries are left of 21", trouble, err, len(p.entries()))
+	}
+	if tail, err := StreamTail(p.ctx, p.redis, MainPool); err != nil || tail != 20 {
+		t.Errorf("the stream ends at seq %d (%v), want 20", tail, err)
+	}
+	p.journal(0)
+	p.awaitJournal(20)
+}
+
+// TestForeignSeqInABacklog holds that an old seq is told from a fork in a batch that brings its event, too.
+func TestForeignSeqInABacklog(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.append(50)
+	p.raw(p.event(3))
+	p.append(50)
+	p.journal(0)
+	p.awaitJournal(100)
+	p.awaitParked(1)
 }

@@ -100,8 +100,9 @@ func (s *StreamSubscriber) lastJournaled(ctx context.Context, upTo string, journ
 	if !log.Exists {
 		end = math.MaxInt64 // whatever carries a seq may be an event
 	}
+	// What no command wrote may carry the seq of an old event, with later events before it: a page tells together.
 	all = true
-	for count := int64(10); ; count = min(1000, 10*count) {
+	for count := int64(100); ; count = min(1000, 10*count) {
 		entries, err := s.config.Redis.XRevRangeN(ctx, s.config.Pool.StreamKey(), upTo, "-", count).Result()
 		if err != nil {
 			return "", false, fmt.Errorf("look at the stream: %w", err)
@@ -110,14 +111,14 @@ func (s *StreamSubscriber) lastJournaled(ctx context.Context, upTo string, journ
 			seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
 			switch {
 			case err != nil || seq < 1 || seq > end: // no event
-			case seq <= journaled:
-				return entry.ID, all, nil
-			default:
-				all = false
+			case seq > journaled:
+				id, all = "", false
+			case id == "":
+				id = entry.ID
 			}
 		}
-		if int64(len(entries)) < count {
-			return "", all, nil
+		if id != "" || int64(len(entries)) < count {
+			return id, all, nil
 		}
 		upTo = "(" + entries[len(entries)-1].ID
 	}

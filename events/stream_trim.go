@@ -142,19 +142,24 @@ func (t *streamTrimmer) windowStartByTimes(ctx context.Context, start, upTo stre
 	return start, nil // the rest comes at the next interval
 }
 
-// journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the last
-// event before it tells; what no command wrote, and what carries a seq that was never assigned, tells nothing.
+// journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the highest
+// seq of the last entries before it tells; what no command wrote may carry a lower one, and one that was never assigned
+// tells nothing.
 func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journaled, end int64) (bool, error) {
 	const lookBack = 100
 	entries, err := t.redis.XRevRangeN(ctx, t.pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
 	if err != nil {
 		return false, fmt.Errorf("look at the stream: %w", err)
 	}
+	highest := int64(0)
 	for _, entry := range entries {
 		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
-		if err == nil && seq >= 1 && seq <= end {
-			return seq <= journaled, nil
+		if err == nil && seq <= end {
+			highest = max(highest, seq)
 		}
 	}
-	return len(entries) < lookBack, nil // nothing of ours is before it, or nothing is known
+	if highest == 0 {
+		return len(entries) < lookBack, nil // nothing of ours is before it, or nothing is known
+	}
+	return highest <= journaled, nil
 }
