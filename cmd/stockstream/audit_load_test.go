@@ -127,9 +127,10 @@ func TestAuditInBackground(t *testing.T) {
 	}
 	s.typed("HSET hold:" + hold + " qty 5")
 	await("differs", "hold:"+hold)
-	if log := worker.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "differs from its journal") {
-		t.Errorf("the log does not tell:\n%s", log)
-	}
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log is written behind the report
+		log := worker.log.String()
+		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from its journal"), log
+	})
 	s.typed("HSET hold:" + hold + " qty 2")
 	await("clean", "")
 }
