@@ -68,7 +68,7 @@ func (a *auditor) withoutStrangers(ctx context.Context, conn *pgx.Conn, messages
 	ids, dense := make([]string, len(messages)), previous > 0
 	for i, m := range messages {
 		previous++
-		ids[i], dense = m.ID, dense && seqOf(m) == previous
+		ids[i], dense = m.ID, dense && events.EntrySeq(m.Values) == previous
 	}
 	if dense {
 		return messages, nil
@@ -80,21 +80,11 @@ func (a *auditor) withoutStrangers(ctx context.Context, conn *pgx.Conn, messages
 	return slices.DeleteFunc(slices.Clone(messages), func(m redis.XMessage) bool { return strangers[m.ID] }), nil
 }
 
-// seqOf returns the seq that an entry carries, 0 for none.
-func seqOf(m redis.XMessage) int64 {
-	text, _ := m.Values["seq"].(string)
-	seq, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || seq < 1 {
-		return 0
-	}
-	return seq
-}
-
 // entries returns the events among entries of the stream, and whether the audit's end is among them.
 func (a *auditor) entries(messages []redis.XMessage) (page []entry, done bool) {
 	for _, m := range messages {
 		text := func(field string) string { s, _ := m.Values[field].(string); return s }
-		seq := seqOf(m)
+		seq := events.EntrySeq(m.Values)
 		if seq == 0 {
 			continue
 		}

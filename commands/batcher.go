@@ -182,13 +182,10 @@ func (b *batcher) call(batch []*submission) error {
 	return nil
 }
 
-// finish tells the one who waits. What Redis refused to this command alone is its error.
+// finish tells the one who waits.
 func (s *submission) finish(err error) {
-	switch {
-	case err == nil && s.fault != nil:
+	if err == nil {
 		err = s.fault
-	case err == nil && s.answer.status == statusFailed:
-		err = scriptError(s.answer.text(0))
 	}
 	s.done <- err
 }
@@ -217,14 +214,18 @@ func parseReply(reply []any) (whole answer, answers []any, err error) {
 	return whole, answers, nil
 }
 
-// parseAnswer reads the answer to one command.
+// parseAnswer reads the answer to one command. What Redis refused to it alone is its error.
 func parseAnswer(whole answer, reply any) (answer, error) {
 	fields, isList := reply.([]any)
 	if isList && len(fields) >= 2 {
 		status, isStatus := fields[0].(string)
 		seq, isSeq := fields[1].(int64)
 		if isStatus && isSeq {
-			return answer{status: status, epoch: whole.epoch, seq: seq, nowMs: whole.nowMs, values: fields[2:]}, nil
+			a := answer{status: status, epoch: whole.epoch, seq: seq, nowMs: whole.nowMs, values: fields[2:]}
+			if status == statusFailed {
+				return a, scriptError(a.text(0))
+			}
+			return a, nil
 		}
 	}
 	return answer{}, fmt.Errorf("the script answered %v, want status, seq and values", reply)

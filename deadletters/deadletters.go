@@ -120,20 +120,7 @@ func ParkEntries(ctx context.Context, tx pgx.Tx, entries []events.Entry) error {
 // Strangers returns which of some entries of a pool's stream the journal has set aside because no command wrote them.
 func Strangers(ctx context.Context, db events.Querier, pool string, streamIDs []string) (map[string]bool, error) {
 	const query = `SELECT message_key FROM dead_letters WHERE source = $1 AND pool = $2 AND message_key = ANY ($3) AND seq IS NULL`
-	rows, err := db.Query(ctx, query, SourceJournal, pool, streamIDs)
-	if err != nil {
-		return nil, fmt.Errorf("read the journal's dead letters: %w", err)
-	}
-	strangers := map[string]bool{}
-	var id string
-	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
-		strangers[id] = true
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the journal's dead letters: %w", err)
-	}
-	return strangers, nil
+	return texts(ctx, db, query, SourceJournal, pool, streamIDs)
 }
 
 // ParkedKeys returns the sequence keys of a source that have a parked letter in a pool.
@@ -141,18 +128,23 @@ func ParkedKeys(ctx context.Context, db events.Querier, source, pool string) (ma
 	const query = `
 		SELECT DISTINCT sequence_key FROM dead_letters
 		WHERE source = $1 AND pool = $2 AND status = 'parked' AND sequence_key <> ''`
-	rows, err := db.Query(ctx, query, source, pool)
+	return texts(ctx, db, query, source, pool)
+}
+
+// texts returns the one column of a query of dead letters, as a set.
+func texts(ctx context.Context, db events.Querier, query string, args ...any) (map[string]bool, error) {
+	rows, err := db.Query(ctx, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("read parked keys of %s: %w", source, err)
+		return nil, fmt.Errorf("read dead letters: %w", err)
 	}
-	keys := map[string]bool{}
-	var key string
-	_, err = pgx.ForEachRow(rows, []any{&key}, func() error {
-		keys[key] = true
+	found := map[string]bool{}
+	var text string
+	_, err = pgx.ForEachRow(rows, []any{&text}, func() error {
+		found[text] = true
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read parked keys of %s: %w", source, err)
+		return nil, fmt.Errorf("read dead letters: %w", err)
 	}
-	return keys, nil
+	return found, nil
 }

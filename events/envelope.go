@@ -69,6 +69,15 @@ func (e Entry) foreign(format string, args ...any) Entry {
 
 var errNoSeq = errors.New("no seq: the entry was not written by a command")
 
+// EntrySeq returns the seq that a stream entry carries, whoever wrote it; 0 for none.
+func EntrySeq(fields map[string]any) int64 {
+	seq, err := strconv.ParseInt(text(fields[fieldSeq]), 10, 64)
+	if err != nil || seq < 1 {
+		return 0
+	}
+	return seq
+}
+
 // parseEntry reads a stream entry. It never fails: the reason goes into Err.
 func parseEntry(pool, streamID string, fields map[string]any) Entry {
 	entry := Entry{StreamID: streamID, Fields: fields}
@@ -77,13 +86,12 @@ func parseEntry(pool, streamID string, fields map[string]any) Entry {
 	e.Metadata, e.Payload = json.RawMessage("{}"), json.RawMessage("null")
 	e.Type = Type(validText(fields[fieldType]))
 
-	seq, err := strconv.ParseInt(text(fields[fieldSeq]), 10, 64)
-	if err != nil || seq < 1 {
+	if e.Seq = EntrySeq(fields); e.Seq == 0 {
 		entry.Err = errNoSeq
 		return entry
 	}
-	e.Seq = seq
 
+	var err error
 	var faults []error
 	if e.EventID, err = uuid.Parse(text(fields[fieldEventID])); err != nil {
 		faults = append(faults, fmt.Errorf("event_id: %w", err))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -108,9 +107,8 @@ func (s *StreamSubscriber) lastJournaled(ctx context.Context, upTo string, journ
 			return "", false, fmt.Errorf("look at the stream: %w", err)
 		}
 		for _, entry := range entries {
-			seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
-			switch {
-			case err != nil || seq < 1 || seq > end: // no event
+			switch seq := EntrySeq(entry.Values); {
+			case seq == 0 || seq > end: // no event
 			case seq > journaled:
 				id, all = "", false
 			case id == "":

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -153,8 +152,7 @@ func (t *streamTrimmer) journalHas(ctx context.Context, before streamID, journal
 	}
 	highest := int64(0)
 	for _, entry := range entries {
-		seq, err := strconv.ParseInt(text(entry.Values[fieldSeq]), 10, 64)
-		if err == nil && seq <= end {
+		if seq := EntrySeq(entry.Values); seq <= end {
 			highest = max(highest, seq)
 		}
 	}

@@ -77,8 +77,10 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	if err != nil {
 		return err
 	}
-	go tellEnd(ctx, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
-	go tellEnd(ctx, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching() // before they are stopped
+	go tellEnd(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
+	go tellEnd(watching, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
 	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
