@@ -13,6 +13,7 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -35,7 +36,7 @@ func (a *auditor) awaitProjections(ctx context.Context) error {
 	deadline := time.Now().Add(a.config.Wait)
 	for _, name := range tables {
 		for {
-			seq, err := events.ReadCheckpoint(ctx, a.conns.work, name, a.config.Pool.Name())
+			seq, err := worker.ReadCheckpoint(ctx, a.conns.work, name, a.config.Pool.Name())
 			if err != nil {
 				return err
 			}
@@ -77,7 +78,7 @@ func (a *auditor) inSnapshot(ctx context.Context, conn *pgx.Conn, table string, 
 func (a *auditor) snapshotOnce(ctx context.Context, conn *pgx.Conn, table string, notBefore int64, compare func(tx pgx.Tx, checkpoint int64) error) (reached bool, err error) {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error {
-		checkpoint, err := events.ReadCheckpoint(ctx, tx, table, a.config.Pool.Name())
+		checkpoint, err := worker.ReadCheckpoint(ctx, tx, table, a.config.Pool.Name())
 		if err != nil || checkpoint < notBefore {
 			return err
 		}

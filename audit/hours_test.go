@@ -17,7 +17,7 @@ import (
 
 // sold is a shop that sells one shirt every ten minutes, to people who pay at once. It returns what audits it, once Redis
 // has what it would have of the journal as it then is.
-func (j *journal) sold(hoursMax int) (audit func(full bool) *Report) {
+func (j *journalFixture) sold(hoursMax int) (audit func(full bool) *Report) {
 	j.t.Helper()
 	client := testenv.RedisClient(j.t, testenv.Redis(j.t))
 	config := testenv.ParseURL(j.t, j.conn.Config().ConnString())
@@ -56,7 +56,7 @@ func (j *journal) sold(hoursMax int) (audit func(full bool) *Report) {
 	}
 }
 
-func (j *journal) exec(sql string, args ...any) {
+func (j *journalFixture) exec(sql string, args ...any) {
 	j.t.Helper()
 	if _, err := j.conn.Exec(j.ctx, sql, args...); err != nil {
 		j.t.Fatalf("%s: %v", sql, err)

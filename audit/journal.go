@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
@@ -77,7 +78,7 @@ func readRecords(ctx context.Context, conn *pgx.Conn, pool string, after, upTo i
 	if len(odd) == 0 {
 		return page, nil
 	}
-	found, err := events.ReadEvents(ctx, conn, pool, page[0].seq-1, len(page))
+	found, err := journal.ReadEvents(ctx, conn, pool, page[0].seq-1, len(page))
 	for i := range found {
 		if place, isOdd := odd[found[i].Seq]; isOdd {
 			page[place] = decoded(&found[i])

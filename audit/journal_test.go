@@ -11,26 +11,27 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// journal is a journal without anything else.
-type journal struct {
+// journalFixture is a journal without anything else.
+type journalFixture struct {
 	t    *testing.T
 	ctx  context.Context
 	conn *pgx.Conn
 	seq  int64
 }
 
-func newJournal(t *testing.T) *journal {
+func newJournal(t *testing.T) *journalFixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	return &journal{t: t, ctx: ctx, conn: testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t)))}
+	return &journalFixture{t: t, ctx: ctx, conn: testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t)))}
 }
 
 // append adds an event with any payload.
-func (j *journal) append(kind events.Type, payload string) {
+func (j *journalFixture) append(kind events.Type, payload string) {
 	j.t.Helper()
 	j.seq++
 	const query = `
@@ -41,7 +42,7 @@ func (j *journal) append(kind events.Type, payload string) {
 	}
 }
 
-func (j *journal) read() []record {
+func (j *journalFixture) read() []record {
 	j.t.Helper()
 	page, err := readRecords(j.ctx, j.conn, "main", 0, j.seq)
 	if err != nil || int64(len(page)) != j.seq {
@@ -69,7 +70,7 @@ func TestRecordsAreWhatEventsAre(t *testing.T) {
 	}
 	j.append(events.TypeStockAdjusted, `{"sku":"shirt","delta":3,"reason":"of version 1"}`)
 	j.append(events.TypeHoldCreated, `{"hold_id":"h","sku":"shirt","qty":2e0,"user_id":"a \"b\" \\ é","ttl_ms":1000,"idempotency_key":"\u00e9"}`)
-	found, err := events.ReadEvents(j.ctx, j.conn, "main", 0, 100)
+	found, err := journal.ReadEvents(j.ctx, j.conn, "main", 0, 100)
 	if err != nil {
 		t.Fatal(err)
 	}

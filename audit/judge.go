@@ -6,7 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // suspect is a difference that a dead letter of its store may explain.
@@ -19,7 +19,7 @@ type suspect struct {
 
 // judge reports suspects: as parked where a letter of the source says why they differ, and as differences otherwise.
 // Rows and letters must be of one snapshot where the source is a projection.
-func (a *auditor) judge(ctx context.Context, db events.Querier, source string, suspects []suspect) error {
+func (a *auditor) judge(ctx context.Context, db postgres.Querier, source string, suspects []suspect) error {
 	if len(suspects) == 0 {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (a *auditor) judge(ctx context.Context, db events.Querier, source string, s
 
 // explanations returns what the dead letters of a source say of sequence keys: that an event is parked, or that somebody
 // decided to do without it.
-func explanations(ctx context.Context, db events.Querier, source, pool string, keys []string) (map[string]string, error) {
+func explanations(ctx context.Context, db postgres.Querier, source, pool string, keys []string) (map[string]string, error) {
 	because := map[string]string{}
 	if len(keys) == 0 {
 		return because, nil

@@ -9,7 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // saveReport keeps the report. The bookmark stays where it is unless there is a new one.
@@ -39,8 +40,8 @@ func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *bookmark, report
 
 // Reader returns the audit of a pool as a reader of the journal, which has come to the verified seq; audited is false for
 // a pool that was never audited.
-func Reader(ctx context.Context, db events.Querier, pool string) (reader events.Reader, audited bool, err error) {
-	reader = events.Reader{Name: "audit", Pool: pool}
+func Reader(ctx context.Context, db postgres.Querier, pool string) (reader journal.ReaderPosition, audited bool, err error) {
+	reader = journal.ReaderPosition{Name: "audit", Pool: pool}
 	err = db.QueryRow(ctx, `SELECT verified_seq FROM audits WHERE pool = $1`, pool).Scan(&reader.Seq)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -52,7 +53,7 @@ func Reader(ctx context.Context, db events.Querier, pool string) (reader events.
 }
 
 // Last returns the report of a pool's last audit, and when it ended; nil where there was none.
-func Last(ctx context.Context, db events.Querier, pool string) (report *Report, at time.Time, err error) {
+func Last(ctx context.Context, db postgres.Querier, pool string) (report *Report, at time.Time, err error) {
 	var raw []byte
 	err = db.QueryRow(ctx, `SELECT report, last_at FROM audits WHERE pool = $1`, pool).Scan(&raw, &at)
 	switch {

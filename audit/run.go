@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Config says what to audit, and with what. The client stays the caller's to close; an audit opens connections to
@@ -106,10 +108,10 @@ func (a *auditor) keepReport(ctx context.Context) error {
 }
 
 // acquire takes the lease, or fails with ErrBusy.
-func acquire(ctx context.Context, config Config) (*events.Lease, error) {
+func acquire(ctx context.Context, config Config) (*worker.Lease, error) {
 	short, cancel := context.WithTimeout(ctx, config.LockWait)
 	defer cancel()
-	lease, err := events.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
+	lease, err := worker.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
 	if err != nil && ctx.Err() == nil && short.Err() != nil {
 		return nil, fmt.Errorf("%w (or Postgres does not answer); it was waited for %s", ErrBusy, config.LockWait)
 	}
@@ -147,12 +149,12 @@ func (a *auditor) begin(ctx context.Context, full bool) (p bookmark, err error) 
 		full, p = true, bookmark{}
 	}
 	a.full, a.found.report.Full = full, full
-	if a.end, err = events.ReadCheckpoint(ctx, a.conns.work, events.JournalCheckpoint, pool); err != nil {
+	if a.end, err = worker.ReadCheckpoint(ctx, a.conns.work, journal.CheckpointName, pool); err != nil {
 		return p, err
 	}
 	// A detached part ends the audit before it begins; any other hole is a difference, and found by the fold.
-	whole := events.CheckWhole(ctx, a.conns.work, pool, p.seq)
-	if errors.Is(whole, events.ErrDetached) || whole != nil && !errors.Is(whole, events.ErrHole) {
+	whole := journal.CheckComplete(ctx, a.conns.work, pool, p.seq)
+	if errors.Is(whole, journal.ErrDetached) || whole != nil && !errors.Is(whole, journal.ErrHole) {
 		return p, fmt.Errorf("audit from seq %d: %w", p.seq, whole)
 	}
 	a.found.report.From = p.seq

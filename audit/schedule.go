@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
@@ -20,7 +20,7 @@ import (
 type Schedule struct {
 	Config
 	Interval time.Duration
-	DB       events.Querier
+	DB       postgres.Querier
 	Log      *slog.Logger
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // bookmark is where the next audit goes on: after the verified seq, this entry of the stream, and the keys that were
@@ -34,7 +35,7 @@ const (
 const recheckMax = 10_000
 
 // readBookmark returns where the audit of a pool goes on, zero for one that was never audited.
-func readBookmark(ctx context.Context, db events.Querier, pool string) (p bookmark, err error) {
+func readBookmark(ctx context.Context, db postgres.Querier, pool string) (p bookmark, err error) {
 	const query = `SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor FROM audits WHERE pool = $1`
 	err = db.QueryRow(ctx, query, pool).Scan(&p.seq, &p.liveHolds, &p.streamID, &p.skuCursor, &p.holdCursor, &p.hourFloor)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -47,7 +48,7 @@ const selectHolds = `
 	SELECT hold_id, sku, qty, user_id, idempotency_key, created_at_ms, expires_at_ms, status, payment_ref, ended_at_ms, ended_seq
 	FROM audit_holds WHERE pool = $1 `
 
-func readHolds(ctx context.Context, db events.Querier, condition string, args ...any) ([]*Hold, error) {
+func readHolds(ctx context.Context, db postgres.Querier, condition string, args ...any) ([]*Hold, error) {
 	rows, err := db.Query(ctx, selectHolds+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified holds: %w", err)
@@ -65,7 +66,7 @@ func readHolds(ctx context.Context, db events.Querier, condition string, args ..
 const selectStock = `SELECT sku, received, removed, held, sold FROM audit_skus WHERE pool = $1 `
 
 // readStock adds verified stock to the fold, unless it follows the SKU already. It returns the SKUs in their order.
-func readStock(ctx context.Context, db events.Querier, f *fold, condition string, args ...any) ([]string, error) {
+func readStock(ctx context.Context, db postgres.Querier, f *fold, condition string, args ...any) ([]string, error) {
 	rows, err := db.Query(ctx, selectStock+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified stock: %w", err)
@@ -88,7 +89,7 @@ func readStock(ctx context.Context, db events.Querier, f *fold, condition string
 }
 
 // loadPrior adds to the fold what the verified state says of the keys that a page of events is about to change.
-func loadPrior(ctx context.Context, db events.Querier, pool string, f *fold, page []record) error {
+func loadPrior(ctx context.Context, db postgres.Querier, pool string, f *fold, page []record) error {
 	skus, holds, created := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for i := range page {
 		r := &page[i]
@@ -120,7 +121,7 @@ func loadPrior(ctx context.Context, db events.Querier, pool string, f *fold, pag
 
 // loadRechecks adds the keys that the last audit found different for a known reason. Holds that had ended go to the
 // ended ones of the fold.
-func loadRechecks(ctx context.Context, db events.Querier, pool string, f *fold) error {
+func loadRechecks(ctx context.Context, db postgres.Querier, pool string, f *fold) error {
 	if _, err := readStock(ctx, db, f, `AND recheck`, pool); err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func loadRechecks(ctx context.Context, db events.Querier, pool string, f *fold) 
 }
 
 // loadHours adds what the verified state says of hours that were not over.
-func loadHours(ctx context.Context, db events.Querier, pool string, h *hours, floor int64) error {
+func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, floor int64) error {
 	h.floor, h.latest = floor, floor+1
 	rows, err := db.Query(ctx, `SELECT sku, hour, reserved, sold, cancelled, expired FROM audit_hours WHERE pool = $1`, pool)
 	if err != nil {
@@ -157,7 +158,7 @@ func loadHours(ctx context.Context, db events.Querier, pool string, h *hours, fl
 }
 
 // loadRound adds keys that have not changed, the next in turn, and moves the cursors.
-func loadRound(ctx context.Context, db events.Querier, pool string, f *fold, p *bookmark) error {
+func loadRound(ctx context.Context, db postgres.Querier, pool string, f *fold, p *bookmark) error {
 	skus, err := readStock(ctx, db, f, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.skuCursor, roundSKUs)
 	if err != nil {
 		return err

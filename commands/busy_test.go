@@ -13,15 +13,18 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // journal runs the journal of the shop until stop is called or the test ends.
 func (s *shop) journal() (stop func()) {
 	s.t.Helper()
-	j := &events.Journal{Redis: s.operator, Log: slog.New(slog.DiscardHandler), Park: func(context.Context, pgx.Tx, []events.Entry) error { return nil }}
+	j := &journal.Writer{Redis: s.operator, Log: slog.New(slog.DiscardHandler), Park: func(context.Context, pgx.Tx, []events.Entry) error { return nil }}
 	return testenv.RunRouter(s.t, func(router *message.Router) {
-		j.AddTo(router, events.StreamSubscriberConfig{Redis: s.operator, Postgres: s.postgres, Pool: s.pool, Log: slog.New(slog.DiscardHandler)})
+		j.AddTo(router, journal.StreamSubscriberConfig{Redis: s.operator, Postgres: s.postgres, Pool: s.pool, Log: slog.New(slog.DiscardHandler)})
 	})
 }
 
@@ -30,11 +33,11 @@ func (s *shop) awaitJournaled() {
 	s.t.Helper()
 	conn := testenv.Connect(s.t, s.postgres)
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
-		log, err := events.ReadLog(s.ctx, s.operator, s.pool)
+		log, err := stream.ReadHead(s.ctx, s.operator, s.pool)
 		if err != nil || !log.Exists {
 			return false, fmt.Sprint(log, err)
 		}
-		seq, err := events.ReadCheckpoint(s.ctx, conn, events.JournalCheckpoint, s.pool.Name())
+		seq, err := worker.ReadCheckpoint(s.ctx, conn, journal.CheckpointName, s.pool.Name())
 		return seq == log.Seq, fmt.Sprintf("the journal is at %d (%v), Redis at %d", seq, err, log.Seq)
 	})
 }
@@ -204,7 +207,7 @@ func (b *busyShop) wantGoesOn(t *testing.T, service *Service, epoch int64) {
 	if got, err := service.Available(b.ctx, "shirt"); got != 16 || err != nil {
 		t.Errorf("available: got %d (%v), want 16", got, err)
 	}
-	log, err := events.ReadLog(b.ctx, b.operator, b.pool)
+	log, err := stream.ReadHead(b.ctx, b.operator, b.pool)
 	if err != nil || log.Epoch != epoch || log.Seq != 12 {
 		t.Errorf("the log: got %+v (%v), want epoch %d and seq 12", log, err, epoch)
 	}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 const (
@@ -125,8 +125,8 @@ func (k *keeper) judgeNow(ctx context.Context) (sides, relation, error) {
 
 // act settles what does not fit, unless another process is at it.
 func (k *keeper) act(ctx context.Context) error {
-	lease, err := events.TryLease(ctx, k.postgres, k.openLease())
-	if errors.Is(err, events.ErrLeased) {
+	lease, err := worker.TryLease(ctx, k.postgres, k.openLease())
+	if errors.Is(err, worker.ErrLeased) {
 		return nil
 	}
 	if err == nil {

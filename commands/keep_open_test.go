@@ -10,7 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -56,7 +57,7 @@ func TestKeptOpen(t *testing.T) {
 		b.awaitReady(b.Service)
 		b.awaitReady(idle)
 		b.wantAsBefore(t, idle)
-		log, err := events.ReadLog(b.ctx, b.operator, b.pool)
+		log, err := stream.ReadHead(b.ctx, b.operator, b.pool)
 		if err != nil || log.Epoch != int64(i+2) {
 			t.Errorf("loss %d: the log is %+v (%v), want epoch %d", i, log, err, i+2)
 		}
@@ -64,7 +65,7 @@ func TestKeptOpen(t *testing.T) {
 			b.journal()
 			var entries []any
 			conn := testenv.Connect(t, b.postgres)
-			page, err := events.ReadEvents(b.ctx, conn, "main", 0, 100)
+			page, err := journal.ReadEvents(b.ctx, conn, "main", 0, 100)
 			must(t, err)
 			for _, e := range page {
 				entries = []any{"XADD", "inventory.events", "*", "event_id", e.EventID.String(), "type", string(e.Type), "payload", string(e.Payload), "metadata", "{}", "seq", e.Seq, "at", e.At.UnixMilli()}

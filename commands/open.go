@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Open compares Redis with the journal, under a lock, does what is needed, and begins to take commands: a new pool is
@@ -16,7 +18,7 @@ import (
 // restored from the journal. It fails with ErrUnjournaled, ErrForked, ErrJournalIncomplete or ErrJournalUnsound where
 // that cannot be, and with the error of whichever of the two could not be asked.
 func (s *Service) Open(ctx context.Context, postgres *pgx.ConnConfig) error {
-	lease, err := events.AcquireLease(ctx, postgres, s.openLease())
+	lease, err := worker.AcquireLease(ctx, postgres, s.openLease())
 	if err == nil {
 		defer lease.Release()
 		err = s.settle(ctx, postgres, lease, slog.New(slog.DiscardHandler))
@@ -45,7 +47,7 @@ func (s *Service) shut(why error) {
 const settleAttempts = 5
 
 // settle brings Redis and the journal together. The caller holds the lease.
-func (s *Service) settle(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, log *slog.Logger) error {
+func (s *Service) settle(ctx context.Context, postgres *pgx.ConnConfig, lease *worker.Lease, log *slog.Logger) error {
 	for attempt := 1; ; attempt++ {
 		both, relation, err := s.judge(ctx, lease.Conn)
 		switch relation {
@@ -53,7 +55,7 @@ func (s *Service) settle(ctx context.Context, postgres *pgx.ConnConfig, lease *e
 			return err
 		case relationFits:
 			s.fence.saw(both.log.Epoch, both.log.Seq)
-			return events.RecordPool(ctx, lease.Conn, s.pool.Name(), both.log.Epoch)
+			return journal.RecordPool(ctx, lease.Conn, s.pool.Name(), both.log.Epoch)
 		case relationNew:
 			err = s.initialise(ctx)
 		case relationEarlierLife:
@@ -70,7 +72,7 @@ func (s *Service) settle(ctx context.Context, postgres *pgx.ConnConfig, lease *e
 	}
 }
 
-func (s *Service) restoreFrom(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, both sides, log *slog.Logger) error {
+func (s *Service) restoreFrom(ctx context.Context, postgres *pgx.ConnConfig, lease *worker.Lease, both sides, log *slog.Logger) error {
 	logged := logProgress(log, s.pool.Name())
 	r, err := s.newRestoring(ctx, postgres, lease, func(p Progress) {
 		s.shut(fmt.Errorf("%w; it is being restored from the journal: %s, %d of %d", both.lost(), p.Step, p.Done, p.Total))
@@ -107,7 +109,7 @@ func (b sides) lost() error {
 // initialise begins the log of a pool that has never had one. Redis first, Postgres second: a crash in between leaves
 // an empty log, which fits.
 func (s *Service) initialise(ctx context.Context) error {
-	reply, err := initialiseScript.Run(ctx, s.redis, []string{s.pool.MetaKey()}, events.FirstEpoch).StringSlice()
+	reply, err := initialiseScript.Run(ctx, s.redis, []string{s.pool.MetaKey()}, journal.FirstEpoch).StringSlice()
 	if err != nil || len(reply) != 1 || reply[0] != statusInitialised && reply[0] != statusExists {
 		return fmt.Errorf("initialise the log: %v: %w", reply, err)
 	}
@@ -124,7 +126,7 @@ func (s *Service) Ready(ctx context.Context) error {
 		return ErrNotReady
 	}
 	epoch, seq := s.fence.known()
-	log, err := events.ReadLog(ctx, s.redis, s.pool)
+	log, err := stream.ReadHead(ctx, s.redis, s.pool)
 	switch {
 	case err != nil:
 		return s.readError(err, s.pool.MetaKey())

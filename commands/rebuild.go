@@ -9,8 +9,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // RebuildOptions say how to rebuild Redis on demand.
@@ -49,7 +50,7 @@ func (s *Service) Rebuild(ctx context.Context, postgres *pgx.ConnConfig, options
 		options.Report = func(Progress) {}
 	}
 	waiting, cancel := context.WithTimeout(ctx, options.Wait)
-	lease, err := events.AcquireLease(waiting, postgres, s.openLease())
+	lease, err := worker.AcquireLease(waiting, postgres, s.openLease())
 	cancel()
 	if err != nil {
 		return Rebuilt{}, err
@@ -134,7 +135,7 @@ func (r *restoring) takeRest(ctx context.Context, both sides, end int64, patienc
 			return 0, err
 		}
 	}
-	epoch, journaled, err := events.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(both.log.Epoch, both.knownEpoch))
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(both.log.Epoch, both.knownEpoch))
 	if err != nil {
 		return 0, err
 	}

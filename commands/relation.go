@@ -9,7 +9,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Reasons for which a pool takes no commands.
@@ -36,8 +38,8 @@ const (
 // sides is what Redis and Postgres say of a pool's log. Everything that a log can only grow beyond was read first.
 type sides struct {
 	knownEpoch, knownSeq int64 // the fence of this process
-	record               events.PoolRecord
-	log                  events.Log
+	record               journal.PoolRecord
+	log                  stream.Head
 }
 
 // requireVersion fails on a Redis that lacks what the scripts and the journal use. One that does not tell its version may
@@ -59,17 +61,17 @@ func checkVersion(version string) error {
 }
 
 // judge looks at both sides. The error is ErrUnjournaled, ErrForked, or that of whichever could not be asked.
-func (s *Service) judge(ctx context.Context, db events.Querier) (sides, relation, error) {
+func (s *Service) judge(ctx context.Context, db postgres.Querier) (sides, relation, error) {
 	var both sides
 	var err error
 	if err = s.requireVersion(ctx); err != nil {
 		return both, relationUnclear, err
 	}
 	both.knownEpoch, both.knownSeq = s.fence.known()
-	if both.record, err = events.ReadPoolRecord(ctx, db, s.pool.Name()); err != nil {
+	if both.record, err = journal.ReadPoolRecord(ctx, db, s.pool.Name()); err != nil {
 		return both, relationUnclear, err
 	}
-	if both.log, err = events.ReadLog(ctx, s.redis, s.pool); err != nil {
+	if both.log, err = stream.ReadHead(ctx, s.redis, s.pool); err != nil {
 		return both, relationUnclear, err
 	}
 	if !both.log.Exists {
@@ -103,11 +105,11 @@ func (b sides) newestEpoch() int64 { return max(b.record.Epoch, b.knownEpoch) }
 
 // judgeEmptied is for a Redis that has no log.
 func (s *Service) judgeEmptied(ctx context.Context, both sides) (relation, error) {
-	closed, err := events.ReadClosedLog(ctx, s.redis, s.pool)
+	closed, err := stream.ReadClosedHead(ctx, s.redis, s.pool)
 	if err != nil {
 		return relationUnclear, err
 	}
-	tail, err := events.StreamTail(ctx, s.redis, s.pool)
+	tail, err := stream.Tail(ctx, s.redis, s.pool)
 	if err != nil {
 		return relationUnclear, err
 	}
@@ -144,7 +146,7 @@ func (s *Service) agrees(ctx context.Context, both sides) (bool, error) {
 	if both.earlierLife() {
 		most = 0
 	}
-	id, found, err := events.FindEntry(ctx, s.redis, s.pool, seq, most)
+	id, found, err := stream.FindEntry(ctx, s.redis, s.pool, seq, most)
 	if err != nil || !found {
 		return false, err
 	}
@@ -162,7 +164,7 @@ func (s *Service) whatToDo() string {
 
 // forked gives a fork that the journal's own comparison found the words of this package.
 func (s *Service) forked(err error) error {
-	if errors.Is(err, events.ErrFork) {
+	if errors.Is(err, journal.ErrFork) {
 		return fmt.Errorf("%w: %w. %s", ErrForked, err, s.whatToDo())
 	}
 	return err

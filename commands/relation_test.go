@@ -9,7 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -69,7 +70,7 @@ func TestFork(t *testing.T) {
 				must(b.t, ignore(stale.Reserve(b.ctx, b.request("shirt", 1))))
 			}
 			conn := testenv.Connect(b.t, b.postgres)
-			must(b.t, events.RecordPool(b.ctx, conn, "main", 2))
+			must(b.t, journal.RecordPool(b.ctx, conn, "main", 2))
 			b.typed("XTRIM", "inventory.events", "MAXLEN", 1)
 		},
 	}
@@ -113,7 +114,7 @@ func TestEarlierLife(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(b *busyShop){
 		"the epoch was raised": func(b *busyShop) {
-			must(b.t, events.RecordPool(b.ctx, testenv.Connect(b.t, b.postgres), "main", 7))
+			must(b.t, journal.RecordPool(b.ctx, testenv.Connect(b.t, b.postgres), "main", 7))
 		},
 		"this process saw a later epoch": func(b *busyShop) { b.fence.saw(7, 3) },
 		"this process saw more acknowledged": func(b *busyShop) {
@@ -138,9 +139,9 @@ func TestEarlierLife(t *testing.T) {
 				b.wantState(t, b.before)
 				must(t, b.Ready(b.ctx))
 				must(t, ignore(b.Confirm(b.ctx, Confirm{HoldID: late, PaymentRef: "p"})))
-				record, err := events.ReadPoolRecord(b.ctx, testenv.Connect(t, b.postgres), "main")
+				record, err := journal.ReadPoolRecord(b.ctx, testenv.Connect(t, b.postgres), "main")
 				must(t, err)
-				log, err := events.ReadLog(b.ctx, b.operator, b.pool)
+				log, err := stream.ReadHead(b.ctx, b.operator, b.pool)
 				if err != nil || log.Epoch != record.Epoch || log.Epoch < 2 {
 					t.Errorf("Redis is in epoch %d (%v), Postgres has %d", log.Epoch, err, record.Epoch)
 				}
@@ -155,7 +156,7 @@ func TestEarlierLife(t *testing.T) {
 func TestLevelOfAnEarlierLife(t *testing.T) {
 	t.Parallel()
 	b := openBusyShop(t)
-	must(t, events.RecordPool(b.ctx, testenv.Connect(t, b.postgres), "main", 2))
+	must(t, journal.RecordPool(b.ctx, testenv.Connect(t, b.postgres), "main", 2))
 	b.typed("XTRIM", "inventory.events", "MAXLEN", 0)
 	b.typed("SET", "stock:shirt", 1)
 	must(t, b.Open(b.ctx, b.postgres))

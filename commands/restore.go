@@ -11,8 +11,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Progress is how far restoring Redis has come. Total is 0 where nobody knows.
@@ -38,20 +39,20 @@ var errChanged = errors.New("the log changed while it was looked at")
 type restoring struct {
 	*Service
 	postgres *pgx.ConnConfig
-	lease    *events.Lease
+	lease    *worker.Lease
 	fold     *fold
 	report   func(Progress)
 	lastID   string // the last entry of a stream that lacks what the journal has
 	epoch    int64  // of the log that was opened in the end
 }
 
-func (s *Service) newRestoring(ctx context.Context, postgres *pgx.ConnConfig, lease *events.Lease, report func(Progress)) (*restoring, error) {
+func (s *Service) newRestoring(ctx context.Context, postgres *pgx.ConnConfig, lease *worker.Lease, report func(Progress)) (*restoring, error) {
 	// A detached part is named at once; any other hole is met when the fold comes to it.
-	whole := events.CheckWhole(ctx, lease.Conn, s.pool.Name(), 0)
+	whole := journal.CheckComplete(ctx, lease.Conn, s.pool.Name(), 0)
 	switch {
-	case errors.Is(whole, events.ErrDetached):
+	case errors.Is(whole, journal.ErrDetached):
 		return nil, fmt.Errorf("%w: %w", ErrJournalIncomplete, whole)
-	case whole != nil && !errors.Is(whole, events.ErrHole):
+	case whole != nil && !errors.Is(whole, journal.ErrHole):
 		return nil, whole
 	}
 	nowMs, err := redisNow(ctx, s.redis)
@@ -64,7 +65,7 @@ func (s *Service) newRestoring(ctx context.Context, postgres *pgx.ConnConfig, le
 // verify compares what a Redis that is behind still has with the journal. It fails with ErrForked.
 func (r *restoring) verify(ctx context.Context, both sides) (err error) {
 	if both.log.Exists {
-		r.lastID, err = events.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, both.log.Seq)
+		r.lastID, err = journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, both.log.Seq)
 	}
 	return r.forked(err)
 }
@@ -75,7 +76,7 @@ func (r *restoring) restore(ctx context.Context, both sides) error {
 	if err := r.foldAtRest(ctx); err != nil {
 		return err
 	}
-	epoch, journaled, err := events.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(both.log.Epoch, both.knownEpoch))
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(both.log.Epoch, both.knownEpoch))
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func (r *restoring) foldAtRest(ctx context.Context) error {
 }
 
 func (r *restoring) journaled(ctx context.Context) (int64, error) {
-	return events.ReadCheckpoint(ctx, r.lease.Conn, events.JournalCheckpoint, r.pool.Name())
+	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
 }
 
 // foldTo brings the fold to a seq, and holds that it is a state that could have been.
@@ -224,7 +225,7 @@ func (s *Service) step(ctx context.Context, script *redis.Script, want string, k
 
 // adopt declares a log that is whole, but of an earlier life, to be in a new one.
 func (s *Service) adopt(ctx context.Context, conn *pgx.Conn, both sides) error {
-	epoch, journaled, err := events.RaiseEpoch(ctx, conn, s.pool.Name(), max(both.log.Epoch, both.knownEpoch))
+	epoch, journaled, err := journal.RaiseEpoch(ctx, conn, s.pool.Name(), max(both.log.Epoch, both.knownEpoch))
 	if err != nil {
 		return err
 	}

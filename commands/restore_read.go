@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 )
 
 const (
@@ -72,7 +73,7 @@ func readPages(ctx context.Context, postgres *pgx.ConnConfig, pool string, after
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	for ; after < upTo; after += readWorkers * readPage {
-		page, err := events.ReadEvents(ctx, conn, pool, after, int(min(readPage, upTo-after)))
+		page, err := journal.ReadEvents(ctx, conn, pool, after, int(min(readPage, upTo-after)))
 		if err != nil {
 			return err
 		}

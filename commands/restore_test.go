@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // TestRestoredAnswers holds that an emptied Redis answers everything as before once it was opened again, to a process
@@ -94,12 +95,12 @@ func TestRestoredAtOnce(t *testing.T) {
 // begun is a restorer of the shop that has got as far as the right to write.
 func (b *busyShop) begun(t *testing.T) (*restoring, *restoreWriter) {
 	t.Helper()
-	lease, err := events.AcquireLease(b.ctx, b.postgres, fmt.Sprint("a lease of its own ", b.keys.Add(1))) // as if it had lost the real one
+	lease, err := worker.AcquireLease(b.ctx, b.postgres, fmt.Sprint("a lease of its own ", b.keys.Add(1))) // as if it had lost the real one
 	must(t, err)
 	t.Cleanup(lease.Release)
 	r, err := b.newRestoring(b.ctx, b.postgres, lease, func(Progress) {})
 	must(t, err)
-	epoch, journaled, err := events.RaiseEpoch(b.ctx, lease.Conn, "main", 1)
+	epoch, journaled, err := journal.RaiseEpoch(b.ctx, lease.Conn, "main", 1)
 	must(t, err)
 	must(t, r.foldTo(b.ctx, journaled))
 	w, err := r.begin(b.ctx, epoch)

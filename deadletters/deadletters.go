@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Letter is a message that its source could not handle, or one that waits behind such a message.
@@ -118,13 +119,13 @@ func ParkEntries(ctx context.Context, tx pgx.Tx, entries []events.Entry) error {
 }
 
 // Strangers returns which of some entries of a pool's stream the journal has set aside because no command wrote them.
-func Strangers(ctx context.Context, db events.Querier, pool string, streamIDs []string) (map[string]bool, error) {
+func Strangers(ctx context.Context, db postgres.Querier, pool string, streamIDs []string) (map[string]bool, error) {
 	const query = `SELECT message_key FROM dead_letters WHERE source = $1 AND pool = $2 AND message_key = ANY ($3) AND seq IS NULL`
 	return texts(ctx, db, query, SourceJournal, pool, streamIDs)
 }
 
 // ParkedKeys returns the sequence keys of a source that have a parked letter in a pool.
-func ParkedKeys(ctx context.Context, db events.Querier, source, pool string) (map[string]bool, error) {
+func ParkedKeys(ctx context.Context, db postgres.Querier, source, pool string) (map[string]bool, error) {
 	const query = `
 		SELECT DISTINCT sequence_key FROM dead_letters
 		WHERE source = $1 AND pool = $2 AND status = 'parked' AND sequence_key <> ''`
@@ -132,7 +133,7 @@ func ParkedKeys(ctx context.Context, db events.Querier, source, pool string) (ma
 }
 
 // texts returns the one column of a query of dead letters, as a set.
-func texts(ctx context.Context, db events.Querier, query string, args ...any) (map[string]bool, error) {
+func texts(ctx context.Context, db postgres.Querier, query string, args ...any) (map[string]bool, error) {
 	rows, err := db.Query(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read dead letters: %w", err)

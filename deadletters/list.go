@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Filter narrows a listing; zero values do not.
@@ -19,7 +19,7 @@ type Filter struct {
 }
 
 // List returns letters in the order in which they were parked.
-func List(ctx context.Context, db events.Querier, filter Filter) ([]Letter, error) {
+func List(ctx context.Context, db postgres.Querier, filter Filter) ([]Letter, error) {
 	if filter.Limit <= 0 {
 		filter.Limit = 100
 	}

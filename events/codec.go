@@ -53,7 +53,7 @@ func (Codec) Marshal(_ string, msg *message.Message) (map[string]any, error) {
 		}
 	}
 	return map[string]any{
-		fieldEventID:  msg.UUID,
+		FieldEventID:  msg.UUID,
 		fieldType:     eventType,
 		fieldPayload:  string(msg.Payload),
 		fieldMetadata: string(metadata),
@@ -63,9 +63,9 @@ func (Codec) Marshal(_ string, msg *message.Message) (map[string]any, error) {
 // Unmarshal never fails, because an error here would end a stock subscriber's subscription: an entry that cannot be
 // read becomes a message whose payload is the raw fields, marked so that UnreadableReason tells.
 func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
-	entry := parseEntry("", "", values)
+	entry := ParseEntry("", "", values)
 	if entry.Err != nil {
-		msg := message.NewMessage(text(values[fieldEventID]), entry.Raw())
+		msg := message.NewMessage(FieldText(values[FieldEventID]), entry.Raw())
 		msg.Metadata.Set(metadataUnreadable, entry.Err.Error())
 		return msg, nil //nolint:nilerr // the message itself says what is wrong
 	}
@@ -77,8 +77,8 @@ func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
 		}
 	}
 	msg.Metadata.Set(metadataType, string(entry.Envelope.Type))
-	msg.Metadata.Set(metadataSeq, text(values[fieldSeq]))
-	msg.Metadata.Set(metadataAt, text(values[fieldAt]))
+	msg.Metadata.Set(metadataSeq, FieldText(values[FieldSeq]))
+	msg.Metadata.Set(metadataAt, FieldText(values[FieldAt]))
 	return msg, nil
 }
 
@@ -87,5 +87,5 @@ func UnreadableReason(msg *message.Message) string { return msg.Metadata.Get(met
 
 // StreamFields returns the values of Marshal's fields in the order in which the scripts take them.
 func StreamFields(values map[string]any) [4]string {
-	return [4]string{text(values[fieldEventID]), text(values[fieldType]), text(values[fieldPayload]), text(values[fieldMetadata])}
+	return [4]string{FieldText(values[FieldEventID]), FieldText(values[fieldType]), FieldText(values[fieldPayload]), FieldText(values[fieldMetadata])}
 }

@@ -1,14 +1,8 @@
 package events
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"strconv"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -26,9 +20,12 @@ type Envelope struct {
 	Metadata json.RawMessage
 	At       time.Time // Redis's clock, to the millisecond
 
-	decoded   Event // by the journal's reader, once for everyone
+	decoded   Event // set by Predecode
 	decodeErr error
 }
+
+// Predecode decodes the payload now, so that every later Decode returns the same result at no cost.
+func (e *Envelope) Predecode() { e.decoded, e.decodeErr = Decode(e.Type, e.Payload) }
 
 // Decode returns the payload as its Go type; see the function Decode for its errors. The result is shared: nobody may
 // change it.
@@ -37,186 +34,4 @@ func (e *Envelope) Decode() (Event, error) {
 		return Decode(e.Type, e.Payload)
 	}
 	return e.decoded, e.decodeErr
-}
-
-// Names of a stream entry's fields.
-const (
-	fieldEventID  = "event_id"
-	fieldType     = "type"
-	fieldPayload  = "payload"
-	fieldMetadata = "metadata"
-	fieldSeq      = "seq"
-	fieldAt       = "at"
-)
-
-// Entry is one entry of the stream. Every entry becomes an Entry, whatever is in it: one that cannot be read carries
-// the reason in Err, and as much of its Envelope as could be read.
-type Entry struct {
-	StreamID string
-	Fields   map[string]any
-	Envelope Envelope
-	// Err says why the entry is not an event of ours. Where it is set and Envelope.Seq is above 0, the entry
-	// still counts in the pool's sequence.
-	Err error
-}
-
-// foreign returns the entry as one that no command wrote, with the reason. It does not count in the pool's sequence.
-func (e Entry) foreign(format string, args ...any) Entry {
-	e.Err = fmt.Errorf(format, args...)
-	e.Envelope.Seq = 0
-	return e
-}
-
-var errNoSeq = errors.New("no seq: the entry was not written by a command")
-
-// EntrySeq returns the seq that a stream entry carries, whoever wrote it; 0 for none.
-func EntrySeq(fields map[string]any) int64 {
-	seq, err := strconv.ParseInt(text(fields[fieldSeq]), 10, 64)
-	if err != nil || seq < 1 {
-		return 0
-	}
-	return seq
-}
-
-// parseEntry reads a stream entry. It never fails: the reason goes into Err.
-func parseEntry(pool, streamID string, fields map[string]any) Entry {
-	entry := Entry{StreamID: streamID, Fields: fields}
-	e := &entry.Envelope
-	e.Pool = pool
-	e.Metadata, e.Payload = json.RawMessage("{}"), json.RawMessage("null")
-	e.Type = Type(validText(fields[fieldType]))
-
-	if e.Seq = EntrySeq(fields); e.Seq == 0 {
-		entry.Err = errNoSeq
-		return entry
-	}
-
-	var err error
-	var faults []error
-	if e.EventID, err = uuid.Parse(text(fields[fieldEventID])); err != nil {
-		faults = append(faults, fmt.Errorf("event_id: %w", err))
-		e.EventID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(pool+"/"+streamID))
-	}
-	if e.At, err = parseMillis(text(fields[fieldAt])); err != nil {
-		faults = append(faults, err)
-	}
-	if e.Type == "" {
-		faults = append(faults, errors.New("type: empty, or not UTF-8"))
-	}
-	if err := e.setPayload(text(fields[fieldPayload])); err != nil {
-		faults = append(faults, err)
-	}
-	if metadata := text(fields[fieldMetadata]); metadata != "" && metadata != "{}" {
-		if err := storableJSON([]byte(metadata), &map[string]any{}); err != nil {
-			faults = append(faults, fmt.Errorf("metadata: %w", err))
-		} else {
-			e.Metadata = json.RawMessage(metadata)
-		}
-	}
-	entry.Err = errors.Join(faults...)
-	return entry
-}
-
-// setPayload takes the payload, and lifts from it the two keys by which events are found and kept in order.
-func (e *Envelope) setPayload(payload string) error {
-	var keys struct {
-		SKU    string `json:"sku"`
-		HoldID string `json:"hold_id"`
-	}
-	raw := []byte(payload)
-	if err := storableJSON(raw, &keys); err != nil {
-		return fmt.Errorf("payload: %w", err)
-	}
-	e.Payload, e.SKU, e.HoldID = raw, keys.SKU, keys.HoldID
-	return nil
-}
-
-// storableJSON decodes an object that Postgres can store as jsonb, which excludes NUL and broken UTF-8.
-func storableJSON(raw []byte, into any) error {
-	if !utf8.Valid(raw) || !storableEscapes(raw) {
-		return errors.New("not UTF-8, or holds a NUL character or half a surrogate pair")
-	}
-	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
-		return errors.New("not a JSON object")
-	}
-	return json.Unmarshal(raw, into)
-}
-
-// storableEscapes reports whether every \u of a JSON text stands for a character that Postgres can store.
-func storableEscapes(raw []byte) bool {
-	for {
-		at := bytes.IndexByte(raw, '\\')
-		if at < 0 || at+1 == len(raw) {
-			return true
-		}
-		raw = raw[at:]
-		length := 2
-		if raw[1] == 'u' {
-			length = 6
-			first := escaped(raw)
-			if first == 0 {
-				return false
-			}
-			if utf16.IsSurrogate(first) {
-				length = 12
-				if utf16.DecodeRune(first, escaped(raw[min(6, len(raw)):])) == utf8.RuneError {
-					return false
-				}
-			}
-		}
-		raw = raw[min(length, len(raw)):]
-	}
-}
-
-// escaped returns the code unit of an escape like \u00e9, utf8.RuneError where a text does not begin with one.
-func escaped(text []byte) rune {
-	if len(text) < 6 || !bytes.HasPrefix(text, []byte(`\u`)) {
-		return utf8.RuneError
-	}
-	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
-	if err != nil {
-		return utf8.RuneError
-	}
-	return rune(unit)
-}
-
-func parseMillis(s string) (time.Time, error) {
-	ms, err := strconv.ParseInt(s, 10, 64)
-	const maxMs = 253402300799999 // the end of the year 9999, the last that every store here can hold
-	if err != nil || ms < 0 || ms > maxMs {
-		return time.UnixMilli(0), fmt.Errorf("at: %q is no time in milliseconds", s)
-	}
-	return time.UnixMilli(ms), nil
-}
-
-func text(value any) string {
-	s, _ := value.(string)
-	return s
-}
-
-// validText returns "" for a text that Postgres could not store.
-func validText(value any) string {
-	s := text(value)
-	if !utf8.ValidString(s) || bytes.IndexByte([]byte(s), 0) >= 0 {
-		return ""
-	}
-	return s
-}
-
-// Raw returns the entry's fields as JSON, for a dead letter. Bytes that are not UTF-8 are kept as base64 under
-// "<field>_base64".
-func (e Entry) Raw() []byte {
-	fields := make(map[string]any, len(e.Fields))
-	for name, value := range e.Fields {
-		if s, ok := value.(string); ok && !utf8.ValidString(s) {
-			fields[name+"_base64"] = []byte(s)
-			continue
-		}
-		fields[name] = value
-	}
-	raw, err := json.Marshal(fields)
-	if err != nil {
-		return fmt.Appendf(nil, "%q", fields)
-	}
-	return raw
 }

@@ -1,8 +1,6 @@
 package events
 
 import (
-	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -58,22 +56,3 @@ func (p Pool) StreamKey() string { return p.prefix + "inventory.events" }
 
 // ConsumerGroup is the group that shows on the stream how far the journal has come.
 const ConsumerGroup = "inventory.cg"
-
-// Position is a place in a pool's log: right after the event with this seq. Its text form is "main:42".
-type Position struct {
-	Pool string
-	Seq  int64
-}
-
-// String returns the form the HTTP API shows: pool, colon, seq.
-func (p Position) String() string { return p.Pool + ":" + strconv.FormatInt(p.Seq, 10) }
-
-// ParsePosition reads what String wrote.
-func ParsePosition(s string) (Position, error) {
-	pool, seq, found := strings.Cut(s, ":")
-	n, err := strconv.ParseInt(seq, 10, 64)
-	if !found || pool == "" || err != nil || n < 0 {
-		return Position{}, fmt.Errorf("position %q: want pool:seq, as in main:42", s)
-	}
-	return Position{Pool: pool, Seq: n}, nil
-}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 )
 
 const (
@@ -65,7 +66,7 @@ func (a *api) correlate(c *gin.Context) {
 	}
 	metadata := map[string]string{}
 	if requestID != "" {
-		metadata[events.MetadataCorrelationID] = requestID
+		metadata[journal.MetadataCorrelationID] = requestID
 		c.Header("X-Request-Id", requestID)
 	}
 	if traceParent != "" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 )
 
 // EventAnswer is an event as the journal has it: what happened, when, and caused by what.
@@ -42,7 +43,7 @@ type EventsAnswer struct {
 }
 
 // NewEventAnswer returns a recorded event in the form in which it is shown.
-func NewEventAnswer(r *events.Recorded) EventAnswer {
+func NewEventAnswer(r *journal.Recorded) EventAnswer {
 	causation, correlation := r.Causes()
 	return EventAnswer{
 		Seq: r.Seq, Position: events.Position{Pool: r.Pool, Seq: r.Seq}.String(), EventID: r.EventID.String(),
@@ -54,14 +55,14 @@ func NewEventAnswer(r *events.Recorded) EventAnswer {
 
 // allEvents serves GET /events: the journal, narrowed by type, sku and hold.
 func (a *api) allEvents(c *gin.Context) error {
-	return a.history(c, func(q *events.HistoryQuery, faults *[]commands.FieldError) {
+	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
 		q.SKU, q.HoldID = nameParam(c, "sku", faults), nameParam(c, "hold", faults)
 	})
 }
 
 // stockEvents serves GET /stock/{sku}/events. A SKU that was never stocked has no events, which is an answer.
 func (a *api) stockEvents(c *gin.Context) error {
-	return a.history(c, func(q *events.HistoryQuery, faults *[]commands.FieldError) {
+	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
 		if q.SKU = c.Param("sku"); q.SKU == "" || q.SKU != text(q.SKU) {
 			*faults = append(*faults, commands.FieldError{Field: "sku", Message: "is no name"})
 		}
@@ -74,7 +75,7 @@ func (a *api) holdEvents(c *gin.Context) error {
 	if id == "" || id != text(id) {
 		return errNoHistory
 	}
-	return a.history(c, func(q *events.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
+	return a.history(c, func(q *journal.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
 }
 
 var errNoHistory = &requestError{"UNKNOWN_HOLD", "the journal has no event of such a hold; one made this moment appears within a second, and those of parts that were detached are not shown"}
@@ -85,7 +86,7 @@ const (
 )
 
 // history answers with a page of the journal. Which part of it the route is about is for narrow to say.
-func (a *api) history(c *gin.Context, narrow func(*events.HistoryQuery, *[]commands.FieldError)) error {
+func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]commands.FieldError)) error {
 	var faults []commands.FieldError
 	q := a.historyQuery(c, &faults)
 	narrow(&q, &faults)
@@ -94,7 +95,7 @@ func (a *api) history(c *gin.Context, narrow func(*events.HistoryQuery, *[]comma
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	page, err := events.ReadHistory(ctx, a.Postgres, q)
+	page, err := journal.ReadHistory(ctx, a.Postgres, q)
 	if err == nil && c.Param("id") != "" && len(page.Events) == 0 {
 		err = a.knowsHold(ctx, q)
 	}
@@ -116,8 +117,8 @@ func (a *api) history(c *gin.Context, narrow func(*events.HistoryQuery, *[]comma
 }
 
 // knowsHold tells a hold that has no further events from one that has none at all.
-func (a *api) knowsHold(ctx context.Context, q events.HistoryQuery) error {
-	page, err := events.ReadHistory(ctx, a.Postgres, events.HistoryQuery{Pool: q.Pool, HoldID: q.HoldID, Limit: 1})
+func (a *api) knowsHold(ctx context.Context, q journal.HistoryQuery) error {
+	page, err := journal.ReadHistory(ctx, a.Postgres, journal.HistoryQuery{Pool: q.Pool, HoldID: q.HoldID, Limit: 1})
 	if err == nil && len(page.Events) == 0 {
 		return errNoHistory
 	}
@@ -129,7 +130,7 @@ func historyError(err error) error {
 	switch {
 	case errors.As(err, &known):
 		return err
-	case errors.Is(err, events.ErrDetached):
+	case errors.Is(err, journal.ErrDetached):
 		return &requestError{codeDetached, "the journal no longer has the events right after this position; without ?after= it begins where it begins now"}
 	}
 	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the journal cannot be reached; commands are not affected"}, err)
@@ -140,11 +141,11 @@ func (a *api) position(seq int64) string {
 }
 
 // historyQuery reads what all routes of the history take: after, limit and type.
-func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) events.HistoryQuery {
+func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journal.HistoryQuery {
 	add := func(field, message string) {
 		*faults = append(*faults, commands.FieldError{Field: field, Message: message})
 	}
-	q := events.HistoryQuery{Pool: a.Pool.Name(), Limit: historyLimit, Type: events.Type(c.Query("type"))}
+	q := journal.HistoryQuery{Pool: a.Pool.Name(), Limit: historyLimit, Type: events.Type(c.Query("type"))}
 	if after := c.Query("after"); after != "" {
 		position, err := events.ParsePosition(after)
 		if err != nil || position.Pool != q.Pool {

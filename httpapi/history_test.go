@@ -14,24 +14,27 @@ import (
 
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // journal runs the journal until what is on the stream now is in it.
 func (s *shop) journal() {
 	s.t.Helper()
-	journal := &events.Journal{Park: deadletters.ParkEntries, Redis: s.redis, Log: slog.New(slog.DiscardHandler)}
+	writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: s.redis, Log: slog.New(slog.DiscardHandler)}
 	stop := testenv.RunRouter(s.t, func(router *message.Router) {
-		journal.AddTo(router, events.StreamSubscriberConfig{
+		writer.AddTo(router, journal.StreamSubscriberConfig{
 			Redis: s.redis, Postgres: s.postgres.Config().ConnConfig, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler),
 		})
 	})
-	log, err := events.ReadLog(s.ctx, s.redis, events.MainPool)
+	log, err := stream.ReadHead(s.ctx, s.redis, events.MainPool)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
-		seq, err := events.ReadCheckpoint(s.ctx, s.postgres, events.JournalCheckpoint, "main")
+		seq, err := worker.ReadCheckpoint(s.ctx, s.postgres, journal.CheckpointName, "main")
 		return seq == log.Seq, fmt.Sprintf("the journal is at %d of %d (%v)", seq, log.Seq, err)
 	})
 	stop()

@@ -11,7 +11,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
@@ -120,7 +121,7 @@ func (a *api) dropOld(c *gin.Context) error {
 		if err := a.Rebuilds.DropOld(ctx, p); err != nil {
 			return 0, err
 		}
-		return events.ReadCheckpoint(ctx, a.Postgres, p.Name, a.Pool.Name())
+		return worker.ReadCheckpoint(ctx, a.Postgres, p.Name, a.Pool.Name())
 	})
 }
 
@@ -162,7 +163,7 @@ func opsError(err error) error {
 		rebuild.ErrOldTables:   codeOldTablesKept,
 		rebuild.ErrNoOldTables: codeNoOldTables,
 		rebuild.ErrDependents:  codeDependents,
-		events.ErrHole:         codeJournalHole,
+		journal.ErrHole:        codeJournalHole,
 	} {
 		if errors.Is(err, refusal) {
 			return &requestError{code, err.Error()}

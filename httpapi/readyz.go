@@ -8,7 +8,9 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -98,12 +100,12 @@ func (a *api) draining() bool {
 func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	var log events.Log
-	var stream events.StreamState
+	var head stream.Head
+	var streamState stream.State
 	var redisErr, postgresErr, schemaErr, streamErr error
 	var asked sync.WaitGroup // side by side: one that hangs must not look like a fault of another
-	asked.Go(func() { log, redisErr = events.ReadLog(ctx, a.Redis, a.Pool) })
-	asked.Go(func() { stream, streamErr = events.DescribeStream(ctx, a.Redis, a.Pool) })
+	asked.Go(func() { head, redisErr = stream.ReadHead(ctx, a.Redis, a.Pool) })
+	asked.Go(func() { streamState, streamErr = stream.Describe(ctx, a.Redis, a.Pool) })
 	asked.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
 	asked.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
 	asked.Wait()
@@ -113,18 +115,18 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
 	}
 	if streamErr == nil {
-		report.Stream = &StreamReport{Entries: stream.Entries, HeldBy: stream.HeldBy}
-		if !stream.Oldest.IsZero() {
-			oldest := stream.Oldest.UTC()
+		report.Stream = &StreamReport{Entries: streamState.Entries, HeldBy: streamState.HeldBy}
+		if !streamState.Oldest.IsZero() {
+			oldest := streamState.Oldest.UTC()
 			report.Stream.Oldest = &oldest
 		}
 	}
 	if schemaErr != nil {
 		return
 	}
-	journaled, err := events.ReadCheckpoint(ctx, a.Postgres, events.JournalCheckpoint, a.Pool.Name())
+	journaled, err := worker.ReadCheckpoint(ctx, a.Postgres, journal.CheckpointName, a.Pool.Name())
 	if err == nil && redisErr == nil {
-		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, log.Seq-journaled)}
+		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, head.Seq-journaled)}
 	}
 	if report.Audit, err = a.lastAudit(ctx); err != nil {
 		report.Checks = append(report.Checks, check("audit", err))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
@@ -27,7 +28,7 @@ type Config struct {
 	Projections []projections.Projection
 	Rebuilds    *rebuild.Background
 	// Lines are the lines of work that this process runs beside the API, for /readyz.
-	Lines []*events.Line
+	Lines []*worker.Worker
 	// Draining is closed when the process is about to stop: /readyz then says so, and commands still work.
 	Draining <-chan struct{}
 	// HealthOnly leaves everything but /livez and /readyz to other processes.

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // dedup is the middleware that makes each event count once. It opens the transaction, drops what the checkpoint says
@@ -17,7 +19,7 @@ import (
 func dedup(p Projection) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		return func(msg *message.Message) ([]*message.Message, error) {
-			batch := events.BatchOf[events.Batch](msg)
+			batch := worker.BatchOf[journal.Batch](msg)
 			if batch == nil {
 				return nil, errors.New("the message carries no batch of the journal")
 			}
@@ -27,15 +29,15 @@ func dedup(p Projection) message.HandlerMiddleware {
 }
 
 // once hands on what of a batch was not applied before, within a transaction that it begins on db.
-func once(msg *message.Message, db Beginner, p Projection, batch *events.Batch, next message.HandlerFunc) error {
+func once(msg *message.Message, db Beginner, p Projection, batch *journal.Batch, next message.HandlerFunc) error {
 	ctx := msg.Context()
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		checkpoint, err := events.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
+		checkpoint, err := worker.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
 		if err != nil {
 			return err
 		}
 		if checkpoint < batch.After {
-			return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", checkpoint, batch.After, events.ErrFenced)
+			return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", checkpoint, batch.After, worker.ErrFenced)
 		}
 		fresh, err := after(checkpoint, batch.Events)
 		if err != nil {
@@ -48,14 +50,14 @@ func once(msg *message.Message, db Beginner, p Projection, batch *events.Batch, 
 		if _, err := next(msg); err != nil {
 			return err
 		}
-		return events.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
+		return worker.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
 	})
 }
 
 // explainHole makes of an events.ErrHole the events.ErrDetached that says what there is to do about it, where the missing
 // events were detached.
 func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, hole error) error {
-	if detached := events.CheckWhole(ctx, tx, pool, checkpoint); errors.Is(detached, events.ErrDetached) {
+	if detached := journal.CheckComplete(ctx, tx, pool, checkpoint); errors.Is(detached, journal.ErrDetached) {
 		return detached
 	}
 	return hole
@@ -68,7 +70,7 @@ func after(checkpoint int64, batch []events.Envelope) ([]events.Envelope, error)
 	}
 	for i := range batch {
 		if want := checkpoint + 1 + int64(i); batch[i].Seq != want {
-			return nil, fmt.Errorf("%w: the journal has no event %d, and goes on with %d", events.ErrHole, want, batch[i].Seq)
+			return nil, fmt.Errorf("%w: the journal has no event %d, and goes on with %d", journal.ErrHole, want, batch[i].Seq)
 		}
 	}
 	return batch, nil

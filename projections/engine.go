@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Config says what to run projections with. The Router and its lifetime are the caller's.
@@ -21,19 +23,19 @@ type Config struct {
 // AddTo adds one handler per projection to the router, and returns their lines. The middlewares stand in the order in
 // which a batch meets them. What is transient (a lost connection, a deadlock, a shutdown) is nobody's to park: it
 // fails the delivery, and the line begins again at the checkpoint.
-func AddTo(router *message.Router, config Config, list ...Projection) []*events.Line {
-	lines := make([]*events.Line, len(list))
-	pages := events.NewJournalPages(config.Pool)
+func AddTo(router *message.Router, config Config, list ...Projection) []*worker.Worker {
+	lines := make([]*worker.Worker, len(list))
+	pages := journal.NewPageCache(config.Pool)
 	for i, p := range list {
-		subscriber := events.NewJournalSubscriber(events.JournalSubscriberConfig{
+		subscriber := journal.NewSubscriber(journal.SubscriberConfig{
 			Postgres: config.Postgres, Pool: config.Pool, Pages: pages, Reader: p.Name, BatchMax: config.BatchMax, Log: config.Log,
 			Prepare: func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
 		})
-		handler := router.AddConsumerHandler("projection "+p.Name, events.JournalTopic(config.Pool), subscriber, func(msg *message.Message) error {
+		handler := router.AddConsumerHandler("projection "+p.Name, journal.Topic(config.Pool), subscriber, func(msg *message.Message) error {
 			return applyWork(p, msg)
 		})
-		handler.AddMiddleware(events.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
-		lines[i] = subscriber.Line
+		handler.AddMiddleware(worker.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
+		lines[i] = subscriber.Worker
 	}
 	return lines
 }
@@ -45,7 +47,7 @@ func Replay(ctx context.Context, db Beginner, p Projection, pool string, list []
 	msg := message.NewMessage("", nil)
 	msg.SetContext(ctx)
 	handler := park(p, log)(func(msg *message.Message) ([]*message.Message, error) { return nil, applyWork(p, msg) })
-	return once(msg, db, p, &events.Batch{Pool: pool, Events: list}, handler)
+	return once(msg, db, p, &journal.Batch{Pool: pool, Events: list}, handler)
 }
 
 func applyWork(p Projection, msg *message.Message) error {

@@ -16,7 +16,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // notes is a projection that writes down which events it was given, and does to some what a test asks for.
@@ -169,7 +171,7 @@ func TestKilledConnections(t *testing.T) {
 			p.exec(`SELECT pg_terminate_backend($1)`, victim)
 		}
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			seq, err := events.ReadCheckpoint(p.ctx, p.db, "notes", "main")
+			seq, err := worker.ReadCheckpoint(p.ctx, p.db, "notes", "main")
 			return pid.Load() != 0 || err == nil && seq == p.seq, "nothing is applied"
 		})
 	}
@@ -225,9 +227,9 @@ func TestHole(t *testing.T) {
 	lines, _ := p.run(0, projection)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		status := lines[0].Status()
-		return strings.Contains(status.Error, events.ErrHole.Error()), fmt.Sprintf("%+v", status)
+		return strings.Contains(status.Error, journal.ErrHole.Error()), fmt.Sprintf("%+v", status)
 	})
-	if seq, err := events.ReadCheckpoint(p.ctx, p.db, "notes", "main"); seq > 1 || err != nil {
+	if seq, err := worker.ReadCheckpoint(p.ctx, p.db, "notes", "main"); seq > 1 || err != nil {
 		t.Errorf("the checkpoint is at %d (%v), beyond the hole", seq, err)
 	}
 }
@@ -243,8 +245,8 @@ func TestDetachedPart(t *testing.T) {
 		p.exec(fmt.Sprintf(`CREATE TABLE events_%[1]s PARTITION OF events FOR VALUES FROM (%[1]s) TO (%[2]d)`, first, last+1))
 	}
 	p.journal(created("a", 1), created("b", 1), created("c", 1))
-	stream := events.Reader{Name: "stream", Pool: "main", Seq: 3}
-	if _, err := events.DetachPart(p.ctx, p.db, events.Part{Name: "events_1", First: 1, Last: 2}, stream); err != nil {
+	stream := journal.ReaderPosition{Name: "stream", Pool: "main", Seq: 3}
+	if _, err := journal.DetachPartition(p.ctx, p.db, journal.Partition{Name: "events_1", First: 1, Last: 2}, stream); err != nil {
 		t.Fatal(err)
 	}
 	lines, _ := p.run(0, p.notes(healthy))
@@ -255,11 +257,11 @@ func TestDetachedPart(t *testing.T) {
 	if rows := p.rows("notes"); rows != "" {
 		t.Errorf("it applied %s", rows)
 	}
-	if _, err := events.AttachPart(p.ctx, p.db, "events_1"); err != nil {
+	if _, err := journal.AttachPartition(p.ctx, p.db, "events_1"); err != nil {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		seq, err := events.ReadCheckpoint(p.ctx, p.db, "notes", "main")
+		seq, err := worker.ReadCheckpoint(p.ctx, p.db, "notes", "main")
 		return seq == 3, fmt.Sprintf("notes is at %d (%v)", seq, err)
 	})
 }
@@ -289,7 +291,7 @@ func TestAfter(t *testing.T) {
 	}
 	for _, test := range tests {
 		fresh, err := after(test.checkpoint, test.batch)
-		if errors.Is(err, events.ErrHole) != test.hole || err == nil && len(fresh) != test.fresh {
+		if errors.Is(err, journal.ErrHole) != test.hole || err == nil && len(fresh) != test.fresh {
 			t.Errorf("after %d of %v: got %v (%v), want %d fresh, hole: %t", test.checkpoint, test.batch, fresh, err, test.fresh, test.hole)
 		}
 	}
@@ -325,8 +327,8 @@ func TestCheckpointPutBack(t *testing.T) {
 	msg := message.NewMessage("", nil)
 	msg.SetContext(p.ctx)
 	never := func(*message.Message) ([]*message.Message, error) { panic("the batch was taken") }
-	batch := &events.Batch{Pool: "main", After: 5, Events: []events.Envelope{{Pool: "main", Seq: 6}}}
-	if err := once(msg, p.db, projection, batch, never); !errors.Is(err, events.ErrFenced) || errors.Is(err, events.ErrHole) {
+	batch := &journal.Batch{Pool: "main", After: 5, Events: []events.Envelope{{Pool: "main", Seq: 6}}}
+	if err := once(msg, p.db, projection, batch, never); !errors.Is(err, worker.ErrFenced) || errors.Is(err, journal.ErrHole) {
 		t.Errorf("got %v, want ErrFenced", err)
 	}
 }

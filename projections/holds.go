@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Hold is a row of holds: every hold that was ever made, and how it ended.
@@ -141,14 +142,14 @@ var (
 )
 
 // FindHold returns one hold, or ErrNotFound.
-func FindHold(ctx context.Context, db events.Querier, holdID string) (Hold, error) {
+func FindHold(ctx context.Context, db postgres.Querier, holdID string) (Hold, error) {
 	const query = `
 		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds WHERE hold_id = $1`
 	return one[Hold](ctx, db, "find hold", query, holdID)
 }
 
 // one reads a single row into a struct, by position.
-func one[T any](ctx context.Context, db events.Querier, operation, query string, args ...any) (found T, err error) {
+func one[T any](ctx context.Context, db postgres.Querier, operation, query string, args ...any) (found T, err error) {
 	rows, err := db.Query(ctx, query, args...)
 	if err == nil {
 		found, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[T])
@@ -157,7 +158,7 @@ func one[T any](ctx context.Context, db events.Querier, operation, query string,
 }
 
 // all reads any number of rows into structs, by position.
-func all[T any](ctx context.Context, db events.Querier, operation, query string, args ...any) (found []T, err error) {
+func all[T any](ctx context.Context, db postgres.Querier, operation, query string, args ...any) (found []T, err error) {
 	rows, err := db.Query(ctx, query, args...)
 	if err == nil {
 		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[T])

@@ -7,7 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Lag is how far a projection is behind the journal.
@@ -19,7 +20,7 @@ type Lag struct {
 }
 
 // ReadLag returns the lag of each projection in a pool.
-func ReadLag(ctx context.Context, db events.Querier, pool string, list ...Projection) ([]Lag, error) {
+func ReadLag(ctx context.Context, db postgres.Querier, pool string, list ...Projection) ([]Lag, error) {
 	const query = `
 		SELECT name, coalesce(c.seq, 0), greatest(coalesce(j.seq, 0) - coalesce(c.seq, 0), 0),
 		       coalesce((SELECT extract(epoch FROM now() - at) FROM events WHERE pool = $1 AND seq = coalesce(c.seq, 0) + 1), 0)::float8
@@ -27,7 +28,7 @@ func ReadLag(ctx context.Context, db events.Querier, pool string, list ...Projec
 		LEFT JOIN checkpoints c ON c.pool = $1 AND c.projection = name
 		LEFT JOIN checkpoints j ON j.pool = $1 AND j.projection = $3
 		ORDER BY nr`
-	rows, err := db.Query(ctx, query, pool, Names(list), events.JournalCheckpoint)
+	rows, err := db.Query(ctx, query, pool, Names(list), journal.CheckpointName)
 	if err != nil {
 		return nil, fmt.Errorf("read lag: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -73,7 +74,7 @@ func (p *plant) journalRaw(eventType events.Type, payload string) {
 }
 
 // run runs projections until the returned function is called.
-func (p *plant) run(batchMax int, list ...Projection) (lines []*events.Line, stop func()) {
+func (p *plant) run(batchMax int, list ...Projection) (lines []*worker.Worker, stop func()) {
 	p.t.Helper()
 	stop = testenv.RunRouter(p.t, func(router *message.Router) {
 		config := Config{Postgres: p.config, Pool: events.MainPool, BatchMax: batchMax, Log: slog.New(slog.DiscardHandler)}
@@ -87,7 +88,7 @@ func (p *plant) await(list ...Projection) {
 	p.t.Helper()
 	for _, projection := range list {
 		testenv.Eventually(p.t, 20*time.Second, func() (bool, string) {
-			seq, err := events.ReadCheckpoint(p.ctx, p.db, projection.Name, "main")
+			seq, err := worker.ReadCheckpoint(p.ctx, p.db, projection.Name, "main")
 			return seq == p.seq, fmt.Sprintf("%s is at %d of %d (%v)", projection.Name, seq, p.seq, err)
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Order is a row of orders: a hold that was confirmed.
@@ -69,11 +70,11 @@ func addOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
 const selectOrder = `SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders `
 
 // FindOrder returns one order, or ErrNotFound.
-func FindOrder(ctx context.Context, db events.Querier, orderID string) (Order, error) {
+func FindOrder(ctx context.Context, db postgres.Querier, orderID string) (Order, error) {
 	return one[Order](ctx, db, "find order", selectOrder+`WHERE order_id = $1`, orderID)
 }
 
 // FindOrderOfHold returns the order that a hold became, or ErrNotFound.
-func FindOrderOfHold(ctx context.Context, db events.Querier, holdID string) (Order, error) {
+func FindOrderOfHold(ctx context.Context, db postgres.Querier, holdID string) (Order, error) {
 	return one[Order](ctx, db, "find order of hold", selectOrder+`WHERE hold_id = $1`, holdID)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // SKUHour is a row of sku_hours: the units of a SKU that were reserved, sold, cancelled and expired within an hour. A
@@ -110,7 +111,7 @@ func (h *skuHours) write(ctx context.Context, tx pgx.Tx) error {
 
 // FindSKUHours returns the hours that begin at from or later and before to, and in which anything happened to a SKU,
 // the earliest first. Where nothing did, there are none.
-func FindSKUHours(ctx context.Context, db events.Querier, sku string, from, to time.Time) ([]SKUHour, error) {
+func FindSKUHours(ctx context.Context, db postgres.Querier, sku string, from, to time.Time) ([]SKUHour, error) {
 	const query = `
 		SELECT sku, hour, reserved, sold, cancelled, expired FROM sku_hours
 		WHERE sku = $1 AND hour >= $2 AND hour < $3 ORDER BY hour`

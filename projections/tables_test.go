@@ -7,8 +7,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // TestCreateTables makes tables, from many sessions at once and again, and keeps what is in them.
@@ -34,7 +34,7 @@ func TestCreateTables(t *testing.T) {
 	if got, want := p.rows("stock_levels"), "(shirt,1,0,0)"; got != want {
 		t.Errorf("rows after making the tables again: got %q, want %q", got, want)
 	}
-	if seq, err := events.ReadCheckpoint(p.ctx, p.db, "stock_levels", "main"); err != nil || seq != 7 {
+	if seq, err := worker.ReadCheckpoint(p.ctx, p.db, "stock_levels", "main"); err != nil || seq != 7 {
 		t.Errorf("the checkpoint is at %d (%v), want it left at 7", seq, err)
 	}
 }

@@ -14,12 +14,13 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // DueSubscriber delivers holds whose deadline has passed, by Redis's clock: one message per hold, its UUID the hold's
 // id. Messages are in flight together, since they have no order among themselves.
 type DueSubscriber struct {
-	*events.Line
+	*worker.Worker
 	redis redis.Cmdable
 	pool  events.Pool
 }
@@ -34,7 +35,7 @@ var _ message.Subscriber = (*DueSubscriber)(nil)
 
 // NewDueSubscriber returns a subscriber for one pool's due holds. The client stays the caller's to close.
 func NewDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *DueSubscriber {
-	return &DueSubscriber{Line: events.NewLine("saga", log), redis: client, pool: pool}
+	return &DueSubscriber{Worker: worker.New("saga", log), redis: client, pool: pool}
 }
 
 // Subscribe implements message.Subscriber. The topic must be the pool's set of due holds.
@@ -106,20 +107,14 @@ func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 	return nil
 }
 
-// deliverAll hands the holds over, waits for all of them, and returns why some were not acknowledged.
+// deliverAll delivers the holds together, waits for all of them, and returns the errors of those that
+// were not acknowledged.
 func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) (faults []error, err error) {
 	handling, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
-	type delivery struct {
-		*message.Message
-		fault *error
-	}
-	var inFlight []delivery
+	var inFlight []*worker.Delivery
 	for i := 0; i < len(due) && err == nil; i++ {
-		d := delivery{Message: message.NewMessage(due[i], nil)}
-		var of context.Context
-		of, d.fault = events.WithFault(handling)
-		d.SetContext(of)
+		d := worker.NewDelivery(handling, due[i], nil)
 		select {
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -128,10 +123,8 @@ func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) 
 		}
 	}
 	for _, d := range inFlight {
-		select {
-		case <-d.Acked():
-		case <-d.Nacked():
-			faults = append(faults, *d.fault)
+		if fault := d.Wait(); fault != nil {
+			faults = append(faults, fault)
 		}
 	}
 	return faults, err

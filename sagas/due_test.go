@@ -14,6 +14,7 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // sweepDue makes one sweep over so many due holds, and returns how often each was delivered. What handle returns is
@@ -34,7 +35,7 @@ func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID 
 			if delivered[msg.UUID]++; delivered[msg.UUID] > 2 { // it would go on for ever
 				cancel()
 			}
-			_, err := events.ReportFault(func(msg *message.Message) ([]*message.Message, error) {
+			_, err := worker.ReportFault(func(msg *message.Message) ([]*message.Message, error) {
 				return nil, handle(client, msg.UUID)
 			})(msg)
 			if err != nil {

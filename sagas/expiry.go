@@ -14,6 +14,8 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Expiry turns due holds into cancellations with the reason "expired"; their stock returns in the same step.
@@ -26,16 +28,16 @@ type Expiry struct {
 }
 
 // AddTo adds the saga to the router, and returns its line.
-func (x *Expiry) AddTo(router *message.Router) *events.Line {
+func (x *Expiry) AddTo(router *message.Router) *worker.Worker {
 	subscriber := NewDueSubscriber(x.Redis, x.Pool, x.Log)
-	router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle).AddMiddleware(events.ReportFault)
-	return subscriber.Line
+	router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle).AddMiddleware(worker.ReportFault)
+	return subscriber.Worker
 }
 
 // handle expires one hold.
 func (x *Expiry) handle(msg *message.Message) error {
 	ctx, holdID := msg.Context(), msg.UUID
-	_, err := x.Commands.Cancel(commands.WithMetadata(ctx, map[string]string{events.MetadataCausationID: "expiry/" + holdID}), commands.Cancel{HoldID: holdID, Expired: true})
+	_, err := x.Commands.Cancel(commands.WithMetadata(ctx, map[string]string{journal.MetadataCausationID: "expiry/" + holdID}), commands.Cancel{HoldID: holdID, Expired: true})
 	return x.settle(ctx, holdID, err)
 }
 

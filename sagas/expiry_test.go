@@ -18,6 +18,7 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -72,7 +73,7 @@ func (s *shop) hold(key string, due bool) string {
 }
 
 // run runs an instance of the saga.
-func (s *shop) run() (line *events.Line) {
+func (s *shop) run() (line *worker.Worker) {
 	s.t.Helper()
 	testenv.RunRouter(s.t, func(router *message.Router) { line = s.expiry().AddTo(router) })
 	return line
@@ -163,7 +164,7 @@ func TestWhatCannotExpire(t *testing.T) {
 	s.wantLetters(3)
 	s.wantStock(99) // k2's unit is back, and k1's is still held
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
-		return line.Status().State == events.LineRunning, fmt.Sprintf("%+v", line.Status())
+		return line.Status().State == worker.Running, fmt.Sprintf("%+v", line.Status())
 	})
 	// Once it is repaired, an operator puts it back on the set.
 	s.redis.HSet(s.ctx, "hold:"+broken, "expires_at", 1)
@@ -305,7 +306,7 @@ func TestRedisAway(t *testing.T) {
 	}
 	line := s.run()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		return line.Status().State == events.LineWaiting && line.Status().Error != "", fmt.Sprintf("%+v", line.Status())
+		return line.Status().State == worker.Waiting && line.Status().Error != "", fmt.Sprintf("%+v", line.Status())
 	})
 	if err := s.server.Start(s.ctx); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -132,15 +134,15 @@ func trade(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count 
 	if err != nil {
 		return err
 	}
-	journal := &events.Journal{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
-	journal.AddTo(router, events.StreamSubscriberConfig{Redis: client, Postgres: session, Pool: events.MainPool, Log: slog.Default()})
+	writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
+	writer.AddTo(router, journal.StreamSubscriberConfig{Redis: client, Postgres: session, Pool: events.MainPool, Log: slog.Default()})
 	projections.AddTo(router, projections.Config{Postgres: session, Pool: events.MainPool, Log: slog.Default()}, projections.BuiltIn()...)
 	var running sync.WaitGroup
 	running.Go(func() { err = router.Run(ctx) })
 	defer running.Wait()
 	sellErr := sell(ctx, service, count/2)
 	for arrived := 0; sellErr == nil && arrived < 1+len(projections.BuiltIn()); {
-		log, err := events.ReadLog(ctx, client, events.MainPool)
+		log, err := stream.ReadHead(ctx, client, events.MainPool)
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -162,7 +163,7 @@ func measure(ctx context.Context, o options, s *servers, name string, connection
 // drained brings the read side level with what was sold, so that no measurement pays for the one before, and takes
 // what is in the journal off the stream.
 func drained(ctx context.Context, o options, s *servers, client *redis.Client, conn *pgx.Conn) error {
-	log, err := events.ReadLog(ctx, client, events.MainPool)
+	log, err := stream.ReadHead(ctx, client, events.MainPool)
 	if err != nil {
 		return err
 	}

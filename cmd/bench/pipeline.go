@@ -20,6 +20,7 @@ import (
 
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -117,9 +118,9 @@ func history(count int) func() events.Event {
 }
 
 func journalBacklog(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
-	return timeRouter(ctx, pool, count, []string{events.JournalCheckpoint}, func(router *message.Router) {
-		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
-		journal.AddTo(router, events.StreamSubscriberConfig{
+	return timeRouter(ctx, pool, count, []string{journal.CheckpointName}, func(router *message.Router) {
+		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
+		writer.AddTo(router, journal.StreamSubscriberConfig{
 			Redis: client, Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Keep: 10 * time.Minute, Log: slog.Default(),
 		})
 	})

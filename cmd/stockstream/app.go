@@ -20,8 +20,10 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/httpapi"
 	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -38,7 +40,7 @@ type app struct {
 	commands *commands.Service
 	router   *message.Router
 	rebuilds *rebuild.Background
-	lines    []*events.Line
+	lines    []*worker.Worker
 	listener net.Listener
 	server   *http.Server
 	draining chan struct{}
@@ -95,8 +97,8 @@ func (a *app) addLines() (err error) {
 	}
 	session := a.postgres.Config().ConnConfig
 	if a.config.has(roleJournal) {
-		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
-		a.lines = append(a.lines, journal.AddTo(a.router, events.StreamSubscriberConfig{
+		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
+		a.lines = append(a.lines, writer.AddTo(a.router, journal.StreamSubscriberConfig{
 			Redis: a.redis, Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Keep: a.config.StreamKeep, Log: a.log,
 		}))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // trade is a shop that has sold a little and is closed for the night: what the audit reads stands still.
@@ -282,7 +283,7 @@ func TestAuditCommand(t *testing.T) {
 		fields["pending"] == nil || fmt.Sprint(fields["incomplete"]) != "[]" {
 		t.Errorf("as JSON: got %s", out)
 	}
-	lease, err := events.AcquireLease(s.ctx, testenv.ParseURL(t, s.dbURL), "audit/main")
+	lease, err := worker.AcquireLease(s.ctx, testenv.ParseURL(t, s.dbURL), "audit/main")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stockstream/stockstream/commands"
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Config is everything that can be set, by flag or by environment. The flags in addFlags are the one source of names,
@@ -51,7 +51,7 @@ func defaultConfig() *Config {
 		DatabaseURL: "postgres://app@127.0.0.1:5432/inventory",
 		Roles:       allRoles,
 		Commands:    commands.DefaultConfig(),
-		BatchMax:    events.BatchMaxDefault,
+		BatchMax:    worker.BatchMaxDefault,
 		StreamKeep:  10 * time.Minute,
 		DrainDelay:  250 * time.Millisecond,
 		Audit:       time.Minute,

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/httpapi"
 )
 
@@ -24,7 +25,7 @@ func newEvents(config *Config) *cobra.Command {
 
 // historyFlags are what list and tail have in common.
 type historyFlags struct {
-	query events.HistoryQuery
+	query journal.HistoryQuery
 	after string
 	form  output
 }
@@ -88,10 +89,10 @@ func newEventsList(config *Config) *cobra.Command {
 
 // listEvents prints up to the query's limit, page by page. It returns the position to go on after, "" where nothing
 // comes after it.
-func listEvents(ctx context.Context, conn *pgx.Conn, q events.HistoryQuery, show func([]events.Recorded) error) (next string, err error) {
+func listEvents(ctx context.Context, conn *pgx.Conn, q journal.HistoryQuery, show func([]journal.Recorded) error) (next string, err error) {
 	for left := q.Limit; ; {
 		q.Limit = min(left, eventsPageMax)
-		page, err := events.ReadHistory(ctx, conn, q)
+		page, err := journal.ReadHistory(ctx, conn, q)
 		if err != nil {
 			return "", err
 		}
@@ -118,7 +119,7 @@ func newEventsTail(config *Config) *cobra.Command {
 		Short: "Print events as they come to the journal, until Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := h.read(events.FromNow); err != nil {
+			if err := h.read(journal.FromNow); err != nil {
 				return err
 			}
 			postgres, err := fittingPostgres(cmd.Context(), config)
@@ -127,8 +128,8 @@ func newEventsTail(config *Config) *cobra.Command {
 			}
 			h.query.Limit = eventsPageMax
 			tell := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) }
-			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.form))
-			if errors.Is(err, events.ErrRewritten) || errors.Is(err, events.ErrDetached) {
+			err = journal.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.form))
+			if errors.Is(err, journal.ErrRewritten) || errors.Is(err, journal.ErrDetached) {
 				return fmt.Errorf("%w; begin anew, without --after or with a later one", err)
 			}
 			return err
@@ -151,9 +152,9 @@ func tellOnce(tell func(error)) func(error) {
 }
 
 // newEventPrinter returns a function that prints events as they come, the first time under a heading.
-func newEventPrinter(out io.Writer, form output) func([]events.Recorded) error {
+func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error {
 	if form == outputJSON {
-		return func(page []events.Recorded) error {
+		return func(page []journal.Recorded) error {
 			answers := make([]httpapi.EventAnswer, len(page))
 			for i := range page {
 				answers[i] = httpapi.NewEventAnswer(&page[i])
@@ -163,7 +164,7 @@ func newEventPrinter(out io.Writer, form output) func([]events.Recorded) error {
 	}
 	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n" // a tail cannot wait to see how wide its columns become
 	headed := false
-	return func(page []events.Recorded) error {
+	return func(page []journal.Recorded) error {
 		if !headed {
 			headed = true
 			if _, err := fmt.Fprintf(out, row, "POSITION", "AT", "TYPE", "SKU", "HOLD", "WHAT", "CAUSED BY"); err != nil {
@@ -183,7 +184,7 @@ func newEventPrinter(out io.Writer, form output) func([]events.Recorded) error {
 }
 
 // whatHappened says in a few words what an event tells beside its type, SKU and hold.
-func whatHappened(r *events.Recorded) string {
+func whatHappened(r *journal.Recorded) string {
 	event, err := r.Decode()
 	if err != nil {
 		return fmt.Sprintf("%.60s", r.Payload)
@@ -201,7 +202,7 @@ func whatHappened(r *events.Recorded) string {
 	return ""
 }
 
-func causedBy(r *events.Recorded) string {
+func causedBy(r *journal.Recorded) string {
 	causation, correlation := r.Causes()
 	switch {
 	case causation != "" && correlation != "":

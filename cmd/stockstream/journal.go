@@ -12,6 +12,8 @@ import (
 
 	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -23,8 +25,8 @@ func newJournal(config *Config) *cobra.Command {
 
 // journalReaders returns everybody who has yet to read a part of the journal. What the audit has not verified could
 // never be audited once it is detached.
-func journalReaders(ctx context.Context, db events.Querier) ([]events.Reader, error) {
-	readers, err := events.JournalReaders(ctx, db, projections.Names(projections.BuiltIn())...)
+func journalReaders(ctx context.Context, db postgres.Querier) ([]journal.ReaderPosition, error) {
+	readers, err := journal.ReaderPositions(ctx, db, projections.Names(projections.BuiltIn())...)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +53,7 @@ func newJournalParts(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reports, err := events.DescribeParts(cmd.Context(), conn, readers)
+			reports, err := journal.DescribePartitions(cmd.Context(), conn, readers)
 			if err != nil {
 				return err
 			}
@@ -65,7 +67,7 @@ func newJournalParts(config *Config) *cobra.Command {
 	return parts
 }
 
-func printParts(out io.Writer, reports []events.PartReport) error {
+func printParts(out io.Writer, reports []journal.PartitionReport) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
@@ -75,7 +77,7 @@ func printParts(out io.Writer, reports []events.PartReport) error {
 	return table.Flush()
 }
 
-func namesOf(readers []events.Reader) []string {
+func namesOf(readers []journal.ReaderPosition) []string {
 	names := make([]string, len(readers))
 	for i, reader := range readers {
 		names[i] = reader.Name
@@ -96,7 +98,7 @@ type partJSON struct {
 	NeededBy []string   `json:"needed_by"`
 }
 
-func printPartsJSON(out io.Writer, reports []events.PartReport) error {
+func printPartsJSON(out io.Writer, reports []journal.PartitionReport) error {
 	rows := make([]partJSON, len(reports))
 	for i, r := range reports {
 		rows[i] = partJSON{
@@ -121,8 +123,8 @@ func newJournalAttach(config *Config) *cobra.Command {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			part, err := events.AttachPart(cmd.Context(), conn, args[0])
-			if errors.Is(err, events.ErrPartGone) {
+			part, err := journal.AttachPartition(cmd.Context(), conn, args[0])
+			if errors.Is(err, journal.ErrPartitionGone) {
 				return fmt.Errorf("%w\n%s", err, restoreCommands(args[0]))
 			}
 			if err != nil {

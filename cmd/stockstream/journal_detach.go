@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
@@ -59,7 +60,7 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 		return err
 	}
 	defer client.Close()
-	stream, err := events.StreamReader(ctx, client, events.MainPool)
+	stream, err := journal.GroupPosition(ctx, client, events.MainPool)
 	if err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	if err != nil {
 		return err
 	}
-	reports, err := events.DescribeParts(ctx, conn, readers)
+	reports, err := journal.DescribePartitions(ctx, conn, readers)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 		return nil
 	}
 	for _, part := range chosen {
-		if err := events.CheckDetachable(part.Part, append(readers, stream)); err != nil {
+		if err := journal.CheckDetachable(part.Partition, append(readers, stream)); err != nil {
 			return err
 		}
 	}
@@ -95,7 +96,7 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 		return errors.New("without these parts no projection can be rebuilt or added, and no emptied Redis restored, until they are attached again; add --yes if that is meant")
 	}
 	for _, part := range chosen {
-		if _, err := events.DetachPart(ctx, conn, part.Part, stream, projections.Names(projections.BuiltIn())...); err != nil {
+		if _, err := journal.DetachPartition(ctx, conn, part.Partition, stream, projections.Names(projections.BuiltIn())...); err != nil {
 			return err
 		}
 		if err := printDetached(cmd, out, conn, part.Name); err != nil {
@@ -113,16 +114,16 @@ func refuseDuringRebuild(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if len(runs) > 0 && runs[0].State == rebuild.Running {
-		return fmt.Errorf("%w: a rebuild of %s runs; detach when it has ended", events.ErrPartNeeded, strings.Join(runs[0].Projections, ", "))
+		return fmt.Errorf("%w: a rebuild of %s runs; detach when it has ended", journal.ErrPartitionNeeded, strings.Join(runs[0].Projections, ", "))
 	}
 	return nil
 }
 
 // choose returns the attached parts that the flags mean: whole ones, from the oldest on, and never the newest.
-func (f detachFlags) choose(reports []events.PartReport, now time.Time) []events.PartReport {
-	var chosen []events.PartReport
+func (f detachFlags) choose(reports []journal.PartitionReport, now time.Time) []journal.PartitionReport {
+	var chosen []journal.PartitionReport
 	for _, r := range reports[:max(0, len(reports)-1)] {
-		if r.State != events.PartAttached {
+		if r.State != journal.PartitionAttached {
 			continue
 		}
 		if f.before > 0 && r.Last >= f.before || f.olderThan > 0 && (r.LastAt.IsZero() || now.Sub(r.LastAt) < f.olderThan) {

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -152,7 +152,7 @@ func TestDetachRefusedByReaders(t *testing.T) {
 	if _, err := s.cli("journal", "parts", "-o", "xml"); err == nil {
 		t.Error("an unknown output was taken")
 	}
-	lease, err := events.AcquireLease(s.ctx, testenv.ParseURL(t, s.dbURL), "rebuild")
+	lease, err := worker.AcquireLease(s.ctx, testenv.ParseURL(t, s.dbURL), "rebuild")
 	if err != nil {
 		t.Fatal(err)
 	}

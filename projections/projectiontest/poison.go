@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -95,7 +96,7 @@ var errPoisoned = errors.New("projectiontest: this event cannot be applied")
 
 // wanted returns the events of the journal that the projection wants.
 func (t *trial) wanted() []events.Envelope {
-	all, err := events.ReadEvents(t.t.Context(), t.db, events.MainPool.Name(), 0, len(t.history))
+	all, err := journal.ReadEvents(t.t.Context(), t.db, events.MainPool.Name(), 0, len(t.history))
 	if err != nil {
 		t.t.Fatal(err)
 	}

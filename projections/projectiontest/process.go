@@ -12,7 +12,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -55,7 +57,7 @@ func (w *world) live(p process) error {
 type life struct {
 	process
 	world *world
-	lines []*events.Line
+	lines []*worker.Worker
 	stop  func()
 
 	over  chan struct{} // closed when it has come to its end
@@ -78,7 +80,7 @@ func (w *world) start(p process) *life {
 	case none, afterCommit:
 	}
 	l.stop = testenv.RunRouter(w.t, func(router *message.Router) {
-		router.AddMiddleware(events.ReportFault, l.middleware)
+		router.AddMiddleware(worker.ReportFault, l.middleware)
 		l.lines = projections.AddTo(router, projections.Config{
 			Postgres: session, Pool: events.MainPool, BatchMax: p.batchMax, Log: slog.New(slog.DiscardHandler),
 		}, l.projection)
@@ -120,7 +122,7 @@ func (l *life) ended() bool {
 // middleware stands before those of the engine, and hands batches on to them as the process's life has it.
 func (l *life) middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		batch := events.BatchOf[events.Batch](msg)
+		batch := worker.BatchOf[journal.Batch](msg)
 		pieces := [][]events.Envelope{batch.Events}
 		if l.deliver != nil {
 			pieces = l.deliver(batch.Events)

@@ -13,7 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -116,7 +118,7 @@ func (w *world) journal(list []entry) {
 		sql.Queue(add, events.MainPool.Name(), i+1, id, string(entry.event.Type()), string(payload), entry.at)
 	}
 	w.head = int64(len(list))
-	sql.Queue(`INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, $3)`, events.JournalCheckpoint, events.MainPool.Name(), w.head)
+	sql.Queue(`INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, $3)`, journal.CheckpointName, events.MainPool.Name(), w.head)
 	if err := w.db.SendBatch(w.t.Context(), &sql).Close(); err != nil {
 		w.t.Fatalf("write the journal: %v", err)
 	}
@@ -141,7 +143,7 @@ func quoted(tables []string) string {
 
 func (w *world) checkpoint() int64 {
 	w.t.Helper()
-	seq, err := events.ReadCheckpoint(w.t.Context(), w.db, w.projection.Name, events.MainPool.Name())
+	seq, err := worker.ReadCheckpoint(w.t.Context(), w.db, w.projection.Name, events.MainPool.Name())
 	if err != nil {
 		w.t.Fatal(err)
 	}

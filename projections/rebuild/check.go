@@ -7,13 +7,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // checkJournal fails with events.ErrDetached or events.ErrHole unless the journal has every event from the first to its
 // checkpoint. It counts them, which takes a fraction of the time of reading them.
-func checkJournal(ctx context.Context, db events.Querier, pool string) error {
-	if err := events.CheckWhole(ctx, db, pool, 0); err != nil { // it is cheap, and knows of detached parts
+func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
+	if err := journal.CheckComplete(ctx, db, pool, 0); err != nil { // it is cheap, and knows of detached parts
 		return err
 	}
 	const query = `
@@ -21,23 +22,23 @@ func checkJournal(ctx context.Context, db events.Querier, pool string) error {
 		       coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0)
 		FROM events WHERE pool = $1`
 	var first, last, count, checkpoint int64
-	if err := db.QueryRow(ctx, query, pool, events.JournalCheckpoint).Scan(&first, &last, &count, &checkpoint); err != nil {
+	if err := db.QueryRow(ctx, query, pool, journal.CheckpointName).Scan(&first, &last, &count, &checkpoint); err != nil {
 		return fmt.Errorf("look for holes in the journal: %w", err)
 	}
 	switch {
 	case first != 1:
-		return fmt.Errorf("%w: the journal begins at seq %d", events.ErrHole, first)
+		return fmt.Errorf("%w: the journal begins at seq %d", journal.ErrHole, first)
 	case count != last:
-		return fmt.Errorf("%w: the journal ends at seq %d and has %d events", events.ErrHole, last, count)
+		return fmt.Errorf("%w: the journal ends at seq %d and has %d events", journal.ErrHole, last, count)
 	case last < checkpoint:
-		return fmt.Errorf("%w: the journal ends at seq %d, its checkpoint says %d", events.ErrHole, last, checkpoint)
+		return fmt.Errorf("%w: the journal ends at seq %d, its checkpoint says %d", journal.ErrHole, last, checkpoint)
 	}
 	return nil
 }
 
 // checkDependents fails with ErrDependents where something that is not the projection's own hangs on the live tables:
 // it would go on looking at the old ones, or be lost with them.
-func (s *shadow) checkDependents(ctx context.Context, db events.Querier) error {
+func (s *shadow) checkDependents(ctx context.Context, db postgres.Querier) error {
 	const query = `
 		WITH live AS (SELECT c.oid, relname FROM pg_class c WHERE relnamespace = $1::text::regnamespace AND relname = ANY($3) AND relkind IN ('r', 'p')),
 		     own  AS (SELECT c.oid, relname FROM pg_class c WHERE relnamespace = $2::text::regnamespace AND relname = ANY($3))

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Difference says how a new table differs from the live one when both have come to the same seq.
@@ -68,7 +68,7 @@ type digest struct {
 }
 
 // digestOf counts and sums a table, given with its schema. One that is not there is as one without rows.
-func digestOf(ctx context.Context, db events.Querier, schema, table string) (d digest, err error) {
+func digestOf(ctx context.Context, db postgres.Querier, schema, table string) (d digest, err error) {
 	name := pgx.Identifier{schema, table}.Sanitize()
 	var exists bool
 	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {
@@ -114,14 +114,14 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 	var old, now [][]digest
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		old, err = j.digests(groupCtx, func(*shadow) events.Querier { return live }, func(s *shadow) string { return s.live })
+		old, err = j.digests(groupCtx, func(*shadow) postgres.Querier { return live }, func(s *shadow) string { return s.live })
 		return err
 	})
 	group.Go(func() error {
 		if err := j.replay(groupCtx, j.shadows, seqs); err != nil {
 			return err
 		}
-		now, err = j.digests(groupCtx, func(s *shadow) events.Querier { return s.conn }, func(s *shadow) string { return s.shadow })
+		now, err = j.digests(groupCtx, func(s *shadow) postgres.Querier { return s.conn }, func(s *shadow) string { return s.shadow })
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -146,7 +146,7 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 	return differences, nil
 }
 
-func (j *Job) digests(ctx context.Context, db func(*shadow) events.Querier, schema func(*shadow) string) ([][]digest, error) {
+func (j *Job) digests(ctx context.Context, db func(*shadow) postgres.Querier, schema func(*shadow) string) ([][]digest, error) {
 	all := make([][]digest, len(j.shadows))
 	for i, s := range j.shadows {
 		for _, table := range s.Tables {
@@ -161,7 +161,7 @@ func (j *Job) digests(ctx context.Context, db func(*shadow) events.Querier, sche
 }
 
 // lost notes which indexes and columns only the live table has. Somebody may have added them by hand, and rely on them.
-func (s *shadow) lost(ctx context.Context, live events.Querier, d *Difference) error {
+func (s *shadow) lost(ctx context.Context, live postgres.Querier, d *Difference) error {
 	const query = `
 		WITH objects AS (
 		    SELECT relnamespace, 'index ' || i.relname AS name FROM pg_index x JOIN pg_class c ON c.oid = indrelid

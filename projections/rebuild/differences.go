@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // firstKeys is how many differing keys are shown with their rows; all are counted.
@@ -16,7 +16,7 @@ const firstKeys = 20
 
 // findRows reads both tables in the order of their keys, side by side, and notes where they differ. Neither table is
 // held in memory.
-func (s *shadow) findRows(ctx context.Context, live events.Querier, d *Difference) error {
+func (s *shadow) findRows(ctx context.Context, live postgres.Querier, d *Difference) error {
 	key, err := s.key(ctx, live, d.Table)
 	if err != nil {
 		return err
@@ -64,12 +64,12 @@ func (d *Difference) show(key string, live, fresh json.RawMessage) {
 
 // key returns the SQL that makes a row's key of the alias t: its primary key as text, or, where the two tables do not
 // have the same one, the whole row. Its order is that of its bytes, which Go knows too.
-func (s *shadow) key(ctx context.Context, live events.Querier, table string) (string, error) {
+func (s *shadow) key(ctx context.Context, live postgres.Querier, table string) (string, error) {
 	const columns = `
 		SELECT string_agg(format('t.%I', attname), ', ' ORDER BY array_position(indkey::int2[], attnum)), count(*)
 		FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey)
 		WHERE indisprimary AND indrelid = to_regclass($1)`
-	read := func(db events.Querier, schema string) (columnList *string, count int, err error) {
+	read := func(db postgres.Querier, schema string) (columnList *string, count int, err error) {
 		err = db.QueryRow(ctx, columns, pgx.Identifier{schema, table}.Sanitize()).Scan(&columnList, &count)
 		return columnList, count, err
 	}
@@ -98,7 +98,7 @@ type rowCursor struct {
 	err       error
 }
 
-func openRows(ctx context.Context, db events.Querier, schema, table, key string) (*rowCursor, error) {
+func openRows(ctx context.Context, db postgres.Querier, schema, table, key string) (*rowCursor, error) {
 	name := pgx.Identifier{schema, table}.Sanitize()
 	var exists bool
 	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {

@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 const (
@@ -120,13 +121,13 @@ func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) er
 	after := s.seq.Load()
 	switch {
 	case seq < after:
-		return fmt.Errorf("the live checkpoint went back from %d to %d: %w", after, seq, events.ErrFenced)
+		return fmt.Errorf("the live checkpoint went back from %d to %d: %w", after, seq, worker.ErrFenced)
 	case seq-after > lastEventsMax:
 		return errTooFar
 	case seq == after:
 		return nil
 	}
-	last, err := events.ReadEvents(ctx, tx, s.pool, after, int(seq-after))
+	last, err := journal.ReadEvents(ctx, tx, s.pool, after, int(seq-after))
 	if err != nil {
 		return err
 	}

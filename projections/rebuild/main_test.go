@@ -14,6 +14,7 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -134,7 +135,7 @@ func confirmed(hold string, qty int64) events.Event {
 }
 
 // run runs the live lines of projections until the returned function is called.
-func (p *plant) run(list ...projections.Projection) (lines []*events.Line, stop func()) {
+func (p *plant) run(list ...projections.Projection) (lines []*worker.Worker, stop func()) {
 	p.t.Helper()
 	stop = testenv.RunRouter(p.t, func(router *message.Router) {
 		lines = projections.AddTo(router, projections.Config{Postgres: p.config, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}, list...)
@@ -147,7 +148,7 @@ func (p *plant) await(list ...projections.Projection) {
 	p.t.Helper()
 	for _, projection := range list {
 		testenv.Eventually(p.t, 20*time.Second, func() (bool, string) {
-			seq, err := events.ReadCheckpoint(p.ctx, p.db, projection.Name, "main")
+			seq, err := worker.ReadCheckpoint(p.ctx, p.db, projection.Name, "main")
 			return seq == p.seq, fmt.Sprintf("%s is at %d of %d (%v)", projection.Name, seq, p.seq, err)
 		})
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -74,7 +74,7 @@ func (h home) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Proj
 		if outcome, err = h.trade(ctx, tx, p, pool, h.shadow); err != nil {
 			return err
 		}
-		return events.CheckWhole(ctx, tx, pool, outcome.Seq)
+		return journal.CheckComplete(ctx, tx, pool, outcome.Seq)
 	})
 	if err != nil {
 		return outcome, fmt.Errorf("restore the old tables of %s: %w", p.Name, err)

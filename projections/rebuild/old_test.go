@@ -11,6 +11,7 @@ import (
 
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -134,7 +135,7 @@ func TestRunningLineGoesBack(t *testing.T) {
 	}
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		status := lines[0].Status()
-		if strings.Contains(status.Error, events.ErrHole.Error()) {
+		if strings.Contains(status.Error, journal.ErrHole.Error()) {
 			t.Fatal(status.Error)
 		}
 		return p.value(`SELECT seq FROM checkpoints WHERE projection = 'holds'`) == fmt.Sprint(p.seq), fmt.Sprintf("%+v", status)
@@ -155,7 +156,7 @@ func TestNoWayBack(t *testing.T) {
 	p.projected(projections.Holds())
 	before := p.rows(p.live(), "holds")
 	p.exec(`DELETE FROM events WHERE seq < (SELECT max(seq) FROM events)`)
-	if _, err := RestoreOld(p.ctx, p.with(), projections.Holds()); !errors.Is(err, events.ErrHole) {
+	if _, err := RestoreOld(p.ctx, p.with(), projections.Holds()); !errors.Is(err, journal.ErrHole) {
 		t.Errorf("got %v, want ErrHole", err)
 	}
 	if p.rows(p.live(), "holds") != before {

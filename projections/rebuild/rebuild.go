@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -45,7 +46,7 @@ const leaseName = "rebuild"
 type Job struct {
 	config  Config
 	id      int64
-	lease   *events.Lease // its session does nothing that is broken off, since that would close it
+	lease   *worker.Lease // its session does nothing that is broken off, since that would close it
 	db      *pgx.Conn     // for looking at what is live
 	readers [2]*pgx.Conn  // of the journal
 	shadows []*shadow
@@ -100,9 +101,9 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 }
 
 // takeLease takes the right to change which tables serve.
-func takeLease(ctx context.Context, config Config) (*events.Lease, error) {
-	lease, err := events.TryLease(ctx, config.Postgres, leaseName)
-	if errors.Is(err, events.ErrLeased) {
+func takeLease(ctx context.Context, config Config) (*worker.Lease, error) {
+	lease, err := worker.TryLease(ctx, config.Postgres, leaseName)
+	if errors.Is(err, worker.ErrLeased) {
 		err = fmt.Errorf("%w; `stockstream projections list` shows how far it is, `stockstream projections cancel` ends it", ErrBusy)
 	}
 	return lease, err

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -29,7 +29,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 			s := line.Status()
 			since[i] = s.Since
-			return s.State == events.LineRunning, fmt.Sprintf("%+v", s)
+			return s.State == worker.Running, fmt.Sprintf("%+v", s)
 		})
 	}
 	stopReading := p.readOn("olda-0")
@@ -44,7 +44,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 	}
 	p.await(all...)
 	for i, line := range lines {
-		if s := line.Status(); s.State != events.LineRunning || s.Error != "" || !s.Since.Equal(since[i]) {
+		if s := line.Status(); s.State != worker.Running || s.Error != "" || !s.Since.Equal(since[i]) {
 			t.Errorf("the line %s: got %+v, want it running as it has been since %s", s.Name, s, since[i])
 		}
 	}

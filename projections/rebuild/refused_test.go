@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -60,7 +60,7 @@ func TestHole(t *testing.T) {
 			p.journal(lives("a", 10)...)
 			p.projected(projections.Holds())
 			p.exec(breaking)
-			if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, events.ErrHole) {
+			if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, journal.ErrHole) {
 				t.Errorf("got %v, want ErrHole", err)
 			}
 			p.wantNoShadows(projections.Holds())
@@ -80,7 +80,7 @@ func TestHoleDuringReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.exec(`DELETE FROM events WHERE seq = 5`)
-	if _, err := job.Run(p.ctx); !errors.Is(err, events.ErrHole) {
+	if _, err := job.Run(p.ctx); !errors.Is(err, journal.ErrHole) {
 		t.Errorf("got %v, want ErrHole", err)
 	}
 	if p.rows(p.live(), "holds") != before {

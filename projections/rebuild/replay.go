@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -45,11 +48,11 @@ func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 }
 
 // liveCheckpoints returns how far the live tables of each shadow have come.
-func liveCheckpoints(ctx context.Context, db events.Querier, shadows []*shadow) ([]int64, error) {
+func liveCheckpoints(ctx context.Context, db postgres.Querier, shadows []*shadow) ([]int64, error) {
 	seqs := make([]int64, len(shadows))
 	for i, s := range shadows {
 		var err error
-		if seqs[i], err = events.ReadCheckpoint(ctx, db, s.Name, s.pool); err != nil {
+		if seqs[i], err = worker.ReadCheckpoint(ctx, db, s.Name, s.pool); err != nil {
 			return nil, err
 		}
 	}
@@ -90,16 +93,16 @@ func (j *Job) replay(ctx context.Context, shadows []*shadow, targets []int64) er
 }
 
 // read reads a page of the journal after a seq, and another one each stride further on, until it comes to last.
-func (j *Job) read(ctx context.Context, db events.Querier, after, last, stride int64, pages chan<- []events.Envelope) error {
+func (j *Job) read(ctx context.Context, db postgres.Querier, after, last, stride int64, pages chan<- []events.Envelope) error {
 	defer close(pages)
 	for ; after < last; after += stride {
 		size := min(int64(j.config.BatchMax), last-after)
-		page, err := events.ReadEvents(ctx, db, j.config.Pool.Name(), after, int(size))
+		page, err := journal.ReadEvents(ctx, db, j.config.Pool.Name(), after, int(size))
 		if err != nil {
 			return err
 		}
 		if int64(len(page)) != size || page[size-1].Seq != after+size {
-			return fmt.Errorf("%w: the journal lacks an event between %d and %d", events.ErrHole, after+1, after+size)
+			return fmt.Errorf("%w: the journal lacks an event between %d and %d", journal.ErrHole, after+1, after+size)
 		}
 		select {
 		case <-ctx.Done():

@@ -9,8 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -102,7 +102,7 @@ func TestLostLease(t *testing.T) {
 	before := p.rows(p.live(), "counting")
 	p.exec(`SELECT pg_terminate_backend($1)`, int64(job.lease.Conn.PgConn().PID()))
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
-		held, err := events.LeaseHeld(p.ctx, p.db, leaseName)
+		held, err := worker.LeaseHeld(p.ctx, p.db, leaseName)
 		return !held && err == nil, fmt.Sprint("the lease is held: ", err)
 	})
 	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Interrupted {

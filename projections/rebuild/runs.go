@@ -9,7 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -95,8 +96,8 @@ func (j *Job) finish(ctx context.Context, differences []Difference, cause error)
 }
 
 // List returns the latest runs, the newest first.
-func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error) {
-	held, err := events.LeaseHeld(ctx, db, leaseName)
+func List(ctx context.Context, db postgres.Querier, limit int) ([]RunRecord, error) {
+	held, err := worker.LeaseHeld(ctx, db, leaseName)
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +134,8 @@ var ErrNotRunning = errors.New("no rebuild runs")
 
 // Cancel asks the rebuild that runs, in whichever process, to end, and returns its number. It ends within a second,
 // unless its exchange is under way.
-func Cancel(ctx context.Context, db events.Querier) (id int64, err error) {
-	held, err := events.LeaseHeld(ctx, db, leaseName)
+func Cancel(ctx context.Context, db postgres.Querier) (id int64, err error) {
+	held, err := worker.LeaseHeld(ctx, db, leaseName)
 	if err != nil {
 		return 0, err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -24,7 +24,7 @@ type home struct {
 }
 
 // findHome derives the schemas from the one that a session works in.
-func findHome(ctx context.Context, db events.Querier, projection string) (h home, err error) {
+func findHome(ctx context.Context, db postgres.Querier, projection string) (h home, err error) {
 	if err := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`).Scan(&h.live, &h.path); err != nil {
 		return h, fmt.Errorf("find the live schema: %w", err)
 	}
@@ -132,7 +132,7 @@ func (s *shadow) analyse(ctx context.Context) error {
 	return nil
 }
 
-func schemaExists(ctx context.Context, db events.Querier, schema string) (exists bool, err error) {
+func schemaExists(ctx context.Context, db postgres.Querier, schema string) (exists bool, err error) {
 	err = db.QueryRow(ctx, `SELECT to_regnamespace($1) IS NOT NULL`, quote(schema)).Scan(&exists)
 	return exists, err
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -34,7 +34,7 @@ type OldTables struct {
 const runsLookedAt = 100
 
 // Describe returns how projections stand in a pool, in the order of the list.
-func Describe(ctx context.Context, db events.Querier, pool string, list ...projections.Projection) ([]Status, error) {
+func Describe(ctx context.Context, db postgres.Querier, pool string, list ...projections.Projection) ([]Status, error) {
 	lags, err := projections.ReadLag(ctx, db, pool, list...)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func Describe(ctx context.Context, db events.Querier, pool string, list ...proje
 	return all, nil
 }
 
-func findOld(ctx context.Context, db events.Querier, projection, pool string) (*OldTables, error) {
+func findOld(ctx context.Context, db postgres.Querier, projection, pool string) (*OldTables, error) {
 	h, err := findHome(ctx, db, projection)
 	if err != nil {
 		return nil, err

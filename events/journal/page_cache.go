@@ -1,0 +1,98 @@
+package journal
+
+import (
+	"context"
+	"sync"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
+	"github.com/stockstream/stockstream/internal/worker"
+)
+
+// PageCache lets the readers of one process share what they read. Readers that work through a backlog come by the
+// same full pages, one soon after the other, and a page of the journal never changes: it is read and decoded once.
+// Near the journal's end, where pages are not full, every reader reads for itself.
+type PageCache struct {
+	pool string
+
+	mu     sync.Mutex
+	pages  map[int64]*cachedPage // by the seq before its first event
+	oldest []int64
+}
+
+type cachedPage struct {
+	read   chan struct{} // closed when events is set, or stays nil
+	events []events.Envelope
+}
+
+const (
+	pageEvents = worker.BatchMaxDefault // so that a delivery is a page
+	pagesMax   = 16                     // some 30 MB
+)
+
+// NewPageCache returns the shared pages of a pool's journal.
+func NewPageCache(pool events.Pool) *PageCache {
+	return &PageCache{pool: pool.Name(), pages: map[int64]*cachedPage{}}
+}
+
+// Read returns up to limit events after a seq, in order; fewer, where a page or the journal ends. They are shared:
+// nobody may change them.
+func (p *PageCache) Read(ctx context.Context, db postgres.Querier, after int64, limit int) ([]events.Envelope, error) {
+	limit = min(limit, int(pageEvents-after%pageEvents))
+	if after%pageEvents != 0 {
+		return ReadEvents(ctx, db, p.pool, after, limit)
+	}
+	page, first := p.page(after)
+	if first {
+		return p.fill(ctx, page, db, after, limit)
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-page.read:
+	}
+	if page.events == nil {
+		return ReadEvents(ctx, db, p.pool, after, limit)
+	}
+	return page.events[:limit], nil
+}
+
+// Forget drops all pages. A reader does so when it begins again, since the journal may have been replaced meanwhile.
+func (p *PageCache) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.pages)
+	p.oldest = nil
+}
+
+// page returns the page after a seq, and whether the caller is the first and has to fill it.
+func (p *PageCache) page(after int64) (page *cachedPage, first bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if page := p.pages[after]; page != nil {
+		return page, false
+	}
+	page = &cachedPage{read: make(chan struct{})}
+	p.pages[after] = page
+	p.oldest = append(p.oldest, after)
+	if len(p.oldest) > pagesMax {
+		delete(p.pages, p.oldest[0])
+		p.oldest = p.oldest[1:]
+	}
+	return page, true
+}
+
+func (p *PageCache) fill(ctx context.Context, page *cachedPage, db postgres.Querier, after int64, limit int) ([]events.Envelope, error) {
+	defer close(page.read)
+	found, err := ReadEvents(ctx, db, p.pool, after, pageEvents)
+	if err == nil && len(found) == pageEvents {
+		page.events = found
+		return found[:limit], nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pages[after] == page {
+		delete(p.pages, after)
+	}
+	return found[:min(limit, len(found))], err
+}
