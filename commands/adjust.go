@@ -13,6 +13,8 @@ type AdjustStock struct {
 	Delta          int64 // units; below 0 takes away
 	Reason         string
 	IdempotencyKey string
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	Metadata map[string]string
 }
 
 // Adjustment is the stock after it.
@@ -38,7 +40,8 @@ func (c AdjustStock) validate() error {
 	return f.err()
 }
 
-func (c AdjustStock) fingerprint() string {
+// Fingerprint identifies the request, apart from its idempotency key.
+func (c AdjustStock) Fingerprint() string {
 	return fingerprint("adjust", c.SKU, digits(c.Delta), c.Reason)
 }
 
@@ -50,9 +53,10 @@ func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, e
 		return Adjustment{}, err
 	}
 	d := &decision{
-		rule: ruleAdjust,
-		keys: []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey)},
-		args: []string{c.SKU, digits(c.Delta), c.fingerprint(), s.keepMs},
+		rule:     ruleAdjust,
+		keys:     []string{s.pool.StockKey(c.SKU), s.pool.IdempotencyKey(c.IdempotencyKey)},
+		args:     []string{c.SKU, digits(c.Delta), c.Fingerprint(), s.keepMs},
+		metadata: c.Metadata,
 	}
 	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason, IdempotencyKey: c.IdempotencyKey}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
@@ -70,7 +74,7 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 	if f.sku(sku); f.err() != nil {
 		return 0, f.err()
 	}
-	if !s.open.Load() {
+	if !s.gate.IsOpen() {
 		return 0, ErrNotReady
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)

@@ -19,7 +19,7 @@ type batcher struct {
 	client  redis.Scripter
 	keys    []string // meta, stream, due
 	timeout time.Duration
-	fence   *fence
+	gate    *Gate
 
 	mu      sync.Mutex
 	waiting []*submission
@@ -53,8 +53,13 @@ var (
 	errClosed    = errors.New("the service is closed")
 )
 
-func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, fence *fence) *batcher {
-	return &batcher{client: client, keys: []string{pool.MetaKey(), pool.StreamKey(), pool.DueKey()}, timeout: timeout, fence: fence}
+func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, gate *Gate) *batcher {
+	return &batcher{
+		client:  client,
+		keys:    []string{pool.MetaKey(), pool.StreamKey(), pool.DueKey()},
+		timeout: timeout,
+		gate:    gate,
+	}
 }
 
 // close has what waits decided, and takes no more.
@@ -150,7 +155,7 @@ func (b *batcher) next() (batch []*submission, due bool) {
 func (b *batcher) call(batch []*submission) error {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
-	epoch, seq := b.fence.known()
+	epoch, seq := b.gate.Acknowledged()
 	keys, args := make([]string, len(b.keys), len(b.keys)+3*len(batch)), make([]any, 2, 2+len(batch))
 	copy(keys, b.keys)
 	args[0], args[1] = epoch, seq
@@ -172,7 +177,7 @@ func (b *batcher) call(batch []*submission) error {
 		}
 		return nil
 	}
-	b.fence.saw(whole.epoch, whole.seq)
+	b.gate.Acknowledge(whole.epoch, whole.seq)
 	if len(answers) != len(batch) {
 		return fmt.Errorf("the script answered %d of %d commands", len(answers), len(batch))
 	}

@@ -10,8 +10,10 @@ import (
 // it; the script judges by Redis's clock.
 type Cancel struct {
 	HoldID string
-	// Expired is set by the saga for a hold that is due, and by nobody else.
+	// Expired is set by the saga, for a hold whose deadline has passed.
 	Expired bool
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	Metadata map[string]string
 }
 
 // Cancellation is the hold as it ended.
@@ -48,9 +50,10 @@ func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 	h, d, err := s.onHold(ctx, c.HoldID, func(h hold) (events.Event, *decision) {
 		event := &events.HoldCancelled{HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, Reason: reason}
 		return event, &decision{
-			rule: ruleCancel,
-			keys: []string{s.pool.StockKey(h.sku), s.pool.HoldKey(c.HoldID)},
-			args: []string{h.sku, c.HoldID, string(status), s.keepMs},
+			rule:     ruleCancel,
+			keys:     []string{s.pool.StockKey(h.sku), s.pool.HoldKey(c.HoldID)},
+			args:     []string{h.sku, c.HoldID, string(status), s.keepMs},
+			metadata: c.Metadata,
 		}
 	})
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 type Confirm struct {
 	HoldID     string
 	PaymentRef string // what the payment is known by elsewhere; it makes a repeat recognisable
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	Metadata map[string]string
 }
 
 // Confirmation is the order that came of it.
@@ -40,9 +42,10 @@ func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) 
 	h, d, err := s.onHold(ctx, c.HoldID, func(h hold) (events.Event, *decision) {
 		event := &events.HoldConfirmed{HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, PaymentRef: c.PaymentRef}
 		return event, &decision{
-			rule: ruleConfirm,
-			keys: []string{s.pool.HoldKey(c.HoldID)},
-			args: []string{h.sku, c.HoldID, c.PaymentRef, s.keepMs},
+			rule:     ruleConfirm,
+			keys:     []string{s.pool.HoldKey(c.HoldID)},
+			args:     []string{h.sku, c.HoldID, c.PaymentRef, s.keepMs},
+			metadata: c.Metadata,
 		}
 	})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -13,10 +12,11 @@ import (
 
 // decision is a command on its way through Watermill's publisher: the rule that decides it, and the answer.
 type decision struct {
-	rule   string
-	keys   []string
-	args   []string // what follows the event
-	answer answer
+	rule     string
+	keys     []string
+	args     []string          // the rule's own arguments, which follow the event's fields
+	metadata map[string]string // of the event: correlation_id, causation_id, traceparent
+	answer   answer
 }
 
 // pack returns the command as the script takes it: the name of the rule, the event's fields and what the rule takes
@@ -87,24 +87,3 @@ func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.Stri
 
 // Close leaves the client open: the publisher did not open it.
 func (decidingClient) Close() error { return nil }
-
-// fence is the highest place in the log that this process has seen acknowledged. The script is told it, and refuses
-// to decide in a log that is behind: a Redis that came back older than it was must not sell.
-type fence struct {
-	mu         sync.Mutex
-	epoch, seq int64
-}
-
-func (f *fence) known() (epoch, seq int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.epoch, f.seq
-}
-
-func (f *fence) saw(epoch, seq int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if epoch > f.epoch || epoch == f.epoch && seq > f.seq {
-		f.epoch, f.seq = epoch, seq
-	}
-}

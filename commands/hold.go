@@ -32,7 +32,7 @@ func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 // onHold builds a decision on a hold and takes it; once more when the hold was not what had been read, which takes a
 // hold that came into being in between.
 func (s *Service) onHold(ctx context.Context, holdID string, build func(hold) (events.Event, *decision)) (hold, *decision, error) {
-	if !s.open.Load() {
+	if !s.gate.IsOpen() {
 		return hold{}, nil, ErrNotReady
 	}
 	eventID := events.NewID()

@@ -14,6 +14,8 @@ type Reserve struct {
 	UserID         string
 	TTL            time.Duration // 0 for the configured default; whole milliseconds count
 	IdempotencyKey string
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	Metadata map[string]string
 }
 
 // Reservation is a hold as Reserve made it, or as it stands when the same request comes again.
@@ -50,8 +52,9 @@ func (c Reserve) validate(config Config) error {
 	return f.err()
 }
 
-// fingerprint covers the request as it was made: a default that changes later must not turn a repeat into a mismatch.
-func (c Reserve) fingerprint() string {
+// Fingerprint identifies the request as it was made, apart from its idempotency key. It covers the TTL
+// that was asked for, not the default, so that a default that changes later causes no mismatch.
+func (c Reserve) Fingerprint() string {
 	return fingerprint("reserve", c.SKU, digits(c.Qty), c.UserID, c.TTL.String())
 }
 
@@ -69,9 +72,10 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 		HoldID: holdID, SKU: c.SKU, Qty: c.Qty, UserID: c.UserID, TTLMs: ttl.Milliseconds(), IdempotencyKey: c.IdempotencyKey,
 	}
 	d := &decision{
-		rule: ruleReserve,
-		keys: []string{s.pool.StockKey(c.SKU), s.pool.HoldKey(holdID), s.pool.IdempotencyKey(c.IdempotencyKey)},
-		args: []string{c.SKU, holdID, digits(c.Qty), c.UserID, digits(ttl.Milliseconds()), c.fingerprint(), s.keepMs},
+		rule:     ruleReserve,
+		keys:     []string{s.pool.StockKey(c.SKU), s.pool.HoldKey(holdID), s.pool.IdempotencyKey(c.IdempotencyKey)},
+		args:     []string{c.SKU, holdID, digits(c.Qty), c.UserID, digits(ttl.Milliseconds()), c.Fingerprint(), s.keepMs},
+		metadata: c.Metadata,
 	}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
 		return Reservation{}, err

@@ -21,18 +21,7 @@ const (
 var decideScript = redis.NewScript(source("prelude") + source(ruleReserve) + source(ruleConfirm) + source(ruleCancel) +
 	source(ruleAdjust) + source("decide"))
 
-var initialiseScript = redis.NewScript(source("initialise"))
-
 var canWriteScript = redis.NewScript(source("can_write"))
-
-// The scripts that close a log and open it again. Only initialise and these change what commands are decided by.
-var (
-	closeScript        = redis.NewScript(source("close_log"))
-	reopenScript       = redis.NewScript(source("reopen_log"))
-	beginRestoreScript = redis.NewScript(source("begin_restore"))
-	publishScript      = redis.NewScript(source("publish_log"))
-	raiseEpochScript   = redis.NewScript(source("raise_epoch"))
-)
 
 func source(name string) string {
 	text, err := luaFiles.ReadFile("lua/" + name + ".lua")
@@ -66,16 +55,4 @@ const (
 	statusStateInvalid        = "STATE_INVALID"
 	statusNotReady            = "NOT_READY"
 	statusStale               = "STALE"
-	statusInitialised         = "INITIALISED"
-	statusExists              = "EXISTS"
-	statusClosed              = "CLOSED"
-	statusChanged             = "CHANGED"
-	statusReopened            = "REOPENED"
-	statusGone                = "GONE"
-	statusBegun               = "BEGUN"
-	statusOpen                = "OPEN"
-	statusSuperseded          = "SUPERSEDED"
-	statusPublished           = "PUBLISHED"
-	statusOtherServer         = "OTHER_SERVER"
-	statusRaised              = "RAISED"
 )

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -63,14 +62,11 @@ type Service struct {
 	reads     *reads
 	batcher   *batcher
 	publisher message.Publisher
-	fence     *fence
-	open      atomic.Bool
-	openFault atomic.Pointer[error] // why it is not open, after a try
-	misfit    chan struct{}         // a script has refused: whoever keeps the pool open should look
+	gate      *Gate
 }
 
-// NewService returns a service that answers NOT_READY until Open has succeeded. The client stays the caller's to
-// close, after Close.
+// NewService returns a service whose gate is closed: it answers NOT_READY until the gate is opened. The
+// client stays the caller's to close, after Close.
 func NewService(pool events.Pool, client *redis.Client, config Config) (*Service, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -82,8 +78,8 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 	if err != nil {
 		return nil, err
 	}
-	fence := &fence{}
-	batcher := newBatcher(pool, client, config.Timeout, fence)
+	gate := newGate()
+	batcher := newBatcher(pool, client, config.Timeout, gate)
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     decidingClient{UniversalClient: client, batcher: batcher},
 		Marshaller: events.Codec{},
@@ -93,9 +89,19 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.close()))
 	}
 	return &Service{
-		pool: pool, config: config, keepMs: digits(config.KeepMemory.Milliseconds()), redis: client, reads: reads, batcher: batcher, publisher: publisher, fence: fence, misfit: make(chan struct{}, 1),
+		pool:      pool,
+		config:    config,
+		keepMs:    digits(config.KeepMemory.Milliseconds()),
+		redis:     client,
+		reads:     reads,
+		batcher:   batcher,
+		publisher: publisher,
+		gate:      gate,
 	}, nil
 }
+
+// Gate returns the gate that opens and closes the pool for commands.
+func (s *Service) Gate() *Gate { return s.gate }
 
 // Close ends what NewService began, and waits for commands under way.
 func (s *Service) Close() error {
@@ -106,14 +112,14 @@ func (s *Service) Close() error {
 // decide publishes the event through the script that rules on it. The error is a refusal of the package's own where
 // the script or Redis refuses.
 func (s *Service) decide(ctx context.Context, eventID string, event events.Event, d *decision) error {
-	if !s.open.Load() {
+	if !s.gate.IsOpen() {
 		return ErrNotReady
 	}
 	msg, err := events.NewMessage(eventID, event)
 	if err != nil {
 		return err
 	}
-	for key, value := range metadataOf(ctx) {
+	for key, value := range d.metadata {
 		msg.Metadata.Set(key, value)
 	}
 	msg.SetContext(context.WithValue(ctx, decisionKey{}, d))
@@ -121,7 +127,7 @@ func (s *Service) decide(ctx context.Context, eventID string, event events.Event
 		return decisionError(err)
 	}
 	err = refusal(s.pool, d.answer)
-	s.noticeMisfit(err)
+	s.gate.noticeRefusal(err)
 	return err
 }
 
@@ -131,19 +137,6 @@ func digits(n int64) string { return strconv.FormatInt(n, 10) }
 // position is the place of a decided command's event.
 func (s *Service) position(a answer) events.Position {
 	return events.Position{Pool: s.pool.Name(), Seq: a.seq}
-}
-
-type metadataKey struct{}
-
-// WithMetadata attaches metadata (correlation_id, causation_id, traceparent) to the events of the commands that are
-// given the returned context.
-func WithMetadata(ctx context.Context, metadata map[string]string) context.Context {
-	return context.WithValue(ctx, metadataKey{}, metadata)
-}
-
-func metadataOf(ctx context.Context) map[string]string {
-	metadata, _ := ctx.Value(metadataKey{}).(map[string]string)
-	return metadata
 }
 
 // fingerprint tells requests apart that came with the same idempotency key. The parts hold no newlines.

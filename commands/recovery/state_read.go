@@ -1,4 +1,4 @@
-package commands
+package recovery
 
 import (
 	"context"
@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	readPage    = 5000 // events that are read and decoded in one step
-	readWorkers = 2    // sessions that read side by side: decoding is what takes the time
+	readPage    = 5000 // events read and decoded in one step
+	readWorkers = 2    // concurrent sessions, since decoding takes most of the time
 )
 
-// readJournal folds the journal from where the fold ends, up to a seq. Pages are read and decoded side by side and
-// folded in order; few are in memory at a time. It fails as fold.add does, and with the errors of Postgres.
-func (f *fold) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool string, upTo int64, folded func(seq int64)) error {
-	if f.seq >= upTo {
+// readJournal folds the journal from the state's seq up to upTo. Pages are read and decoded concurrently
+// and folded in order; a few are in memory at a time. It fails as add does, and with Postgres's errors.
+func (s *state) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool string, upTo int64, folded func(seq int64)) error {
+	if s.seq >= upTo {
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -27,25 +27,25 @@ func (f *fold) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool s
 	for worker := range pages {
 		out := make(chan []events.Envelope, 1)
 		pages[worker] = out
-		after := f.seq + int64(worker)*readPage
+		after := s.seq + int64(worker)*readPage
 		group.Go(func() error {
 			defer close(out)
 			return readPages(ctx, postgres, pool, after, upTo, out)
 		})
 	}
 	group.Go(func() error {
-		for next := 0; f.seq < upTo; next++ {
+		for next := 0; s.seq < upTo; next++ {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
 			case page, more := <-pages[next%readWorkers]:
 				if !more {
-					return ctx.Err() // its reader failed, and says why
+					return ctx.Err() // its reader failed and returned why
 				}
-				if err := f.addWhole(page, upTo); err != nil {
+				if err := s.addWhole(page, upTo); err != nil {
 					return err
 				}
-				folded(f.seq)
+				folded(s.seq)
 			}
 		}
 		return nil
@@ -53,19 +53,19 @@ func (f *fold) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool s
 	return group.Wait()
 }
 
-// addWhole takes a page that must be as long as it can be.
-func (f *fold) addWhole(page []events.Envelope, upTo int64) error {
-	want := min(f.seq+readPage, upTo)
-	if err := f.add(page); err != nil {
+// addWhole folds a page that must be full, except the last one.
+func (s *state) addWhole(page []events.Envelope, upTo int64) error {
+	want := min(s.seq+readPage, upTo)
+	if err := s.add(page); err != nil {
 		return err
 	}
-	if f.seq < want {
-		return f.hole()
+	if s.seq < want {
+		return s.missing()
 	}
 	return nil
 }
 
-// readPages reads every page that is this worker's.
+// readPages reads every readWorkers-th page, beginning after a seq.
 func readPages(ctx context.Context, postgres *pgx.ConnConfig, pool string, after, upTo int64, out chan<- []events.Envelope) error {
 	conn, err := pgx.ConnectConfig(ctx, postgres.Copy())
 	if err != nil {
@@ -77,7 +77,7 @@ func readPages(ctx context.Context, postgres *pgx.ConnConfig, pool string, after
 		if err != nil {
 			return err
 		}
-		if err := handOn(ctx, out, page); err != nil {
+		if err := send(ctx, out, page); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package commands
+package recovery
 
 import (
 	"context"
@@ -9,33 +9,36 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 )
 
-// errSuperseded is returned to a restorer that another one has taken the right from.
+// errSuperseded is returned to a restorer whose right to write another one has taken.
 var errSuperseded = errors.New("another process has begun to restore Redis")
 
-// errOtherServer is returned when Redis may have lost what was written to it so far. All of it is to be written again.
+// errOtherServer is returned when Redis may have lost the keys written so far. All of them must be written
+// again.
 var errOtherServer = fmt.Errorf("%w: Redis restarted, or another took its place", errChanged)
 
 const (
 	writeBatch   = 8000 // commands in one transaction of Redis
-	writeWorkers = 2    // transactions that are built and carried out side by side
+	writeWorkers = 2    // concurrent transactions
 )
 
-// restoreWriter writes a pool's keys anew. Each of its transactions is carried out only while the next life's meta hash
-// has the writer's epoch: one that lost its right, or comes late, changes nothing. And all of them go to one server: the
-// hash may have survived a restart or a failover that lost what was written after it.
-type restoreWriter struct {
+// keyWriter writes a pool's keys during a restore. Redis carries out each of its transactions only while
+// inventory.meta.next has the writer's epoch, so a writer that lost its right, or is late, changes nothing.
+// All transactions must go to one server: inventory.meta.next may survive a restart or a failover that
+// loses keys written after it.
+type keyWriter struct {
 	redis  *redis.Client
 	pool   events.Pool
 	epoch  int64
 	server server
 }
 
-// guarded carries a batch out, whole or not at all.
-func (w *restoreWriter) guarded(ctx context.Context, queue func(redis.Pipeliner)) error {
-	return w.entitled(ctx, func(tx *redis.Tx) error {
+// transaction queues commands and carries them out, all or none.
+func (w *keyWriter) transaction(ctx context.Context, queue func(redis.Pipeliner)) error {
+	return w.ifEntitled(ctx, func(tx *redis.Tx) error {
 		_, err := tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
 			queue(pipe)
 			return nil
@@ -44,10 +47,11 @@ func (w *restoreWriter) guarded(ctx context.Context, queue func(redis.Pipeliner)
 	})
 }
 
-// entitled calls do if the writer may write. A transaction that do runs is carried out only if it still may then.
-func (w *restoreWriter) entitled(ctx context.Context, do func(tx *redis.Tx) error) error {
+// ifEntitled calls do if the writer has the right to write. A transaction that do runs is carried out only
+// if the writer still has it then.
+func (w *keyWriter) ifEntitled(ctx context.Context, do func(tx *redis.Tx) error) error {
 	next := w.pool.NextMetaKey()
-	err := w.redis.Watch(ctx, func(tx *redis.Tx) error { // on one connection, and so on one server
+	err := w.redis.Watch(ctx, func(tx *redis.Tx) error { // one connection, so one server
 		found, err := readServer(ctx, tx)
 		if err != nil {
 			return err
@@ -70,13 +74,13 @@ func (w *restoreWriter) entitled(ctx context.Context, do func(tx *redis.Tx) erro
 	return err
 }
 
-// remove deletes every key that follows from the pool's events, and reports how many it has deleted so far.
-func (w *restoreWriter) remove(ctx context.Context, removed func(keys int64)) error {
+// removeKeys deletes every key that follows from the pool's events, and reports how many it deleted so far.
+func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) error {
 	var cursor uint64
 	var total int64
 	for {
 		var old []string
-		err := w.entitled(ctx, func(tx *redis.Tx) error {
+		err := w.ifEntitled(ctx, func(tx *redis.Tx) error {
 			keys, next, err := tx.Scan(ctx, cursor, w.pool.KeyPattern(), writeBatch).Result()
 			if err != nil {
 				return err
@@ -106,9 +110,9 @@ func (w *restoreWriter) remove(ctx context.Context, removed func(keys int64)) er
 	}
 }
 
-// forget trims the stream up to an entry, which is in the journal, as are all before it.
-func (w *restoreWriter) forget(ctx context.Context, lastID string) error {
-	err := w.guarded(ctx, func(pipe redis.Pipeliner) {
+// trimStream removes the stream's entries up to lastID. The journal has all of them.
+func (w *keyWriter) trimStream(ctx context.Context, lastID string) error {
+	err := w.transaction(ctx, func(pipe redis.Pipeliner) {
 		pipe.XTrimMinID(ctx, w.pool.StreamKey(), lastID)
 		pipe.XDel(ctx, w.pool.StreamKey(), lastID)
 	})
@@ -118,21 +122,21 @@ func (w *restoreWriter) forget(ctx context.Context, lastID string) error {
 	return nil
 }
 
-// write writes everything that a fold has come to, except that it opens nothing. It reports keys as they are written.
-func (w *restoreWriter) write(ctx context.Context, f *fold, written func(keys int)) error {
+// writeKeys writes the keys of a folded state. It opens no log. It reports keys as they are written.
+func (w *keyWriter) writeKeys(ctx context.Context, s *state, written func(keys int)) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	batches := make(chan [][]any, writeWorkers)
 	group.Go(func() error {
 		defer close(batches)
 		builders, buildCtx := errgroup.WithContext(groupCtx)
-		builders.Go(func() error { return w.holdCommands(buildCtx, f, batches) })
-		builders.Go(func() error { return w.keyCommands(buildCtx, f, batches) })
+		builders.Go(func() error { return w.holdCommands(buildCtx, s, batches) })
+		builders.Go(func() error { return w.keyCommands(buildCtx, s, batches) })
 		return builders.Wait()
 	})
 	for range writeWorkers {
 		group.Go(func() error {
 			for batch := range batches {
-				err := w.guarded(groupCtx, func(pipe redis.Pipeliner) {
+				err := w.transaction(groupCtx, func(pipe redis.Pipeliner) {
 					for _, words := range batch {
 						_ = pipe.Process(groupCtx, redis.NewCmd(groupCtx, words...)) // queued: it fails with the batch
 					}
@@ -148,10 +152,10 @@ func (w *restoreWriter) write(ctx context.Context, f *fold, written func(keys in
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return w.writeRecorded(ctx, f)
+	return w.writeRecorded(ctx, s)
 }
 
-// commandBatch gathers commands for one transaction of Redis, and hands them on when there are enough.
+// commandBatch collects commands for one transaction of Redis, and sends them when it is full.
 type commandBatch struct {
 	commands [][]any
 	out      chan<- [][]any
@@ -167,22 +171,22 @@ func (b *commandBatch) add(ctx context.Context, commands ...[]any) error {
 func (b *commandBatch) flush(ctx context.Context) error {
 	full := b.commands
 	b.commands = make([][]any, 0, writeBatch+2)
-	return handOn(ctx, b.out, full)
+	return send(ctx, b.out, full)
 }
 
 // holdCommands builds the commands that write stock, holds and the due set.
-func (w *restoreWriter) holdCommands(ctx context.Context, f *fold, out chan<- [][]any) error {
+func (w *keyWriter) holdCommands(ctx context.Context, s *state, out chan<- [][]any) error {
 	batch := &commandBatch{out: out}
-	for sku, units := range f.stock {
+	for sku, units := range s.stock {
 		if err := batch.add(ctx, []any{"set", w.pool.StockKey(sku), units}); err != nil {
 			return err
 		}
 	}
-	for id, h := range f.holds {
+	for id, h := range s.holds {
 		key := w.pool.HoldKey(id)
 		second := []any{"zadd", w.pool.DueKey(), h.expiresAt, id}
-		if h.state != HoldActive {
-			second = []any{"pexpire", key, h.forgetAt - f.nowMs}
+		if h.state != commands.HoldActive {
+			second = []any{"pexpire", key, h.forgetAt - s.nowMs}
 		}
 		if err := batch.add(ctx, h.command(key), second); err != nil {
 			return err
@@ -192,18 +196,18 @@ func (w *restoreWriter) holdCommands(ctx context.Context, f *fold, out chan<- []
 }
 
 // keyCommands builds the commands that write the idempotency keys.
-func (w *restoreWriter) keyCommands(ctx context.Context, f *fold, out chan<- [][]any) error {
+func (w *keyWriter) keyCommands(ctx context.Context, s *state, out chan<- [][]any) error {
 	batch := &commandBatch{out: out}
-	for key, k := range f.keys {
-		if err := batch.add(ctx, []any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - f.nowMs}); err != nil {
+	for key, k := range s.keys {
+		if err := batch.add(ctx, []any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - s.nowMs}); err != nil {
 			return err
 		}
 	}
 	return batch.flush(ctx)
 }
 
-// handOn gives a piece of work to who does the next step, or returns ctx's error.
-func handOn[T any](ctx context.Context, out chan<- T, work T) error {
+// send sends work to a channel, or returns ctx's error if ctx ends first.
+func send[T any](ctx context.Context, out chan<- T, work T) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -212,22 +216,22 @@ func handOn[T any](ctx context.Context, out chan<- T, work T) error {
 	}
 }
 
-// writeRecorded writes, into the next life's meta hash, the stock that the events account for. It comes alone and last:
-// the transactions before it watch that hash.
-func (w *restoreWriter) writeRecorded(ctx context.Context, f *fold) error {
+// writeRecorded writes the stock that the events account for into inventory.meta.next. It runs alone and
+// last, because the transactions before it watch that hash.
+func (w *keyWriter) writeRecorded(ctx context.Context, s *state) error {
 	fields := make([]any, 0, 2*writeBatch)
 	flush := func() error {
 		if len(fields) == 0 {
 			return nil
 		}
-		err := w.guarded(ctx, func(pipe redis.Pipeliner) { pipe.HSet(ctx, w.pool.NextMetaKey(), fields...) })
+		err := w.transaction(ctx, func(pipe redis.Pipeliner) { pipe.HSet(ctx, w.pool.NextMetaKey(), fields...) })
 		fields = fields[:0]
 		if err != nil {
 			return fmt.Errorf("write the recorded stock: %w", err)
 		}
 		return nil
 	}
-	for sku, units := range f.stock {
+	for sku, units := range s.stock {
 		if fields = append(fields, "stock:"+sku, units); len(fields) == 2*writeBatch {
 			if err := flush(); err != nil {
 				return err
@@ -238,7 +242,7 @@ func (w *restoreWriter) writeRecorded(ctx context.Context, f *fold) error {
 }
 
 // server is one process of Redis and one line of data: a restart changes the first, and data taken over from another
-// Redis change the second. While both stay as they are, what was written is there.
+// Redis change the second. While found stay as they are, what was written is there.
 type server struct {
 	runID, replicationID string
 }
@@ -256,7 +260,7 @@ func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
 	return found, nil
 }
 
-// redisNow is Redis's clock.
+// redisNow returns Redis's clock, in ms.
 func redisNow(ctx context.Context, client *redis.Client) (ms int64, err error) {
 	now, err := client.Time(ctx).Result()
 	if err != nil {

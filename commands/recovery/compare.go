@@ -1,0 +1,196 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/postgres"
+)
+
+// Reasons for which a pool takes no commands.
+var (
+	ErrEmptied = errors.New("Redis was emptied: it has no log for this pool, which has been in use")
+	ErrBehind  = errors.New("Redis is behind the journal: it was restored from an older state")
+	// ErrUnjournaled passes by itself: Redis is not restored while it still has events that the journal
+	// lacks.
+	ErrUnjournaled = errors.New("Redis lost its position in the log, and still has events that the journal lacks; waiting for the journal")
+	// ErrForked needs an operator: Redis and the journal have different events under one seq, and only one
+	// of the two logs can go on.
+	ErrForked = errors.New("Redis and the journal have forked")
+)
+
+// divergence says how Redis's log differs from the journal.
+type divergence int
+
+const (
+	divergenceUnknown divergence = iota // the comparison failed; its error says why
+	divergenceNone                      // level, or Redis is ahead and the journal will catch up
+	divergenceNewPool                   // neither Redis nor the journal has seen the pool
+	divergenceEpoch                     // Redis has every event of the journal, but an earlier epoch
+	divergenceLost                      // Redis was emptied or is behind: the journal has events it lacks
+)
+
+// comparison is the state of both logs. The acknowledged position and the journal's state are read
+// before Redis's log head, which can only have grown since.
+type comparison struct {
+	knownEpoch int64 // the highest position that Redis acknowledged to this process
+	knownSeq   int64
+	journal    journal.PoolRecord
+	head       stream.Head
+}
+
+// newestEpoch returns the highest epoch that Postgres or this process knows.
+func (c comparison) newestEpoch() int64 { return max(c.journal.Epoch, c.knownEpoch) }
+
+// isEarlierEpoch reports whether Redis's log is of an epoch before the newest, or ends before the
+// position acknowledged to this process. The decide script refuses such a log as stale.
+func (c comparison) isEarlierEpoch() bool {
+	return c.head.Epoch < c.newestEpoch() || c.head.Epoch == c.knownEpoch && c.head.Seq < c.knownSeq
+}
+
+// lossReason explains why Redis must be restored.
+func (c comparison) lossReason() error {
+	if !c.head.Exists {
+		return fmt.Errorf("%w (the journal ends at seq %d)", ErrEmptied, c.journal.Journaled)
+	}
+	if c.head.Seq >= c.journal.Journaled {
+		return fmt.Errorf("%w (Redis's log is of epoch %d, the newest is %d)", ErrBehind, c.head.Epoch, c.newestEpoch())
+	}
+	return fmt.Errorf("%w (Redis ends at seq %d in epoch %d, the journal at %d in epoch %d)",
+		ErrBehind, c.head.Seq, c.head.Epoch, c.journal.Journaled, c.newestEpoch())
+}
+
+// compare compares Redis's log with the journal. It fails with ErrUnjournaled, with ErrForked, or with
+// the error of the store that did not answer.
+func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
+	var c comparison
+	var err error
+	if err = r.requireVersion(ctx); err != nil {
+		return c, divergenceUnknown, err
+	}
+	c.knownEpoch, c.knownSeq = r.gate.Acknowledged()
+	if c.journal, err = journal.ReadPoolRecord(ctx, db, r.pool.Name()); err != nil {
+		return c, divergenceUnknown, err
+	}
+	if c.head, err = stream.ReadHead(ctx, r.redis, r.pool); err != nil {
+		return c, divergenceUnknown, err
+	}
+	if !c.head.Exists {
+		divergence, err := r.compareEmptied(ctx, c)
+		return c, divergence, err
+	}
+	agrees, err := r.agreesAtJournalEnd(ctx, c)
+	switch {
+	case err != nil:
+		return c, divergenceUnknown, err
+	case c.head.Seq < c.journal.Journaled:
+		return c, divergenceLost, nil
+	case !c.isEarlierEpoch():
+		return c, divergenceNone, nil
+	case agrees:
+		return c, divergenceEpoch, nil
+	case c.head.Seq == c.journal.Journaled:
+		return c, divergenceLost, nil
+	}
+	return c, divergenceUnknown, fmt.Errorf(
+		"%w: Redis's log is of epoch %d and ends at seq %d, the newest epoch is %d, and the stream no longer has seq %d to compare the two by. %s",
+		ErrForked, c.head.Epoch, c.head.Seq, c.newestEpoch(), c.journal.Journaled, r.forkAdvice())
+}
+
+// compareEmptied is compare for a Redis without a log head.
+func (r *Recovery) compareEmptied(ctx context.Context, c comparison) (divergence, error) {
+	closed, err := stream.ReadClosedHead(ctx, r.redis, r.pool)
+	if err != nil {
+		return divergenceUnknown, err
+	}
+	tail, err := stream.Tail(ctx, r.redis, r.pool)
+	if err != nil {
+		return divergenceUnknown, err
+	}
+	entries, err := r.redis.XLen(ctx, r.pool.StreamKey()).Result()
+	if err != nil {
+		return divergenceUnknown, fmt.Errorf("read the stream's length: %w", err)
+	}
+	end := max(tail, closed.Seq)
+	switch {
+	case end > c.journal.Journaled:
+		return divergenceUnknown, fmt.Errorf("%w (Redis has events up to seq %d, the journal ends at %d)",
+			ErrUnjournaled, end, c.journal.Journaled)
+	case c.journal.Epoch == 0 && c.journal.Journaled == 0 && entries == 0:
+		return divergenceNewPool, nil
+	}
+	return divergenceLost, nil
+}
+
+// scanMax bounds how many entries, from the stream's end backwards, are scanned for the journal's last
+// event each second. A journal that is further behind compares the event itself when it reaches it.
+const scanMax = 2000
+
+// agreesAtJournalEnd compares the journal's last event with the stream's entry of the same seq. A script
+// decides each event once and never changes earlier ones, so two logs that agree in one event agree in
+// every event before it. It fails with ErrForked if the two differ, and returns false if the stream no
+// longer has the entry.
+func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, error) {
+	seq := c.journal.Journaled
+	if seq == 0 {
+		return true, nil
+	}
+	if c.head.Seq < seq || c.journal.LastID == uuid.Nil {
+		return false, nil
+	}
+	limit := int64(scanMax)
+	if c.isEarlierEpoch() {
+		limit = 0 // scan the whole stream
+	}
+	id, found, err := stream.FindEntry(ctx, r.redis, r.pool, seq, limit)
+	if err != nil || !found {
+		return false, err
+	}
+	if id != c.journal.LastID {
+		return false, fmt.Errorf("%w: seq %d is event %s in the journal and event %s in Redis. %s",
+			ErrForked, seq, c.journal.LastID, id, r.forkAdvice())
+	}
+	return true, nil
+}
+
+// forkAdvice says how an operator ends a fork.
+func (r *Recovery) forkAdvice() string {
+	streamKey := r.pool.StreamKey()
+	return fmt.Sprintf("Nothing was changed, and nothing is sold until you decide. "+
+		"If Redis was started on an old copy of its data and the newest still exist, start it on those. "+
+		"Otherwise the journal counts: `redis-cli RENAME %s %s.forked` keeps Redis's events for you to make good by hand, "+
+		"`redis-cli DEL %s` then has Redis restored from the journal", streamKey, streamKey, r.pool.MetaKey())
+}
+
+// asForked turns a fork that the journal's own comparison found into ErrForked.
+func (r *Recovery) asForked(err error) error {
+	if errors.Is(err, journal.ErrFork) {
+		return fmt.Errorf("%w: %w. %s", ErrForked, err, r.forkAdvice())
+	}
+	return err
+}
+
+// requireVersion fails on a Redis that is too old for the scripts and the journal. A Redis that does not
+// report its version passes.
+func (r *Recovery) requireVersion(ctx context.Context) error {
+	info, err := r.redis.InfoMap(ctx, "server").Result()
+	if err != nil {
+		return fmt.Errorf("ask Redis for its version: %w", err)
+	}
+	return checkVersion(info["Server"]["redis_version"])
+}
+
+func checkVersion(version string) error {
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < 7 {
+		return fmt.Errorf("Redis %s is too old: StockStream needs 7.0 or newer", version)
+	}
+	return nil
+}

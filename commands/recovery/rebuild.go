@@ -1,0 +1,171 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
+)
+
+// RebuildOptions say how to rebuild Redis on demand.
+type RebuildOptions struct {
+	// EvenHealthy rebuilds a Redis that lacks no event of the journal, too.
+	EvenHealthy bool
+	// Wait bounds how long the journal may take to reach the end of the closed log, and how long another
+	// process that is restoring Redis may take.
+	Wait time.Duration
+	// Report receives the progress, from several goroutines. It may be nil.
+	Report func(RestoreProgress)
+}
+
+// Rebuilt counts what Redis holds after it was rebuilt.
+type Rebuilt struct {
+	Epoch      int64 // of the log that was published
+	Seq        int64 // at which that log ends
+	SKUs       int64
+	LiveHolds  int64
+	EndedHolds int64 // still remembered
+	Keys       int64 // idempotency keys still remembered
+	Unreadable int64 // events that were skipped, as the read tables skip them
+}
+
+// Reasons for which Rebuild does nothing.
+var (
+	// ErrHealthy is returned without EvenHealthy if Redis has every event of the journal.
+	ErrHealthy = errors.New("Redis has everything that the journal has")
+	// ErrNothing is returned for a pool that has no events.
+	ErrNothing = errors.New("the pool was never set up: there is nothing to rebuild")
+)
+
+// rebuildPoll is how often Rebuild looks whether the journal has reached the end of the closed log.
+const rebuildPoll = 50 * time.Millisecond
+
+// Rebuild writes all keys that follow from the pool's events from the journal. Commands are answered
+// NOT_READY from the moment the log is closed until it is published again. A failure before the first key
+// was changed leaves the log open as it was. Stock that an operator typed into Redis, and that no command
+// recorded yet, is lost.
+//
+// Its errors are those of reconcile, ErrHealthy, ErrNothing, and ErrUnjournaled if the journal did not
+// catch up in time.
+func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt, error) {
+	if options.Report == nil {
+		options.Report = func(RestoreProgress) {}
+	}
+	waiting, cancel := context.WithTimeout(ctx, options.Wait)
+	lease, err := worker.AcquireLease(waiting, r.postgres, r.leaseName())
+	cancel()
+	if err != nil {
+		return Rebuilt{}, err
+	}
+	defer lease.Release()
+	c, divergence, err := r.compare(ctx, lease.Conn)
+	switch {
+	case err != nil:
+		return Rebuilt{}, err
+	case divergence == divergenceNewPool:
+		return Rebuilt{}, ErrNothing
+	case divergence != divergenceLost && !options.EvenHealthy:
+		return Rebuilt{}, ErrHealthy
+	}
+	restore, err := r.newRestorer(ctx, lease, options.Report)
+	if err != nil {
+		return Rebuilt{}, err
+	}
+	if divergence == divergenceLost {
+		if err = restore.verify(ctx, c); err == nil {
+			err = restore.run(ctx, c)
+		}
+	} else {
+		err = restore.replaceHealthy(ctx, c, options.Wait)
+	}
+	if err != nil {
+		return Rebuilt{}, err
+	}
+	return restore.summary(), nil
+}
+
+func (r *restorer) summary() Rebuilt {
+	done := Rebuilt{
+		Epoch:      r.epoch,
+		Seq:        r.state.seq,
+		SKUs:       int64(len(r.state.stock)),
+		Keys:       int64(len(r.state.keys)),
+		Unreadable: r.state.unreadable,
+	}
+	for _, h := range r.state.holds {
+		if h.state == commands.HoldActive {
+			done.LiveHolds++
+		} else {
+			done.EndedHolds++
+		}
+	}
+	return done
+}
+
+// replaceHealthy rewrites the keys of a Redis that lacks no event. It folds nearly all of the journal
+// while commands are still decided, and closes the log only for the rest.
+func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience time.Duration) error {
+	if err := r.foldTo(ctx, c.journal.Journaled); err != nil {
+		return err
+	}
+	end, err := r.closeLog(ctx, c.head.Epoch, "")
+	if err != nil {
+		return err
+	}
+	epoch, err := r.foldRest(ctx, c, end, patience)
+	if err != nil {
+		return errors.Join(err, r.reopenLog(ctx, c.head.Epoch))
+	}
+	if err := r.rewrite(ctx, epoch); err != nil {
+		return fmt.Errorf("Redis is closed for commands, and only partly written; "+
+			"any process of the service restores it, or this command once more: %w", err)
+	}
+	return nil
+}
+
+// foldRest waits until the journal has reached the end of the closed log, raises the epoch, and folds the
+// events in between. It changes no key.
+func (r *restorer) foldRest(ctx context.Context, c comparison, end int64, patience time.Duration) (epoch int64, err error) {
+	deadline := time.Now().Add(patience)
+	for {
+		journaled, err := r.journaled(ctx)
+		if err != nil {
+			return 0, err
+		}
+		r.report(RestoreProgress{Step: StepWait, Done: journaled, Total: end})
+		if journaled >= end {
+			break
+		}
+		if time.Now().After(deadline) {
+			return 0, fmt.Errorf("%w (the log was closed at seq %d, and after %s the journal was at %d)",
+				ErrUnjournaled, end, patience, journaled)
+		}
+		if err := wait.For(ctx, rebuildPoll); err != nil {
+			return 0, err
+		}
+	}
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(c.head.Epoch, c.knownEpoch))
+	if err != nil {
+		return 0, err
+	}
+	if journaled != end {
+		return 0, fmt.Errorf("%w: the log was closed at seq %d, and the journal ends at %d", ErrForked, end, journaled)
+	}
+	return epoch, r.foldTo(ctx, end)
+}
+
+// reopenLog opens the closed log again as it was. It also runs if the caller's context ended.
+func (r *restorer) reopenLog(ctx context.Context, epoch int64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), compareTimeout)
+	defer cancel()
+	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
+	if err := r.runStep(ctx, reopenScript, statusReopened, keys, epoch); err != nil {
+		return fmt.Errorf("the log stays closed, and any process of the service will restore it: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/worker"
+)
+
+// reconcileAttempts is how often a log that changed while it was compared is compared again.
+const reconcileAttempts = 5
+
+// errChanged is returned when the log changed since it was compared. The caller compares again.
+var errChanged = errors.New("the log changed while it was compared with the journal")
+
+// reconcile compares Redis with the journal and takes the step that follows, until the two fit together.
+// The caller holds the lease. Its errors are ErrUnjournaled, ErrForked, ErrJournalIncomplete,
+// ErrJournalUnsound, and those of the two stores.
+func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
+	for attempt := 1; ; attempt++ {
+		c, divergence, err := r.compare(ctx, lease.Conn)
+		switch divergence {
+		case divergenceUnknown:
+			return err
+		case divergenceNone:
+			r.gate.Acknowledge(c.head.Epoch, c.head.Seq)
+			return journal.RecordPool(ctx, lease.Conn, r.pool.Name(), c.head.Epoch)
+		case divergenceNewPool:
+			err = r.initialise(ctx)
+		case divergenceEpoch:
+			err = r.keepLog(ctx, lease, c)
+		case divergenceLost:
+			err = r.restore(ctx, lease, c)
+		}
+		if err != nil && (!errors.Is(err, errChanged) || attempt == reconcileAttempts) {
+			return err
+		}
+	}
+}
+
+// initialise creates the log of a pool that never had one. Redis comes first and Postgres second: a crash
+// in between leaves an empty log, which fits the empty journal.
+func (r *Recovery) initialise(ctx context.Context) error {
+	reply, err := initialiseScript.Run(ctx, r.redis, []string{r.pool.MetaKey()}, journal.FirstEpoch).StringSlice()
+	if err != nil || len(reply) != 1 || reply[0] != statusInitialised && reply[0] != statusExists {
+		return fmt.Errorf("initialise the log: %v: %w", reply, err)
+	}
+	return nil
+}
+
+// keepLog gives a log that has every event of the journal, but an earlier epoch, a new epoch.
+func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c comparison) error {
+	r.log.Warn("Redis has every event of the journal but an earlier epoch; its log is kept, in a new epoch",
+		"pool", r.pool.Name(),
+		"epoch", c.head.Epoch,
+		"seq", c.head.Seq,
+		"journaled", c.journal.Journaled,
+		"newest_epoch", c.newestEpoch(),
+		"acknowledged", c.knownSeq)
+	epoch, journaled, err := journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(), max(c.head.Epoch, c.knownEpoch))
+	if err != nil {
+		return err
+	}
+	if journaled != c.journal.Journaled {
+		return errChanged
+	}
+	keys := []string{r.pool.MetaKey()}
+	return r.runStep(ctx, raiseEpochScript, statusRaised, keys, c.head.Epoch, epoch, c.head.Seq)
+}
+
+// restore writes the keys of a Redis that was emptied or is behind from the journal.
+func (r *Recovery) restore(ctx context.Context, lease *worker.Lease, c comparison) error {
+	logged := logProgress(r.log, r.pool.Name())
+	restore, err := r.newRestorer(ctx, lease, func(p RestoreProgress) {
+		r.gate.Close(fmt.Errorf("%w; it is being restored from the journal: %s, %d of %d",
+			c.lossReason(), p.Step, p.Done, p.Total))
+		logged(p)
+	})
+	if err != nil {
+		return err
+	}
+	if err := restore.verify(ctx, c); err != nil {
+		return err
+	}
+	r.log.Warn("restoring Redis from the journal",
+		"pool", r.pool.Name(), "reason", c.lossReason(), "journaled", c.journal.Journaled)
+	if err := restore.run(ctx, c); err != nil {
+		return fmt.Errorf("restore Redis from the journal: %w", err)
+	}
+	done := restore.summary()
+	r.log.Warn("Redis is restored from the journal",
+		"pool", r.pool.Name(),
+		"epoch", done.Epoch,
+		"seq", done.Seq,
+		"skus", done.SKUs,
+		"live_holds", done.LiveHolds,
+		"ended_holds", done.EndedHolds,
+		"keys", done.Keys,
+		"unreadable_events", done.Unreadable)
+	return nil
+}

@@ -1,0 +1,57 @@
+// Package recovery keeps a pool's Redis and its journal consistent. It compares the two, opens the gate
+// for commands once they fit together, and restores a Redis that was emptied or is behind from the
+// journal.
+//
+// Read it in this order: watcher.go (the loop of a running process), compare.go (how Redis stands to
+// the journal), reconcile.go (which step follows), restore.go, state.go and writer.go (writing Redis's
+// keys from the journal), rebuild.go (the same on demand).
+//
+// Of ours it imports commands and events. A Recovery is safe for concurrent use. Of several processes,
+// one reconciles or rebuilds a pool at a time: it holds the lease "open/<pool>".
+package recovery
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
+)
+
+// Config names the two stores of one pool. The client stays the caller's to close.
+type Config struct {
+	Pool       events.Pool
+	Redis      *redis.Client
+	Postgres   *pgx.ConnConfig
+	Gate       *commands.Gate // of the service that takes the pool's commands
+	KeepMemory time.Duration  // how long ended holds and idempotency keys are kept in Redis
+	Log        *slog.Logger
+}
+
+// Recovery reconciles one pool's Redis with its journal.
+type Recovery struct {
+	pool       events.Pool
+	redis      *redis.Client
+	postgres   *pgx.ConnConfig
+	gate       *commands.Gate
+	keepMemory time.Duration
+	log        *slog.Logger
+}
+
+// New returns the recovery of one pool. It does nothing until Watch or Rebuild is called.
+func New(config Config) *Recovery {
+	return &Recovery{
+		pool:       config.Pool,
+		redis:      config.Redis,
+		postgres:   config.Postgres,
+		gate:       config.Gate,
+		keepMemory: config.KeepMemory,
+		log:        config.Log,
+	}
+}
+
+// leaseName is the lease of the one process that changes the pool's log outside of a command.
+func (r *Recovery) leaseName() string { return "open/" + r.pool.Name() }

@@ -1,0 +1,237 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
+)
+
+// restorer is one attempt to write a pool's keys from the journal. Its lease keeps other attempts from
+// running at the same time. Its epoch stops one that goes on after it lost its lease.
+//
+// A restore takes these steps:
+//
+//  1. Fold the journal, and wait until the journal has written what it had read before Redis lost it.
+//  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold the rest.
+//  3. Close the log, if it still ends where it was compared.
+//  4. Take the right to write: inventory.meta.next, with the epoch.
+//  5. Remove the pool's keys and write them from the folded state.
+//  6. Publish: rename inventory.meta.next to inventory.meta. Only now is a command decided again.
+//
+// A process that dies in between leaves the log as it was, or closed; the next comparison begins again.
+type restorer struct {
+	*Recovery
+	lease      *worker.Lease
+	state      *state
+	report     func(RestoreProgress)
+	comparedID string // the last stream entry that verify compared; "" if none
+	epoch      int64  // of the log that was published
+}
+
+// newRestorer fails with ErrJournalIncomplete if a partition of the journal is detached. Any other hole is
+// found when the fold reaches it.
+func (r *Recovery) newRestorer(ctx context.Context, lease *worker.Lease, report func(RestoreProgress)) (*restorer, error) {
+	err := journal.CheckComplete(ctx, lease.Conn, r.pool.Name(), 0)
+	switch {
+	case errors.Is(err, journal.ErrDetached):
+		return nil, fmt.Errorf("%w: %w", ErrJournalIncomplete, err)
+	case err != nil && !errors.Is(err, journal.ErrHole):
+		return nil, err
+	}
+	nowMs, err := redisNow(ctx, r.redis)
+	if err != nil {
+		return nil, err
+	}
+	return &restorer{
+		Recovery: r,
+		lease:    lease,
+		state:    newState(nowMs, r.keepMemory),
+		report:   report,
+	}, nil
+}
+
+// verify compares the events that a Redis that is behind still has with the journal. It fails with
+// ErrForked.
+func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
+	if c.head.Exists {
+		r.comparedID, err = journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, c.head.Seq)
+	}
+	return r.asForked(err)
+}
+
+// run restores a Redis that was emptied or is behind, after verify.
+func (r *restorer) run(ctx context.Context, c comparison) error {
+	if err := r.foldUntilSettled(ctx); err != nil {
+		return err
+	}
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(c.head.Epoch, c.knownEpoch))
+	if err != nil {
+		return err
+	}
+	if err := r.foldTo(ctx, journaled); err != nil {
+		return err
+	}
+	if c.head.Exists {
+		if _, err := r.closeLog(ctx, c.head.Epoch, strconv.FormatInt(c.head.Seq, 10)); err != nil {
+			return err
+		}
+	}
+	return r.rewrite(ctx, epoch)
+}
+
+// settleInterval is how long the journal's checkpoint must stand still. Tests set it lower.
+var settleInterval = 500 * time.Millisecond
+
+const settleMax = 10 * time.Second // how long that is waited for
+
+// foldUntilSettled folds the journal, and waits until the journal has written the events it had read from
+// Redis before Redis lost them: those events were acknowledged to clients. RaiseEpoch, not this wait,
+// guarantees that no such event comes later.
+func (r *restorer) foldUntilSettled(ctx context.Context) error {
+	began := time.Now()
+	seen := int64(-1)
+	seenAt := began
+	for {
+		journaled, err := r.journaled(ctx)
+		switch {
+		case err != nil:
+			return err
+		case journaled != seen:
+			seen = journaled
+			seenAt = time.Now()
+		case time.Since(seenAt) >= settleInterval:
+			return nil
+		}
+		if err := r.foldTo(ctx, journaled); err != nil {
+			return err
+		}
+		if time.Since(began) > settleMax {
+			return nil
+		}
+		if err := wait.For(ctx, max(0, settleInterval-time.Since(seenAt))); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *restorer) journaled(ctx context.Context) (int64, error) {
+	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
+}
+
+// foldTo folds the journal up to a seq, and checks that the result is a state that commands can leave.
+func (r *restorer) foldTo(ctx context.Context, seq int64) error {
+	err := r.state.readJournal(ctx, r.postgres, r.pool.Name(), seq, func(folded int64) {
+		r.report(RestoreProgress{Step: StepFold, Done: folded, Total: seq})
+	})
+	if err != nil {
+		return err
+	}
+	if r.state.seq != seq {
+		return fmt.Errorf("the journal's checkpoint fell from %d to %d: %w", r.state.seq, seq, errChanged)
+	}
+	return r.state.check()
+}
+
+// closeLog sets the log aside, if it is of this epoch and ends at this seq ("" for any), and returns the
+// seq it ends at.
+func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end int64, err error) {
+	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey()}
+	reply, err := closeScript.Run(ctx, r.redis, keys, epoch, seq).StringSlice()
+	if err != nil {
+		return 0, fmt.Errorf("close the log: %w", err)
+	}
+	if len(reply) != 2 || reply[0] != statusClosed {
+		return 0, errChanged
+	}
+	return strconv.ParseInt(reply[1], 10, 64)
+}
+
+// rewrite removes the pool's keys from Redis, writes them from the folded state, and publishes the log as
+// the last step. No command is decided before that, whatever fails in between.
+func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
+	writer, err := r.beginWriting(ctx, epoch)
+	if err != nil {
+		return err
+	}
+	r.report(RestoreProgress{Step: StepRemove})
+	err = writer.removeKeys(ctx, func(keys int64) { r.report(RestoreProgress{Step: StepRemove, Done: keys}) })
+	if err != nil {
+		return err
+	}
+	if r.comparedID != "" {
+		if err := writer.trimStream(ctx, r.comparedID); err != nil {
+			return err
+		}
+	}
+	total := r.state.keyCount()
+	var done atomic.Int64
+	err = writer.writeKeys(ctx, r.state, func(keys int) {
+		r.report(RestoreProgress{Step: StepWrite, Done: min(total, done.Add(int64(keys))), Total: total})
+	})
+	if err != nil {
+		return err
+	}
+	r.report(RestoreProgress{Step: StepPublish})
+	if err := r.publish(ctx, writer); err != nil {
+		return err
+	}
+	r.epoch = epoch
+	r.gate.Acknowledge(epoch, r.state.seq)
+	return nil
+}
+
+// beginWriting takes the right to write. The server is identified first, since keys written to another
+// server would not count.
+func (r *restorer) beginWriting(ctx context.Context, epoch int64) (*keyWriter, error) {
+	server, err := readServer(ctx, r.redis)
+	if err != nil {
+		return nil, err
+	}
+	keys := []string{r.pool.MetaKey(), r.pool.NextMetaKey()}
+	if err := r.runStep(ctx, beginRestoreScript, statusBegun, keys, epoch, r.state.seq); err != nil {
+		return nil, err
+	}
+	return &keyWriter{
+		redis:  r.redis,
+		pool:   r.pool,
+		epoch:  epoch,
+		server: server,
+	}, nil
+}
+
+// publish opens the log that the writer has written, if all of it is still there.
+func (r *restorer) publish(ctx context.Context, w *keyWriter) error {
+	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
+	return r.runStep(ctx, publishScript, statusPublished, keys, w.epoch, w.server.runID, w.server.replicationID)
+}
+
+// runStep runs a script whose only good answer is one status word.
+func (r *Recovery) runStep(ctx context.Context, script *redis.Script, want string, keys []string, args ...any) error {
+	reply, err := script.Run(ctx, r.redis, keys, args...).StringSlice()
+	if err != nil {
+		return fmt.Errorf("replace the log: %w", err)
+	}
+	if len(reply) != 1 {
+		return fmt.Errorf("replace the log: the script answered %v, want %s", reply, want)
+	}
+	switch reply[0] {
+	case want:
+		return nil
+	case statusOpen, statusChanged:
+		return errChanged
+	case statusSuperseded:
+		return errSuperseded
+	case statusOtherServer:
+		return errOtherServer
+	}
+	return fmt.Errorf("replace the log: the script answered %v, want %s", reply, want)
+}

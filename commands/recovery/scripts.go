@@ -1,0 +1,45 @@
+package recovery
+
+import (
+	"embed"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+// The scripts that create, close and replace a pool's log. Only these change the log head outside of a
+// command's decision.
+var (
+	initialiseScript   = redis.NewScript(source("initialise"))
+	closeScript        = redis.NewScript(source("close_log"))
+	reopenScript       = redis.NewScript(source("reopen_log"))
+	beginRestoreScript = redis.NewScript(source("begin_restore"))
+	publishScript      = redis.NewScript(source("publish_log"))
+	raiseEpochScript   = redis.NewScript(source("raise_epoch"))
+)
+
+func source(name string) string {
+	text, err := luaFiles.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // the file is embedded, so its absence is a broken build
+	}
+	return string(text)
+}
+
+// The status words of the scripts; each file's header says which ones it answers.
+const (
+	statusInitialised = "INITIALISED"
+	statusExists      = "EXISTS"
+	statusClosed      = "CLOSED"
+	statusChanged     = "CHANGED"
+	statusReopened    = "REOPENED"
+	statusGone        = "GONE"
+	statusBegun       = "BEGUN"
+	statusOpen        = "OPEN"
+	statusSuperseded  = "SUPERSEDED"
+	statusPublished   = "PUBLISHED"
+	statusOtherServer = "OTHER_SERVER"
+	statusRaised      = "RAISED"
+)

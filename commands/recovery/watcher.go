@@ -1,0 +1,166 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
+)
+
+const (
+	compareInterval   = time.Second            // between comparisons while the gate is open
+	closedInterval    = 250 * time.Millisecond // and while it is closed
+	compareIntervalLo = 100 * time.Millisecond // however many commands are refused
+	compareTimeout    = 5 * time.Second
+	failurePauseMax   = 16 * time.Second // after reconciling failed again and again
+	progressInterval  = 5 * time.Second  // between log lines about one step of a restore
+)
+
+// Watch opens the gate as soon as that is safe, and watches over the pool until ctx ends. A Redis that
+// lost its data, or came back with older ones, is restored from the journal while this process runs. A
+// log that forked takes no more commands. In all these states commands are answered NOT_READY.
+//
+// Postgres may come and go: a gate that is open stays open without it.
+func (r *Recovery) Watch(ctx context.Context) {
+	w := &watcher{Recovery: r}
+	defer w.disconnect(ctx)
+	failures := 0
+	for ctx.Err() == nil {
+		err := w.look(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		pause := closedInterval
+		switch {
+		case err == nil && r.gate.IsOpen():
+			pause = compareInterval
+			failures = 0
+		case err != nil:
+			failures++
+			pause = min(closedInterval<<min(failures, 10), failurePauseMax)
+		}
+		w.pause(ctx, pause)
+	}
+}
+
+// watcher is one call of Watch.
+type watcher struct {
+	*Recovery
+	conn       *pgx.Conn // nil until it is needed, and after a failure
+	lastLogged string    // the last failure that was logged
+}
+
+// pause waits for the next comparison. While the gate is open, a command that the script refused ends the
+// pause early, but not more often than every compareIntervalLo.
+func (w *watcher) pause(ctx context.Context, pause time.Duration) {
+	refused := w.gate.Refused()
+	if !w.gate.IsOpen() {
+		refused = nil
+	} else if wait.For(ctx, compareIntervalLo) != nil {
+		return
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-refused:
+	}
+}
+
+// look compares Redis with the journal once and takes the step that follows. It returns an error only if
+// the next look should wait longer than usual.
+func (w *watcher) look(ctx context.Context) error {
+	c, divergence, err := w.compareNow(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil //nolint:nilerr // the caller asked for the end
+	case errors.Is(err, ErrUnjournaled) || errors.Is(err, ErrForked):
+		w.closeGate(err)
+		return nil
+	case err != nil: // Redis or Postgres did not answer: an open gate stays open
+		w.disconnect(ctx)
+		if !w.gate.IsOpen() {
+			w.closeGate(err)
+		}
+		return nil
+	case divergence == divergenceNone && c.head.Epoch == c.journal.Epoch:
+		w.gate.Acknowledge(c.head.Epoch, c.head.Seq)
+		w.openGate()
+		return nil
+	case divergence == divergenceLost || divergence == divergenceEpoch:
+		w.gate.Close(c.lossReason())
+	}
+	return w.reconcileNow(ctx)
+}
+
+// compareNow compares over the watcher's own connection to Postgres.
+func (w *watcher) compareNow(ctx context.Context) (comparison, divergence, error) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	if w.conn == nil {
+		conn, err := pgx.ConnectConfig(ctx, w.postgres.Copy())
+		if err != nil {
+			return comparison{}, divergenceUnknown, err
+		}
+		w.conn = conn
+	}
+	return w.compare(ctx, w.conn)
+}
+
+// reconcileNow reconciles, unless another process is doing so.
+func (w *watcher) reconcileNow(ctx context.Context) error {
+	lease, err := worker.TryLease(ctx, w.postgres, w.leaseName())
+	if errors.Is(err, worker.ErrLeased) {
+		return nil
+	}
+	if err == nil {
+		defer lease.Release()
+		err = w.reconcile(ctx, lease)
+	}
+	switch {
+	case err == nil:
+		w.openGate()
+	case ctx.Err() == nil:
+		w.closeGate(err)
+	}
+	return err
+}
+
+func (w *watcher) openGate() {
+	if !w.gate.IsOpen() {
+		w.lastLogged = ""
+		w.gate.Open()
+		w.log.Info("pool open for commands", "pool", w.pool.Name())
+	}
+}
+
+// closeGate closes the gate and logs the reason, unless it was the last one logged.
+func (w *watcher) closeGate(reason error) {
+	w.gate.Close(reason)
+	if reason.Error() != w.lastLogged {
+		w.lastLogged = reason.Error()
+		w.log.Error("pool not open for commands", "pool", w.pool.Name(), "error", reason)
+	}
+}
+
+func (w *watcher) disconnect(ctx context.Context) {
+	if w.conn != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = w.conn.Close(ctx) // a failed close loses nothing
+		w.conn = nil
+	}
+}
+
+// logProgress logs each step of a restore when it begins, and every few seconds while it lasts.
+func logProgress(log *slog.Logger, pool string) func(RestoreProgress) {
+	return EveryStep(progressInterval, func(p RestoreProgress) {
+		log.Info("restoring Redis: "+p.Step, "pool", pool, "done", p.Done, "total", p.Total)
+	})
+}
