@@ -11,8 +11,8 @@ import (
 // so if there are as many rows as there must be, there is no other. Only where there are more are they looked for.
 func (a *auditor) compareCount(ctx context.Context, tx pgx.Tx, table string, seq int64) error {
 	want := map[string]int64{
-		tableHolds: a.fold.totals.holds, tableOrders: a.fold.totals.orders, tableStock: int64(len(a.fold.stock)),
-		tableHours: a.fold.hours.dropped + int64(len(a.fold.hours.units)),
+		tableHolds: a.expected.totals.holds, tableOrders: a.expected.totals.orders, tableStock: int64(len(a.expected.stock)),
+		tableHours: a.expected.hours.dropped + int64(len(a.expected.hours.units)),
 	}[table]
 	var count int64
 	if err := tx.QueryRow(ctx, `SELECT count(*) FROM `+pgx.Identifier{table}.Sanitize()).Scan(&count); err != nil {
@@ -28,7 +28,7 @@ func (a *auditor) compareCount(ctx context.Context, tx pgx.Tx, table string, seq
 	for _, key := range strangers {
 		a.found.differs(Difference{Store: table, Kind: KindUnexpected, Key: key, Expected: "no row: no event tells of it", Seq: seq})
 	}
-	uncounted := table == tableHours && a.fold.hours.late // rows of hours, where a clock has gone back
+	uncounted := table == tableHours && a.expected.hours.late // rows of hours, where a clock has gone back
 	if int64(len(strangers)) < count-want && !uncounted {
 		a.found.differs(Difference{Store: table, Kind: KindCount, Key: table, Seq: seq,
 			Expected: fmt.Sprintf("%d rows", want), Found: fmt.Sprintf("%d rows", count)})

@@ -13,20 +13,20 @@ import (
 // compareOver compares the hours that are over with sku_hours, and lets go of those that agree. Any state from the
 // audit's end on will do.
 func (a *auditor) compareOver(ctx context.Context) error {
-	keys := a.fold.hours.over()
+	keys := a.expected.hours.over()
 	if len(keys) == 0 {
 		return nil
 	}
 	if !a.comparable[tableHours] { // which was noted
 		for _, key := range keys {
-			a.fold.hours.drop(key)
+			a.expected.hours.drop(key)
 		}
 		return nil
 	}
 	return a.inSnapshot(ctx, a.conns.hours, tableHours, a.end, func(tx pgx.Tx, _ int64) error {
 		return a.eachHour(ctx, tx, keys, func(key hourKey, _ hourUnits, agrees bool) {
 			if agrees {
-				a.fold.hours.drop(key)
+				a.expected.hours.drop(key)
 			}
 		})
 	})
@@ -34,16 +34,16 @@ func (a *auditor) compareOver(ctx context.Context) error {
 
 // compareHours compares the hours that are left with sku_hours, at its exact checkpoint.
 func (a *auditor) compareHours(ctx context.Context, tx pgx.Tx, seq int64) error {
-	var suspects []suspect
-	err := a.eachHour(ctx, tx, slices.Collect(maps.Keys(a.fold.hours.units)), func(key hourKey, found hourUnits, agrees bool) {
+	var suspects []divergence
+	err := a.eachHour(ctx, tx, slices.Collect(maps.Keys(a.expected.hours.units)), func(key hourKey, found hourUnits, agrees bool) {
 		if agrees {
 			return
 		}
-		d := Difference{Store: tableHours, Kind: KindChanged, Key: key.String(), Expected: hourText(*a.fold.hours.units[key]), Found: hourText(found), Seq: seq}
+		d := Difference{Store: tableHours, Kind: KindChanged, Key: key.String(), Expected: hourText(*a.expected.hours.units[key]), Found: hourText(found), Seq: seq}
 		if found == (hourUnits{}) {
 			d.Kind, d.Found = KindMissing, ""
 		}
-		suspects = append(suspects, suspect{difference: d, sequenceKey: key.sku})
+		suspects = append(suspects, divergence{difference: d, sequenceKey: key.sku})
 	})
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (a *auditor) eachHour(ctx context.Context, tx pgx.Tx, keys []hourKey, say f
 			return fmt.Errorf("read sku_hours: %w", err)
 		}
 		for _, key := range part {
-			say(key, found[key], found[key] == *a.fold.hours.units[key])
+			say(key, found[key], found[key] == *a.expected.hours.units[key])
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func (a *auditor) awaitProjections(ctx context.Context) error {
 				a.found.incomplete("the projection %s is at seq %d, the journal at %d", name, seq, a.end)
 				break
 			}
-			if err := wait.For(ctx, lookInterval); err != nil {
+			if err := wait.For(ctx, pollInterval); err != nil {
 				return err
 			}
 		}
@@ -68,7 +68,7 @@ func (a *auditor) inSnapshot(ctx context.Context, conn *pgx.Conn, table string, 
 			a.found.incomplete("the projection %s does not come to seq %d", table, notBefore)
 			return nil
 		}
-		if err := wait.For(ctx, lookInterval); err != nil {
+		if err := wait.For(ctx, pollInterval); err != nil {
 			return err
 		}
 	}
@@ -93,7 +93,7 @@ func (a *auditor) snapshotOnce(ctx context.Context, conn *pgx.Conn, table string
 }
 
 // compareEndedRows compares holds that have ended with a read table; any state from the audit's end on will do.
-func (a *auditor) compareEndedRows(ctx context.Context, conn *pgx.Conn, table string, holds []*Hold) error {
+func (a *auditor) compareEndedRows(ctx context.Context, conn *pgx.Conn, table string, holds []*expectedHold) error {
 	return a.inSnapshot(ctx, conn, table, a.end, func(tx pgx.Tx, checkpoint int64) error {
 		return a.compareHoldRows(ctx, tx, table, holds, checkpoint)
 	})
@@ -105,7 +105,7 @@ func (a *auditor) compareLiveRows(ctx context.Context, table string) error {
 		return nil
 	}
 	conn := a.conns.work
-	return a.inSnapshot(ctx, conn, table, a.fold.seq, func(tx pgx.Tx, checkpoint int64) error {
+	return a.inSnapshot(ctx, conn, table, a.expected.seq, func(tx pgx.Tx, checkpoint int64) error {
 		if there, err := a.follow(ctx, checkpoint); err != nil || !there {
 			return err
 		}
@@ -120,25 +120,25 @@ func (a *auditor) compareLiveRows(ctx context.Context, table string) error {
 		case tableHours:
 			return a.compareHours(ctx, tx, checkpoint)
 		}
-		return a.compareHoldRows(ctx, tx, table, slices.Collect(maps.Values(a.fold.holds)), checkpoint)
+		return a.compareHoldRows(ctx, tx, table, slices.Collect(maps.Values(a.expected.holds)), checkpoint)
 	})
 }
 
 // compareHoldRows compares rows of holds or orders with what the journal says of holds.
-func (a *auditor) compareHoldRows(ctx context.Context, tx pgx.Tx, table string, holds []*Hold, seq int64) error {
+func (a *auditor) compareHoldRows(ctx context.Context, tx pgx.Tx, table string, holds []*expectedHold, seq int64) error {
 	if table == tableOrders && a.full {
 		// Orders that should not be are found by their number, see compareCount.
-		holds = slices.DeleteFunc(slices.Clone(holds), func(h *Hold) bool { return h.Status != statusConfirmed })
+		holds = slices.DeleteFunc(slices.Clone(holds), func(h *expectedHold) bool { return h.Status != statusConfirmed })
 	}
 	for part := range slices.Chunk(holds, rowsChunk) {
-		byID := make(map[string]*Hold, len(part))
+		byID := make(map[string]*expectedHold, len(part))
 		ids := make([]string, len(part))
 		for i, hold := range part {
 			byID[hold.ID], ids[i] = hold, hold.ID
 		}
-		var suspects []suspect
-		suspicious := func(kind Kind, hold *Hold, expected, found string) {
-			suspects = append(suspects, suspect{sequenceKey: hold.ID, hold: hold, difference: Difference{
+		var suspects []divergence
+		suspicious := func(kind Kind, hold *expectedHold, expected, found string) {
+			suspects = append(suspects, divergence{sequenceKey: hold.ID, hold: hold, difference: Difference{
 				Store: table, Kind: kind, Key: hold.ID, Expected: expected, Found: found, Seq: seq,
 			}})
 		}
@@ -158,7 +158,7 @@ func (a *auditor) compareHoldRows(ctx context.Context, tx pgx.Tx, table string, 
 	return nil
 }
 
-func matchHolds(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*Hold, suspicious func(Kind, *Hold, string, string)) error {
+func matchHolds(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*expectedHold, suspicious func(Kind, *expectedHold, string, string)) error {
 	const query = `
 		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds WHERE hold_id = ANY ($1)`
 	rows, err := tx.Query(ctx, query, ids)
@@ -182,17 +182,17 @@ func matchHolds(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*H
 	return err
 }
 
-func sameHold(hold *Hold, row *projections.Hold) bool {
+func sameHold(hold *expectedHold, row *projections.Hold) bool {
 	return hold.SKU == row.SKU && hold.Qty == row.Qty && hold.UserID == row.UserID && hold.Status == row.Status &&
 		row.ExpiresAt.Equal(time.UnixMilli(hold.ExpiresAtMs)) && row.CreatedAt.Equal(time.UnixMilli(hold.CreatedAtMs)) &&
 		hold.IdempotencyKey == row.IdempotencyKey
 }
 
-func holdText(h *Hold) string {
+func holdText(h *expectedHold) string {
 	return fmt.Sprintf("%s, %d of %s for %s, from %s until %s, key %s", h.Status, h.Qty, h.SKU, h.UserID, clock(h.CreatedAtMs), clock(h.ExpiresAtMs), h.IdempotencyKey)
 }
 
-func matchOrders(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*Hold, suspicious func(Kind, *Hold, string, string)) error {
+func matchOrders(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*expectedHold, suspicious func(Kind, *expectedHold, string, string)) error {
 	const query = `
 		SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders WHERE hold_id = ANY ($1)`
 	rows, err := tx.Query(ctx, query, ids)
@@ -223,17 +223,17 @@ func matchOrders(ctx context.Context, tx pgx.Tx, ids []string, byID map[string]*
 	return err
 }
 
-func sameOrder(hold *Hold, row *projections.Order) bool {
+func sameOrder(hold *expectedHold, row *projections.Order) bool {
 	return hold.Status == statusConfirmed && row.OrderID == events.OrderID(hold.ID) && row.UserID == hold.UserID && row.SKU == hold.SKU && row.Qty == hold.Qty &&
 		row.Status == statusConfirmed && row.PaymentRef == hold.PaymentRef && row.CreatedAt.Equal(time.UnixMilli(hold.EndedAtMs))
 }
 
-func orderText(h *Hold) string {
+func orderText(h *expectedHold) string {
 	return fmt.Sprintf("%s, %d of %s for %s, paid by %s at %s", events.OrderID(h.ID), h.Qty, h.SKU, h.UserID, h.PaymentRef, clock(h.EndedAtMs))
 }
 
 func (a *auditor) compareStockRows(ctx context.Context, tx pgx.Tx, seq int64) error {
-	for part := range slices.Chunk(slices.Sorted(maps.Keys(a.fold.stock)), rowsChunk) {
+	for part := range slices.Chunk(slices.Sorted(maps.Keys(a.expected.stock)), rowsChunk) {
 		rows, err := tx.Query(ctx, `SELECT sku, available, held, sold FROM stock_levels WHERE sku = ANY ($1)`, part)
 		if err != nil {
 			return fmt.Errorf("read stock_levels: %w", err)
@@ -255,10 +255,10 @@ func (a *auditor) compareStockRows(ctx context.Context, tx pgx.Tx, seq int64) er
 	return nil
 }
 
-func (a *auditor) stockSuspects(skus []string, found map[string][3]int64, seq int64) (suspects []suspect) {
+func (a *auditor) stockSuspects(skus []string, found map[string][3]int64, seq int64) (suspects []divergence) {
 	text := func(l [3]int64) string { return fmt.Sprintf("%d available, %d held, %d sold", l[0], l[1], l[2]) }
 	for _, sku := range skus {
-		stock := a.fold.stock[sku]
+		stock := a.expected.stock[sku]
 		want := [3]int64{stock.Available(), stock.Held, stock.Sold}
 		level, there := found[sku]
 		if there && level == want {
@@ -268,7 +268,7 @@ func (a *auditor) stockSuspects(skus []string, found map[string][3]int64, seq in
 		if !there {
 			d.Kind, d.Found = KindMissing, ""
 		}
-		suspects = append(suspects, suspect{difference: d, sequenceKey: sku, sku: sku})
+		suspects = append(suspects, divergence{difference: d, sequenceKey: sku, sku: sku})
 	}
 	return suspects
 }

@@ -17,7 +17,7 @@ const groupChunks = 25
 
 // compareEnded compares holds that have ended with Redis. They do not change any more, so any place of the log that is
 // not before their end will do.
-func (a *auditor) compareEnded(ctx context.Context, holds []*Hold) error {
+func (a *auditor) compareEnded(ctx context.Context, holds []*expectedHold) error {
 	for part := range slices.Chunk(holds, chunkKeys) {
 		ids := make([]string, len(part))
 		for i, hold := range part {
@@ -33,7 +33,7 @@ func (a *auditor) compareEnded(ctx context.Context, holds []*Hold) error {
 		if err != nil || c == nil {
 			return err
 		}
-		var suspects []suspect
+		var suspects []divergence
 		for i, hold := range part {
 			if kind, differs := holdFault(hold, c.hashes[i]); differs {
 				suspects = append(suspects, a.redisSuspect(kind, hold, hold.ID, c.hashes[i], c.seq))
@@ -79,7 +79,7 @@ func (a *auditor) readRedis(ctx context.Context, skus, holds []string) (*chunk, 
 			a.noteRedisLost(c)
 			break
 		}
-		if err := wait.For(ctx, lookInterval); err != nil {
+		if err := wait.For(ctx, pollInterval); err != nil {
 			return nil, err
 		}
 	}
@@ -101,11 +101,11 @@ func (a *auditor) noteRedisLost(c *chunk) {
 // compareLive compares with Redis the stock and the live holds that the settled fold follows, each chunk at the exact
 // place of the log at which it was read.
 func (a *auditor) compareLive(ctx context.Context) error {
-	skus := slices.Sorted(maps.Keys(a.fold.stock))
+	skus := slices.Sorted(maps.Keys(a.expected.stock))
 	if err := a.compareKeys(ctx, skus, nil); err != nil {
 		return err
 	}
-	if err := a.compareKeys(ctx, nil, slices.Sorted(maps.Keys(a.fold.holds))); err != nil {
+	if err := a.compareKeys(ctx, nil, slices.Sorted(maps.Keys(a.expected.holds))); err != nil {
 		return err
 	}
 	a.found.compared(func(c *Compared) { c.SKUs += int64(len(skus)) })
@@ -139,10 +139,10 @@ func (a *auditor) compareKeys(ctx context.Context, skus, holds []string) error {
 
 // follow brings the fold to a seq, and reports whether it came there. That the journal stands still is noted once.
 func (a *auditor) follow(ctx context.Context, seq int64) (there bool, err error) {
-	if a.journalStuck.Load() && a.fold.seq < seq {
+	if a.journalStuck.Load() && a.expected.seq < seq {
 		return false, nil
 	}
-	err = a.follower.to(ctx, seq)
+	err = a.scan.to(ctx, seq)
 	if errors.Is(err, errNotThere) {
 		a.journalStuck.Store(true)
 		a.found.incomplete("%v", err)
@@ -153,7 +153,7 @@ func (a *auditor) follow(ctx context.Context, seq int64) (there bool, err error)
 
 func (a *auditor) compareChunk(ctx context.Context, c *chunk) error {
 	for i, sku := range c.skus {
-		stock := a.fold.stock[sku]
+		stock := a.expected.stock[sku]
 		differs, pending := stockFault(stock, c.stock[i])
 		d := Difference{Store: StoreRedis, Kind: KindChanged, Key: a.config.Pool.StockKey(sku), Seq: c.seq, Expected: "no event has named it",
 			Found: fmt.Sprintf("%s available, %s recorded", or(c.stock[i].counter), or(c.stock[i].recorded))}
@@ -168,10 +168,10 @@ func (a *auditor) compareChunk(ctx context.Context, c *chunk) error {
 			a.found.pending(d)
 		}
 	}
-	var suspects []suspect
+	var suspects []divergence
 	known := int64(0)
 	for i, id := range c.holds {
-		hold := a.fold.holds[id]
+		hold := a.expected.holds[id]
 		if hold != nil {
 			known++
 		}
@@ -194,7 +194,7 @@ func (a *auditor) compareDueCount(ctx context.Context) error {
 	if there, err := a.follow(ctx, c.seq); err != nil || !there {
 		return err
 	}
-	missing := a.fold.totals.live - c.live
+	missing := a.expected.totals.live - c.live
 	if missing == 0 {
 		return nil
 	}
@@ -203,14 +203,14 @@ func (a *auditor) compareDueCount(ctx context.Context) error {
 		return err
 	}
 	a.found.differs(Difference{Store: StoreRedis, Kind: KindCount, Key: a.config.Pool.DueKey(), Seq: c.seq,
-		Expected: fmt.Sprintf("%d live holds", a.fold.totals.live), Found: fmt.Sprintf("%d members", c.live)})
+		Expected: fmt.Sprintf("%d live holds", a.expected.totals.live), Found: fmt.Sprintf("%d members", c.live)})
 	if a.full {
 		return a.compareDue(ctx)
 	}
 	return nil
 }
 
-func (a *auditor) redisSuspect(kind Kind, hold *Hold, id string, found redisHold, seq int64) suspect {
+func (a *auditor) redisSuspect(kind Kind, hold *expectedHold, id string, found redisHold, seq int64) divergence {
 	d := Difference{Store: StoreRedis, Kind: kind, Key: a.config.Pool.HoldKey(id), Expected: "no live hold", Found: found.String(), Seq: seq}
 	if hold != nil {
 		d.Expected = hold.String()
@@ -218,7 +218,7 @@ func (a *auditor) redisSuspect(kind Kind, hold *Hold, id string, found redisHold
 	if kind == KindMissing {
 		d.Found = found.due()
 	}
-	s := suspect{difference: d, hold: hold}
+	s := divergence{difference: d, hold: hold}
 	if hold != nil && hold.Status == statusActive && same(hold, found) && found.score == nil {
 		s.sequenceKey = id // the saga may have taken it off the set, and would have left a dead letter
 	}

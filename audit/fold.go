@@ -8,16 +8,16 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Stock is what the journal says of a SKU, in units. Available + held + sold + removed = received.
-type Stock struct {
+// expectedStock is what the journal says of a SKU, in units. Available + held + sold + removed = received.
+type expectedStock struct {
 	Received, Removed, Held, Sold int64
 }
 
 // Available is what can be reserved now.
-func (s *Stock) Available() int64 { return s.Received - s.Removed - s.Held - s.Sold }
+func (s *expectedStock) Available() int64 { return s.Received - s.Removed - s.Held - s.Sold }
 
-// Hold is what the journal says of a hold. Times are in milliseconds, by Redis's clock.
-type Hold struct {
+// expectedHold is what the journal says of a hold. Times are in milliseconds, by Redis's clock.
+type expectedHold struct {
 	ID, SKU                string
 	Qty                    int64
 	UserID, IdempotencyKey string
@@ -37,7 +37,7 @@ const (
 )
 
 // String says how the hold stands, in the order in which people ask.
-func (h *Hold) String() string {
+func (h *expectedHold) String() string {
 	text := fmt.Sprintf("%s, %d of %s for %s, until %s", h.Status, h.Qty, h.SKU, h.UserID, clock(h.ExpiresAtMs))
 	if h.PaymentRef != "" {
 		text += ", paid by " + h.PaymentRef
@@ -47,14 +47,14 @@ func (h *Hold) String() string {
 
 func clock(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// fold is the state that a journal comes to at a seq. Up to the audit's end it follows every key; holds that end leave
+// expected is the state that a journal comes to at a seq. Up to the audit's end it follows every key; holds that end leave
 // it, for comparison. From then on (settled) it keeps what it has, which is yet to be compared, and takes up no other
 // keys, unless it has to know all of them.
-type fold struct {
+type expected struct {
 	seq    int64
-	stock  map[string]*Stock
-	holds  map[string]*Hold // while folding: live ones that it knows; once settled: all that are to be compared
-	ended  []*Hold          // since they were last taken
+	stock  map[string]*expectedStock
+	holds  map[string]*expectedHold // while folding: live ones that it knows; once settled: all that are to be compared
+	ended  []*expectedHold          // since they were last taken
 	hours  *hours
 	gone   map[string]bool // of those that the verified state had: ids that ended since
 	totals totals
@@ -70,12 +70,12 @@ type fold struct {
 // totals count all there is, whether or not it is followed. Holds and orders are complete only in a full audit.
 type totals struct{ live, holds, orders int64 }
 
-func newFold(all bool, report func(Difference)) *fold {
-	return &fold{all: all, stock: map[string]*Stock{}, holds: map[string]*Hold{}, hours: newHours(), gone: map[string]bool{}, report: report}
+func newExpected(all bool, report func(Difference)) *expected {
+	return &expected{all: all, stock: map[string]*expectedStock{}, holds: map[string]*expectedHold{}, hours: newHours(), gone: map[string]bool{}, report: report}
 }
 
 // apply takes the next event. What the rules do not allow is reported, and folded as far as it makes sense.
-func (f *fold) apply(r *record) {
+func (f *expected) apply(r *journalEvent) {
 	if r.seq != f.seq+1 {
 		f.report(Difference{Store: StoreJournal, Kind: KindHole, Key: "seq " + strconv.FormatInt(f.seq+1, 10), Seq: f.seq,
 			Expected: fmt.Sprintf("event %d after event %d", f.seq+1, f.seq), Found: fmt.Sprintf("event %d", r.seq)})
@@ -106,7 +106,7 @@ func cancelledStatus(reason string) string {
 	return statusCancelled
 }
 
-func (f *fold) adjust(r *record) {
+func (f *expected) adjust(r *journalEvent) {
 	stock := f.of(r.sku)
 	if stock == nil {
 		return
@@ -119,7 +119,7 @@ func (f *fold) adjust(r *record) {
 	f.checkAvailable(r, stock)
 }
 
-func (f *fold) create(r *record) {
+func (f *expected) create(r *journalEvent) {
 	f.hours.add(r, hourReserved)
 	f.totals.live++
 	f.totals.holds++
@@ -133,13 +133,13 @@ func (f *fold) create(r *record) {
 	if f.holds[r.hold] != nil {
 		f.impossible(r, "a hold that is new", "hold "+r.hold+" is made twice")
 	}
-	f.holds[r.hold] = &Hold{
+	f.holds[r.hold] = &expectedHold{
 		ID: r.hold, SKU: r.sku, Qty: r.qty, UserID: r.user, IdempotencyKey: r.ref, Status: statusActive,
 		CreatedAtMs: r.atMs, ExpiresAtMs: r.atMs + r.ttlMs,
 	}
 }
 
-func (f *fold) end(r *record, status string) {
+func (f *expected) end(r *journalEvent, status string) {
 	f.hours.add(r, hourColumn(status))
 	f.totals.live--
 	if status == statusConfirmed {
@@ -172,21 +172,21 @@ func (f *fold) end(r *record, status string) {
 }
 
 // of returns the stock that an event changes, or nil where it is not followed any more.
-func (f *fold) of(sku string) *Stock {
+func (f *expected) of(sku string) *expectedStock {
 	stock := f.stock[sku]
 	if stock == nil && (f.all || !f.settled) {
-		stock = &Stock{}
+		stock = &expectedStock{}
 		f.stock[sku] = stock
 	}
 	return stock
 }
 
-func (f *fold) checkAvailable(r *record, stock *Stock) {
+func (f *expected) checkAvailable(r *journalEvent, stock *expectedStock) {
 	if stock.Available() < 0 {
 		f.impossible(r, "units that are there", fmt.Sprintf("%d of %s available after %s", stock.Available(), r.sku, r.kind))
 	}
 }
 
-func (f *fold) impossible(r *record, expected, found string) {
+func (f *expected) impossible(r *journalEvent, expected, found string) {
 	f.report(Difference{Store: StoreJournal, Kind: KindImpossible, Key: "seq " + strconv.FormatInt(r.seq, 10), Expected: expected, Found: found, Seq: r.seq})
 }

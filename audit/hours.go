@@ -35,7 +35,7 @@ type hours struct {
 
 func newHours() *hours { return &hours{units: map[hourKey]*hourUnits{}} }
 
-func (h *hours) add(r *record, column int) {
+func (h *hours) add(r *journalEvent, column int) {
 	key := hourKey{r.sku, r.atMs / time.Hour.Milliseconds()}
 	units := h.units[key]
 	if units == nil {

@@ -101,18 +101,18 @@ func TestHoursAreLetGo(t *testing.T) {
 func TestFoldSettles(t *testing.T) {
 	t.Parallel()
 	var found []Difference
-	f := newFold(false, func(d Difference) { found = append(found, d) })
+	f := newExpected(false, func(d Difference) { found = append(found, d) })
 	seq := int64(0)
 	apply := func(kind events.Type, hold string, qty int64) {
 		seq++
-		f.apply(&record{seq: seq, kind: kind, sku: "shirt", hold: hold, qty: qty, ref: "r", user: "ann", ttlMs: 5, atMs: 100 + seq})
+		f.apply(&journalEvent{seq: seq, kind: kind, sku: "shirt", hold: hold, qty: qty, ref: "r", user: "ann", ttlMs: 5, atMs: 100 + seq})
 	}
 	apply(events.TypeStockAdjusted, "", 10)
 	apply(events.TypeStockAdjusted, "", -1)
 	apply(events.TypeHoldCreated, "a", 2)
 	apply(events.TypeHoldCreated, "b", 3)
 	apply(events.TypeHoldConfirmed, "a", 2)
-	if want := (Stock{Received: 10, Removed: 1, Held: 3, Sold: 2}); *f.stock["shirt"] != want || want.Available() != 4 {
+	if want := (expectedStock{Received: 10, Removed: 1, Held: 3, Sold: 2}); *f.stock["shirt"] != want || want.Available() != 4 {
 		t.Errorf("got %+v, want %+v with 4 available", *f.stock["shirt"], want)
 	}
 	if len(f.ended) != 1 || f.ended[0].Status != statusConfirmed || f.ended[0].EndedSeq != 5 || f.ended[0].PaymentRef != "r" || f.holds["b"] == nil || len(f.holds) != 1 {
@@ -126,7 +126,7 @@ func TestFoldSettles(t *testing.T) {
 		t.Errorf("settled: got %+v, %+v and %+v", f.holds, f.totals, found)
 	}
 	apply(events.TypeHoldCancelled, "b", 3)
-	f.apply(&record{seq: 99, kind: events.TypeStockAdjusted, sku: "shirt", qty: -50})
+	f.apply(&journalEvent{seq: 99, kind: events.TypeStockAdjusted, sku: "shirt", qty: -50})
 	var kinds []Kind
 	for _, d := range found {
 		kinds = append(kinds, d.Kind)

@@ -13,9 +13,9 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// record is what the fold needs of an event. Reading whole envelopes and decoding them would take most of a full
+// journalEvent is what the fold needs of an event. Reading whole envelopes and decoding them would take most of a full
 // audit's time, so Postgres picks the fields.
-type record struct {
+type journalEvent struct {
 	seq   int64
 	kind  events.Type
 	sku   string
@@ -53,14 +53,14 @@ const selectRecords = `
 	FROM events WHERE pool = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`
 
 // readRecords returns up to a page of a pool's events after one seq and up to another.
-func readRecords(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64) ([]record, error) {
+func readRecords(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64) ([]journalEvent, error) {
 	rows, err := conn.Query(ctx, selectRecords, pool, after, upTo, pageEvents)
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
-	page := make([]record, 0, min(pageEvents, upTo-after))
+	page := make([]journalEvent, 0, min(pageEvents, upTo-after))
 	odd := map[int64]int{} // seq to place
-	var r record
+	var r journalEvent
 	var version, qty, ttl string
 	var at time.Time
 	_, err = pgx.ForEachRow(rows, []any{&r.seq, (*string)(&r.kind), &version, &r.sku, &r.hold, &qty, &r.user, &ttl, &r.ref, &at}, func() error {
@@ -87,7 +87,7 @@ func readRecords(ctx context.Context, conn *pgx.Conn, pool string, after, upTo i
 }
 
 // take reads the numbers, and reports whether the record is whole.
-func (r *record) take(qty, ttl string) bool {
+func (r *journalEvent) take(qty, ttl string) bool {
 	var errs [2]error
 	r.qty, errs[0] = strconv.ParseInt(qty, 10, 64)
 	r.ttlMs, errs[1] = strconv.ParseInt(ttl, 10, 64)
@@ -98,8 +98,8 @@ func (r *record) take(qty, ttl string) bool {
 }
 
 // decoded is the record of an event that was read in the way in which everybody else reads it.
-func decoded(e *events.Envelope) record {
-	r := record{seq: e.Seq, kind: e.Type, sku: e.SKU, hold: e.HoldID, atMs: e.At.UnixMilli()}
+func decoded(e *events.Envelope) journalEvent {
+	r := journalEvent{seq: e.Seq, kind: e.Type, sku: e.SKU, hold: e.HoldID, atMs: e.At.UnixMilli()}
 	payload, err := e.Decode()
 	if err != nil {
 		r.fault = err.Error()
@@ -121,7 +121,7 @@ func decoded(e *events.Envelope) record {
 }
 
 // readAhead sends the events after one seq and up to another, page by page, and closes the channel.
-func readAhead(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64, pages chan<- []record) error {
+func readAhead(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64, pages chan<- []journalEvent) error {
 	defer close(pages)
 	for after < upTo {
 		page, err := readRecords(ctx, conn, pool, after, upTo)
@@ -138,20 +138,20 @@ func readAhead(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int
 	return nil
 }
 
-// follower brings a settled fold forward, to the exact seq at which something else was read.
-type follower struct {
+// journalScan brings a settled fold forward, to the exact seq at which something else was read.
+type journalScan struct {
 	conn *pgx.Conn
 	pool string
 	wait time.Duration // for events that are not in the journal yet
-	fold *fold
-	page []record
+	fold *expected
+	page []journalEvent
 }
 
 // errNotThere is returned when the journal does not come to a seq in time.
 var errNotThere = errors.New("the journal has not come there")
 
 // to applies events until the fold stands at a seq, which must not be behind it.
-func (f *follower) to(ctx context.Context, seq int64) error {
+func (f *journalScan) to(ctx context.Context, seq int64) error {
 	deadline := time.Now().Add(f.wait)
 	for f.fold.seq < seq {
 		for len(f.page) > 0 && f.fold.seq < seq {
@@ -172,12 +172,12 @@ func (f *follower) to(ctx context.Context, seq int64) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%w: it ends at seq %d, and %d is needed", errNotThere, f.fold.seq, seq)
 		}
-		if err := wait.For(ctx, lookInterval); err != nil {
+		if err := wait.For(ctx, pollInterval); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// lookInterval is how soon the other side is looked at again that has not come up yet.
-const lookInterval = 20 * time.Millisecond
+// pollInterval is how soon the other side is looked at again that has not come up yet.
+const pollInterval = 20 * time.Millisecond

@@ -41,7 +41,7 @@ func (j *journal) append(kind events.Type, payload string) {
 	}
 }
 
-func (j *journal) read() []record {
+func (j *journal) read() []journalEvent {
 	j.t.Helper()
 	page, err := readRecords(j.ctx, j.conn, "main", 0, j.seq)
 	if err != nil || int64(len(page)) != j.seq {
@@ -91,7 +91,7 @@ func TestRecordsThatCannotBeRead(t *testing.T) {
 	j.append(events.TypeHoldCreated, `{"hold_id":"h","sku":"shirt","qty":"many","ttl_ms":1}`)
 	j.append(events.TypeHoldConfirmed, `null`)
 	j.append(events.TypeHoldCancelled, `{"hold_id":"h","sku":"shirt","qty":1}`)
-	f := newFold(true, func(Difference) {})
+	f := newExpected(true, func(Difference) {})
 	for i, r := range j.read() {
 		if odd := i > 0 && i < 6; (r.fault != "") != odd {
 			t.Errorf("seq %d: got %+v; it can be read: %t", r.seq, r, !odd)

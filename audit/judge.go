@@ -9,17 +9,17 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// suspect is a difference that a dead letter of its store may explain.
-type suspect struct {
+// divergence is a difference that a dead letter of its store may explain.
+type divergence struct {
 	difference  Difference
 	sequenceKey string // of the letters; "" for what no letter explains
-	hold        *Hold  // what to look at again if one does
+	hold        *expectedHold  // what to look at again if one does
 	sku         string // likewise
 }
 
 // judge reports suspects: as parked where a letter of the source says why they differ, and as differences otherwise.
 // Rows and letters must be of one snapshot where the source is a projection.
-func (a *auditor) judge(ctx context.Context, db events.Querier, source string, suspects []suspect) error {
+func (a *auditor) judge(ctx context.Context, db events.Querier, source string, suspects []divergence) error {
 	if len(suspects) == 0 {
 		return nil
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // saveReport keeps the report. The bookmark stays where it is unless there is a new one.
-func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *bookmark, report *Report) error {
+func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *position, report *Report) error {
 	raw, err := json.Marshal(report)
 	if err != nil {
 		return fmt.Errorf("encode the report: %w", err)

@@ -139,7 +139,7 @@ func equal(text *string, want string) bool { return text != nil && *text == want
 
 // stockFault compares a counter with the fold. A counter that differs from what was recorded, while the record agrees,
 // was set by hand: the next command takes it up, and until then it is pending.
-func stockFault(stock *Stock, found redisStock) (differs, pending bool) {
+func stockFault(stock *expectedStock, found redisStock) (differs, pending bool) {
 	counter := found.counter
 	if counter == nil && found.recorded != nil {
 		none := "0" // as the scripts read it
@@ -158,7 +158,7 @@ func stockFault(stock *Stock, found redisStock) (differs, pending bool) {
 
 // holdFault says whether a hash and its place in holds:due are what they must be for a hold, as it stands in the fold;
 // nil for one that is not live, and of which nothing else is known. A hold that has ended may be forgotten.
-func holdFault(hold *Hold, found redisHold) (kind Kind, differs bool) {
+func holdFault(hold *expectedHold, found redisHold) (kind Kind, differs bool) {
 	switch {
 	case hold == nil:
 		return KindUnexpected, equal(found.state, statusActive) || found.score != nil
@@ -174,7 +174,7 @@ func holdFault(hold *Hold, found redisHold) (kind Kind, differs bool) {
 	return KindChanged, !same(hold, found) || !ended || !paid || found.score != nil
 }
 
-func same(hold *Hold, found redisHold) bool {
+func same(hold *expectedHold, found redisHold) bool {
 	return equal(found.sku, hold.SKU) && is(found.qty, hold.Qty) && equal(found.userID, hold.UserID) &&
 		equal(found.state, hold.Status) && is(found.expiresAt, hold.ExpiresAtMs)
 }

@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// Outcome is how an audit ended.
-type Outcome string
+// Verdict is how an audit ended.
+type Verdict string
 
 // The outcomes, from best to worst. Of several, the worst counts.
 const (
 	// OutcomeClean: everything that was compared agrees. Changes that an operator made to a counter, and that no command
 	// has seen yet, are listed as pending and are no fault.
-	OutcomeClean Outcome = "clean"
+	VerdictClean Verdict = "clean"
 	// OutcomeParked: what differs waits behind dead letters, which say why. Nothing is lost, and something is to be done.
-	OutcomeParked Outcome = "parked"
+	VerdictParked Verdict = "parked"
 	// OutcomeIncomplete: some of it could not be compared, because a part of the system does not come up to the journal,
 	// or because a newer build wrote what this one cannot decode. In that case what differs may come of it.
-	OutcomeIncomplete Outcome = "incomplete"
+	VerdictIncomplete Verdict = "incomplete"
 	// OutcomeDiffers: something differs, and nothing explains it.
-	OutcomeDiffers Outcome = "differs"
+	VerdictDiffers Verdict = "differs"
 )
 
 // Kind says in which way a key differs.
@@ -84,7 +84,7 @@ type Compared struct {
 type Report struct {
 	Pool        string    `json:"pool"`
 	OK          bool      `json:"ok"` // the outcome is clean
-	Outcome     Outcome   `json:"outcome"`
+	Verdict     Verdict   `json:"outcome"`
 	Full        bool      `json:"full"` // it began at zero
 	From        int64     `json:"from"` // the verified seq that it began at
 	Seq         int64     `json:"seq"`  // the end of the journal when it began: what happened up to here was compared
@@ -99,12 +99,12 @@ type Report struct {
 
 // Summary says in one line how it ended.
 func (r *Report) Summary() string {
-	switch r.Outcome {
-	case OutcomeDiffers:
+	switch r.Verdict {
+	case VerdictDiffers:
 		return differences(r.Differences.Count)
-	case OutcomeIncomplete:
+	case VerdictIncomplete:
 		return "incomplete: " + r.Incomplete[0]
-	case OutcomeParked:
+	case VerdictParked:
 		return differences(r.Parked.Count) + " behind dead letters"
 	}
 	return fmt.Sprintf("clean up to seq %d", r.Seq)
@@ -121,17 +121,17 @@ func (r *Report) conclude(took time.Duration, blind bool) {
 	r.TookMs = took.Milliseconds()
 	switch {
 	case blind:
-		r.Outcome = OutcomeIncomplete
+		r.Verdict = VerdictIncomplete
 	case r.Differences.Count > 0:
-		r.Outcome = OutcomeDiffers
+		r.Verdict = VerdictDiffers
 	case len(r.Incomplete) > 0:
-		r.Outcome = OutcomeIncomplete
+		r.Verdict = VerdictIncomplete
 	case r.Parked.Count > 0:
-		r.Outcome = OutcomeParked
+		r.Verdict = VerdictParked
 	default:
-		r.Outcome = OutcomeClean
+		r.Verdict = VerdictClean
 	}
-	r.OK = r.Outcome == OutcomeClean
+	r.OK = r.Verdict == VerdictClean
 }
 
 // findings is a report that several comparisons write to at once.
@@ -144,7 +144,7 @@ type findings struct {
 // recheck is what the next audit must look at again: what differs, and is explained.
 type recheck struct {
 	skus  map[string]bool
-	holds map[string]*Hold
+	holds map[string]*expectedHold
 }
 
 func newFindings(pool string, full bool) *findings { // the lists are empty, not nil: JSON says []
@@ -153,7 +153,7 @@ func newFindings(pool string, full bool) *findings { // the lists are empty, not
 			Pool: pool, Full: full, StartedAt: time.Now().UTC(), Incomplete: []string{},
 			Differences: Findings{First: []Difference{}}, Parked: Findings{First: []Difference{}}, Pending: Findings{First: []Difference{}},
 		},
-		again: recheck{skus: map[string]bool{}, holds: map[string]*Hold{}},
+		again: recheck{skus: map[string]bool{}, holds: map[string]*expectedHold{}},
 	}
 }
 
@@ -164,7 +164,7 @@ func (f *findings) differs(d Difference) {
 }
 
 // parked notes a difference that a dead letter explains. Either hold or sku says what to look at again.
-func (f *findings) parked(d Difference, hold *Hold, sku string) {
+func (f *findings) parked(d Difference, hold *expectedHold, sku string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.report.Parked.add(d)

@@ -27,16 +27,16 @@ type Config struct {
 	LockWait time.Duration
 }
 
-// ErrBusy is returned where there is no audit: another one of the pool is running, or Postgres does not answer.
-var ErrBusy = errors.New("another audit is running")
+// ErrAuditRunning is returned where there is no audit: another one of the pool is running, or Postgres does not answer.
+var ErrAuditRunning = errors.New("another audit is running")
 
 // auditor is one audit under way.
 type auditor struct {
 	config     Config
 	full       bool
 	end        int64 // the end of the journal when the audit began
-	fold       *fold
-	follower   *follower
+	expected       *expected
+	scan   *journalScan
 	found      *findings
 	conns      conns
 	comparable map[string]bool // read tables whose projection has come to end
@@ -111,7 +111,7 @@ func acquire(ctx context.Context, config Config) (*events.Lease, error) {
 	defer cancel()
 	lease, err := events.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
 	if err != nil && ctx.Err() == nil && short.Err() != nil {
-		return nil, fmt.Errorf("%w (or Postgres does not answer); it was waited for %s", ErrBusy, config.LockWait)
+		return nil, fmt.Errorf("%w (or Postgres does not answer); it was waited for %s", ErrAuditRunning, config.LockWait)
 	}
 	return lease, err
 }
@@ -137,14 +137,14 @@ func (a *auditor) connect(ctx context.Context) (closeAll func(), err error) {
 }
 
 // begin finds out where the audit goes from and to.
-func (a *auditor) begin(ctx context.Context, full bool) (p bookmark, err error) {
+func (a *auditor) begin(ctx context.Context, full bool) (p position, err error) {
 	pool := a.config.Pool.Name()
 	if p, err = readBookmark(ctx, a.conns.work, pool); err != nil {
 		return p, err
 	}
 	verified := p.seq
 	if full || p.seq == 0 {
-		full, p = true, bookmark{}
+		full, p = true, position{}
 	}
 	a.full, a.found.report.Full = full, full
 	if a.end, err = events.ReadCheckpoint(ctx, a.conns.work, events.JournalCheckpoint, pool); err != nil {
@@ -162,20 +162,20 @@ func (a *auditor) begin(ctx context.Context, full bool) (p bookmark, err error) 
 		a.end = max(a.end, p.seq)
 	}
 	a.found.report.Seq = a.end
-	a.fold = newFold(full, a.found.differs)
-	a.fold.seq, a.fold.totals.live = p.seq, p.liveHolds
-	a.follower = &follower{conn: a.conns.journal, pool: pool, wait: a.config.Wait, fold: a.fold}
+	a.expected = newExpected(full, a.found.differs)
+	a.expected.seq, a.expected.totals.live = p.seq, p.liveHolds
+	a.scan = &journalScan{conn: a.conns.journal, pool: pool, wait: a.config.Wait, fold: a.expected}
 	return p, nil
 }
 
 // run compares everything, and returns what will be verified if nothing was found.
-func (a *auditor) run(ctx context.Context, p bookmark) (*verifiedState, error) {
+func (a *auditor) run(ctx context.Context, p position) (*verifiedState, error) {
 	if err := a.awaitProjections(ctx); err != nil {
 		return nil, err
 	}
 	if !a.full {
 		pool, db := a.config.Pool.Name(), a.conns.work
-		if err := errors.Join(loadRechecks(ctx, db, pool, a.fold), loadHours(ctx, db, pool, a.fold.hours, p.hourFloor)); err != nil {
+		if err := errors.Join(loadRechecks(ctx, db, pool, a.expected), loadHours(ctx, db, pool, a.expected.hours, p.hourFloor)); err != nil {
 			return nil, err
 		}
 	}
@@ -183,12 +183,12 @@ func (a *auditor) run(ctx context.Context, p bookmark) (*verifiedState, error) {
 		return nil, err
 	}
 	if !a.full {
-		if err := loadRound(ctx, a.conns.work, a.config.Pool.Name(), a.fold, &p); err != nil {
+		if err := loadRound(ctx, a.conns.work, a.config.Pool.Name(), a.expected, &p); err != nil {
 			return nil, err
 		}
 	}
-	verified := stateToVerify(a.fold, a.full, p)
-	a.fold.settled = true
+	verified := stateToVerify(a.expected, a.full, p)
+	a.expected.settled = true
 	if err := a.compareLive(ctx); err != nil {
 		return nil, err
 	}
@@ -207,9 +207,9 @@ func (a *auditor) run(ctx context.Context, p bookmark) (*verifiedState, error) {
 
 // foldToEnd folds the journal up to the audit's end. Holds that end on the way are compared at once, and forgotten, by
 // three others side by side; a fourth compares the stream. So the memory that an audit takes does not grow with history.
-func (a *auditor) foldToEnd(ctx context.Context, p *bookmark) error {
+func (a *auditor) foldToEnd(ctx context.Context, p *position) error {
 	group, ctx := errgroup.WithContext(ctx)
-	pages := make(chan []record, 2)
+	pages := make(chan []journalEvent, 2)
 	group.Go(func() error { return readAhead(ctx, a.conns.journal, a.config.Pool.Name(), p.seq, a.end, pages) })
 	group.Go(func() (err error) {
 		p.streamID, err = a.compareStream(ctx, a.conns.stream, p.streamID)
@@ -224,12 +224,12 @@ func (a *auditor) foldToEnd(ctx context.Context, p *bookmark) error {
 		}()
 		for page := range pages {
 			if !a.full {
-				if err := loadPrior(ctx, a.conns.work, a.config.Pool.Name(), a.fold, page); err != nil {
+				if err := loadPrior(ctx, a.conns.work, a.config.Pool.Name(), a.expected, page); err != nil {
 					return err
 				}
 			}
 			for i := range page {
-				a.fold.apply(&page[i])
+				a.expected.apply(&page[i])
 			}
 			a.found.compared(func(c *Compared) { c.Events += int64(len(page)) })
 			if err := errors.Join(a.compareOver(ctx), a.handOverEnded(ctx, ended)); err != nil {
@@ -241,25 +241,25 @@ func (a *auditor) foldToEnd(ctx context.Context, p *bookmark) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if a.fold.seq < a.end {
-		a.found.differs(Difference{Store: StoreJournal, Kind: KindHole, Key: fmt.Sprintf("seq %d", a.fold.seq+1), Seq: a.fold.seq,
-			Expected: fmt.Sprintf("events up to %d, where its checkpoint stands", a.end), Found: fmt.Sprintf("the last event is %d", a.fold.seq)})
-		a.fold.seq = a.end
+	if a.expected.seq < a.end {
+		a.found.differs(Difference{Store: StoreJournal, Kind: KindHole, Key: fmt.Sprintf("seq %d", a.expected.seq+1), Seq: a.expected.seq,
+			Expected: fmt.Sprintf("events up to %d, where its checkpoint stands", a.end), Found: fmt.Sprintf("the last event is %d", a.expected.seq)})
+		a.expected.seq = a.end
 	}
 	return nil
 }
 
 // endedComparers starts what compares ended holds with Redis and with the two tables that have a row for each.
-func (a *auditor) endedComparers(ctx context.Context, group *errgroup.Group) []chan []*Hold {
-	comparers := []func([]*Hold) error{func(holds []*Hold) error { return a.compareEnded(ctx, holds) }}
+func (a *auditor) endedComparers(ctx context.Context, group *errgroup.Group) []chan []*expectedHold {
+	comparers := []func([]*expectedHold) error{func(holds []*expectedHold) error { return a.compareEnded(ctx, holds) }}
 	for table, conn := range map[string]*pgx.Conn{tableHolds: a.conns.holds, tableOrders: a.conns.orders} {
 		if a.comparable[table] {
-			comparers = append(comparers, func(holds []*Hold) error { return a.compareEndedRows(ctx, conn, table, holds) })
+			comparers = append(comparers, func(holds []*expectedHold) error { return a.compareEndedRows(ctx, conn, table, holds) })
 		}
 	}
-	channels := make([]chan []*Hold, len(comparers))
+	channels := make([]chan []*expectedHold, len(comparers))
 	for i, compare := range comparers {
-		in := make(chan []*Hold, 2)
+		in := make(chan []*expectedHold, 2)
 		channels[i] = in
 		group.Go(func() error {
 			for holds := range in {
@@ -273,9 +273,9 @@ func (a *auditor) endedComparers(ctx context.Context, group *errgroup.Group) []c
 	return channels
 }
 
-func (a *auditor) handOverEnded(ctx context.Context, comparers []chan []*Hold) error {
-	holds := a.fold.ended
-	a.fold.ended = nil
+func (a *auditor) handOverEnded(ctx context.Context, comparers []chan []*expectedHold) error {
+	holds := a.expected.ended
+	a.expected.ended = nil
 	if len(holds) == 0 {
 		return nil
 	}
@@ -293,11 +293,11 @@ func (a *auditor) handOverEnded(ctx context.Context, comparers []chan []*Hold) e
 // finish concludes the report, and keeps it, with the new verified state if nothing stands against that.
 func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time.Duration) (*Report, error) {
 	report, again := &a.found.report, a.found.again
-	if a.fold.unreadable > 0 {
-		a.found.incomplete("%d events cannot be decoded by this build, and what differs may come of that; the first: %s", a.fold.unreadable, a.fold.firstFault)
+	if a.expected.unreadable > 0 {
+		a.found.incomplete("%d events cannot be decoded by this build, and what differs may come of that; the first: %s", a.expected.unreadable, a.expected.firstFault)
 	}
-	report.conclude(took, a.fold.unreadable > 0)
-	agreed := report.Outcome == OutcomeClean || report.Outcome == OutcomeParked
+	report.conclude(took, a.expected.unreadable > 0)
+	agreed := report.Verdict == VerdictClean || report.Verdict == VerdictParked
 	if agreed && len(again.holds)+len(again.skus) <= recheckMax {
 		return report, verified.save(ctx, a.conns.work, a.config.Pool.Name(), again, report)
 	}

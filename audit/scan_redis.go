@@ -15,8 +15,8 @@ const scanCount = 1000
 // says ACTIVE could be confirmed. Only a full audit does so. The fold is settled, and follows every key.
 func (a *auditor) compareStrangers(ctx context.Context) error {
 	client, pool := a.config.Redis, a.config.Pool
-	holds := func(ids []string) error { return a.compareKeys(ctx, nil, unknown(ids, a.fold.holds)) }
-	skus := func(names []string) error { return a.compareKeys(ctx, unknown(names, a.fold.stock), nil) }
+	holds := func(ids []string) error { return a.compareKeys(ctx, nil, unknown(ids, a.expected.holds)) }
+	skus := func(names []string) error { return a.compareKeys(ctx, unknown(names, a.expected.stock), nil) }
 
 	keys := func(prefix string, compare func([]string) error) error {
 		return scan(func(cursor uint64) *redis.ScanCmd { return client.Scan(ctx, cursor, prefix+"*", scanCount) },
@@ -38,7 +38,7 @@ func (a *auditor) compareDue(ctx context.Context) error {
 	step := func(cursor uint64) *redis.ScanCmd {
 		return a.config.Redis.ZScan(ctx, a.config.Pool.DueKey(), cursor, "", scanCount)
 	}
-	return scan(step, 2, "", func(ids []string) error { return a.compareKeys(ctx, nil, unknown(ids, a.fold.holds)) })
+	return scan(step, 2, "", func(ids []string) error { return a.compareKeys(ctx, nil, unknown(ids, a.expected.holds)) })
 }
 
 // scan runs a scan to its end. Of each step it hands on every so many-th text, without the prefix.

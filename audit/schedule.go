@@ -38,7 +38,7 @@ func (s *Schedule) Run(ctx context.Context) {
 		if wait.For(ctx, s.Interval+rand.N(s.Interval/10+1)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}
-		if err := s.once(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrBusy) {
+		if err := s.once(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrAuditRunning) {
 			s.Log.Warn("no audit was possible", "error", err)
 		}
 	}
@@ -54,12 +54,12 @@ func (s *Schedule) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	switch report.Outcome {
-	case OutcomeDiffers:
+	switch report.Verdict {
+	case VerdictDiffers:
 		s.Log.Error("audit: the system differs from its journal", "differences", report.Differences.Count, "first", report.Differences.First[0], "seq", report.Seq)
-	case OutcomeParked, OutcomeIncomplete:
+	case VerdictParked, VerdictIncomplete:
 		s.Log.Warn("audit: "+report.Summary(), "seq", report.Seq)
-	case OutcomeClean:
+	case VerdictClean:
 		s.Log.Debug("audit: clean", "seq", report.Seq, "events", report.Compared.Events, "took_ms", report.TookMs)
 	}
 	return nil

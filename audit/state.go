@@ -12,9 +12,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// bookmark is where the next audit goes on: after the verified seq, this entry of the stream, and the keys that were
+// position is where the next audit goes on: after the verified seq, this entry of the stream, and the keys that were
 // looked at in turn.
-type bookmark struct {
+type position struct {
 	seq        int64
 	liveHolds  int64
 	streamID   string
@@ -34,7 +34,7 @@ const (
 const recheckMax = 10_000
 
 // readBookmark returns where the audit of a pool goes on, zero for one that was never audited.
-func readBookmark(ctx context.Context, db events.Querier, pool string) (p bookmark, err error) {
+func readBookmark(ctx context.Context, db events.Querier, pool string) (p position, err error) {
 	const query = `SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor FROM audits WHERE pool = $1`
 	err = db.QueryRow(ctx, query, pool).Scan(&p.seq, &p.liveHolds, &p.streamID, &p.skuCursor, &p.holdCursor, &p.hourFloor)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -47,13 +47,13 @@ const selectHolds = `
 	SELECT hold_id, sku, qty, user_id, idempotency_key, created_at_ms, expires_at_ms, status, payment_ref, ended_at_ms, ended_seq
 	FROM audit_holds WHERE pool = $1 `
 
-func readHolds(ctx context.Context, db events.Querier, condition string, args ...any) ([]*Hold, error) {
+func readHolds(ctx context.Context, db events.Querier, condition string, args ...any) ([]*expectedHold, error) {
 	rows, err := db.Query(ctx, selectHolds+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified holds: %w", err)
 	}
-	holds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Hold, error) {
-		h := new(Hold)
+	holds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*expectedHold, error) {
+		h := new(expectedHold)
 		return h, row.Scan(&h.ID, &h.SKU, &h.Qty, &h.UserID, &h.IdempotencyKey, &h.CreatedAtMs, &h.ExpiresAtMs, &h.Status, &h.PaymentRef, &h.EndedAtMs, &h.EndedSeq)
 	})
 	if err != nil {
@@ -65,13 +65,13 @@ func readHolds(ctx context.Context, db events.Querier, condition string, args ..
 const selectStock = `SELECT sku, received, removed, held, sold FROM audit_skus WHERE pool = $1 `
 
 // readStock adds verified stock to the fold, unless it follows the SKU already. It returns the SKUs in their order.
-func readStock(ctx context.Context, db events.Querier, f *fold, condition string, args ...any) ([]string, error) {
+func readStock(ctx context.Context, db events.Querier, f *expected, condition string, args ...any) ([]string, error) {
 	rows, err := db.Query(ctx, selectStock+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified stock: %w", err)
 	}
 	var sku string
-	var s Stock
+	var s expectedStock
 	var found []string
 	_, err = pgx.ForEachRow(rows, []any{&sku, &s.Received, &s.Removed, &s.Held, &s.Sold}, func() error {
 		if f.stock[sku] == nil {
@@ -88,7 +88,7 @@ func readStock(ctx context.Context, db events.Querier, f *fold, condition string
 }
 
 // loadPrior adds to the fold what the verified state says of the keys that a page of events is about to change.
-func loadPrior(ctx context.Context, db events.Querier, pool string, f *fold, page []record) error {
+func loadPrior(ctx context.Context, db events.Querier, pool string, f *expected, page []journalEvent) error {
 	skus, holds, created := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for i := range page {
 		r := &page[i]
@@ -120,7 +120,7 @@ func loadPrior(ctx context.Context, db events.Querier, pool string, f *fold, pag
 
 // loadRechecks adds the keys that the last audit found different for a known reason. Holds that had ended go to the
 // ended ones of the fold.
-func loadRechecks(ctx context.Context, db events.Querier, pool string, f *fold) error {
+func loadRechecks(ctx context.Context, db events.Querier, pool string, f *expected) error {
 	if _, err := readStock(ctx, db, f, `AND recheck`, pool); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func loadHours(ctx context.Context, db events.Querier, pool string, h *hours, fl
 }
 
 // loadRound adds keys that have not changed, the next in turn, and moves the cursors.
-func loadRound(ctx context.Context, db events.Querier, pool string, f *fold, p *bookmark) error {
+func loadRound(ctx context.Context, db events.Querier, pool string, f *expected, p *position) error {
 	skus, err := readStock(ctx, db, f, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.skuCursor, roundSKUs)
 	if err != nil {
 		return err

@@ -12,15 +12,15 @@ import (
 // verifiedState is what will be kept, should everything agree: a copy of the fold at the audit's end.
 type verifiedState struct {
 	full     bool
-	bookmark bookmark
-	stock    map[string]Stock
-	holds    []Hold
+	bookmark position
+	stock    map[string]expectedStock
+	holds    []expectedHold
 	hours    map[hourKey]hourUnits
 	gone     []string
 }
 
-func stateToVerify(f *fold, full bool, p bookmark) *verifiedState {
-	s := &verifiedState{full: full, bookmark: p, stock: make(map[string]Stock, len(f.stock)), holds: make([]Hold, 0, len(f.holds))}
+func stateToVerify(f *expected, full bool, p position) *verifiedState {
+	s := &verifiedState{full: full, bookmark: p, stock: make(map[string]expectedStock, len(f.stock)), holds: make([]expectedHold, 0, len(f.holds))}
 	s.bookmark.seq, s.bookmark.liveHolds = f.seq, f.totals.live
 	for sku, stock := range f.stock {
 		s.stock[sku] = *stock

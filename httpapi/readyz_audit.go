@@ -32,7 +32,7 @@ func (a *api) lastAudit(ctx context.Context) (*AuditReport, error) {
 		return nil, err
 	}
 	return &AuditReport{
-		OK: last.OK, Outcome: string(last.Outcome), Seq: last.Seq, Finished: at.UTC(), TookMs: last.TookMs, Full: last.Full,
+		OK: last.OK, Outcome: string(last.Verdict), Seq: last.Seq, Finished: at.UTC(), TookMs: last.TookMs, Full: last.Full,
 		Differences: firstOf(last.Differences), Parked: firstOf(last.Parked), Pending: firstOf(last.Pending), Incomplete: last.Incomplete,
 	}, nil
 }

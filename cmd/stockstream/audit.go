@@ -72,7 +72,7 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 		return printDocument(out, report)
 	}
 	c := report.Compared
-	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Outcome, report.From, report.Seq,
+	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Verdict, report.From, report.Seq,
 		c.Events, c.SKUs, c.Holds, c.Entries, time.Duration(report.TookMs)*time.Millisecond)
 	for _, text := range report.Incomplete {
 		fmt.Fprintln(out, "incomplete:", text)

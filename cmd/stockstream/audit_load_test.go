@@ -186,7 +186,7 @@ func TestAuditKilled(t *testing.T) {
 		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if report := s.audit(false); report.Outcome == audit.OutcomeDiffers {
+		if report := s.audit(false); report.Verdict == audit.VerdictDiffers {
 			t.Fatalf("after kill %d: %+v", i, report)
 		}
 	}

@@ -125,7 +125,7 @@ func TestAuditNamesWhatDiffers(t *testing.T) {
 			slices.Sort(want)
 			report := s.audit(full)
 			if got := named(report.Differences); !slices.Equal(got, want) || report.OK != (len(want) == 0) {
-				t.Errorf("%s (full: %t): got %q and %s, want %q\n%+v", name, full, got, report.Outcome, want, report)
+				t.Errorf("%s (full: %t): got %q and %s, want %q\n%+v", name, full, got, report.Verdict, want, report)
 			}
 		}
 		for _, back := range restore {

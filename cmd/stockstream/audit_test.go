@@ -179,12 +179,12 @@ func TestAuditIncomplete(t *testing.T) {
 		s.exec(test.breaks)
 		report := s.audit(true)
 		s.exec(test.mends)
-		if report.Outcome != audit.OutcomeIncomplete || report.OK || !strings.Contains(fmt.Sprint(report.Incomplete), test.says) {
+		if report.Verdict != audit.VerdictIncomplete || report.OK || !strings.Contains(fmt.Sprint(report.Incomplete), test.says) {
 			t.Errorf("%s: got %+v, want it incomplete with %q", name, report, test.says)
 		}
 	}
 	s.typed("RENAME inventory.meta away")
-	if report := s.audit(true); report.Outcome != audit.OutcomeIncomplete || !strings.Contains(fmt.Sprint(report.Incomplete), "Redis has no log") {
+	if report := s.audit(true); report.Verdict != audit.VerdictIncomplete || !strings.Contains(fmt.Sprint(report.Incomplete), "Redis has no log") {
 		t.Errorf("an emptied Redis: got %+v", report)
 	}
 	s.typed("RENAME away inventory.meta")
@@ -219,7 +219,7 @@ func TestAuditExplains(t *testing.T) {
 	want := []string{"holds changed " + s.paid, "redis changed hold:" + s.live, "stock_levels changed mug"}
 	for _, full := range []bool{true, false, false} {
 		report := s.audit(full)
-		if got := named(report.Parked); report.Outcome != audit.OutcomeParked || report.OK || !slices.Equal(got, want) || report.Parked.First[0].Because == "" {
+		if got := named(report.Parked); report.Verdict != audit.VerdictParked || report.OK || !slices.Equal(got, want) || report.Parked.First[0].Because == "" {
 			t.Errorf("parked (full: %t): got %q and %+v, want %q", full, got, report, want)
 		}
 	}
@@ -287,7 +287,7 @@ func TestAuditCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lease.Release()
-	if _, err := audit.Run(s.ctx, audit.Config{Postgres: testenv.ParseURL(t, s.dbURL), Redis: s.redis, Pool: events.MainPool, LockWait: 100 * time.Millisecond}, false); !errors.Is(err, audit.ErrBusy) {
+	if _, err := audit.Run(s.ctx, audit.Config{Postgres: testenv.ParseURL(t, s.dbURL), Redis: s.redis, Pool: events.MainPool, LockWait: 100 * time.Millisecond}, false); !errors.Is(err, audit.ErrAuditRunning) {
 		t.Errorf("two at once: got %v, want ErrBusy", err)
 	}
 	lease.Release()
@@ -297,7 +297,7 @@ func TestAuditCommand(t *testing.T) {
 	if _, err := s.cli("audit"); err == nil || !strings.Contains(err.Error(), "no audit was possible: read Redis") && !strings.Contains(err.Error(), "no audit was possible: read the stream") {
 		t.Errorf("without Redis: got %v", err)
 	}
-	if last, _, err := audit.Last(s.ctx, s.db, "main"); err != nil || last.Outcome != audit.OutcomeIncomplete {
+	if last, _, err := audit.Last(s.ctx, s.db, "main"); err != nil || last.Verdict != audit.VerdictIncomplete {
 		t.Errorf("the last audit: got %+v (%v), want it incomplete", last, err)
 	}
 	if _, err := s.cli("audit", "--timeout", "1ns"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "--timeout") {
