@@ -14,42 +14,53 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Config says what to audit, and with what. The client stays the caller's to close; an audit opens connections to
-// Postgres of its own, so that it takes none away from the API.
+// Config is the pool to audit, and the stores that have it.
 type Config struct {
+	// Postgres is where an audit connects. It opens its own connections, so that it takes none from the API's pool.
 	Postgres *pgx.ConnConfig
-	Redis    redis.UniversalClient
-	Pool     events.Pool
-	// Wait is how long journal and projections may take to come to where the log is; 10 s unless set. What does not come
-	// there makes the audit incomplete.
+	// Redis is the caller's client; an audit does not close it.
+	Redis redis.UniversalClient
+	Pool  events.Pool
+	// Wait is how long the journal, the projections and Redis may take to reach a seq that the audit needs; 10 s unless set.
+	// A store that does not reach it makes the audit incomplete.
 	Wait time.Duration
-	// LockWait is how long another audit of the pool may take to end; 5 s unless set.
+	// LockWait is how long to wait for another audit of the pool to end; 5 s unless set.
 	LockWait time.Duration
 }
 
-// ErrAuditRunning is returned where there is no audit: another one of the pool is running, or Postgres does not answer.
+// ErrAuditRunning is returned if another audit of the pool is running, or if Postgres does not answer.
 var ErrAuditRunning = errors.New("another audit is running")
 
-// auditor is one audit under way.
+// auditor is one running audit.
 type auditor struct {
-	config     Config
-	full       bool
-	end        int64 // the end of the journal when the audit began
-	expected       *expected
-	scan   *journalScan
-	found      *findings
-	conns      conns
-	comparable map[string]bool // read tables whose projection has come to end
+	config Config
+	pool   string // the pool's name
+	full   bool
+	end    int64 // the audit's end: the journal's seq when the audit began
+	found  *findings
+	conns  conns
 
-	redisLost, journalStuck atomic.Bool // noted; there is no use in waiting again
+	expected   *expected
+	scan       *journalScan
+	comparable map[string]bool // the read tables whose projection has reached the audit's end
+
+	redisUnusable atomic.Bool // reported; do not wait for Redis again
+	journalStuck  atomic.Bool // reported; do not wait for the journal again
 }
 
-// conns are the sessions of an audit, each for one thing at a time. The first one holds the lease.
-type conns struct{ work, journal, ended, holds, orders, hours, stream *pgx.Conn }
+// conns are the audit's sessions with Postgres, one for each thing that runs concurrently.
+type conns struct {
+	work    *pgx.Conn            // holds the lease; for everything that runs alone
+	journal *pgx.Conn            // reads the journal
+	ended   *pgx.Conn            // reads dead letters of ended holds
+	hours   *pgx.Conn            // reads complete hours
+	stream  *pgx.Conn            // reads the events of stream entries
+	tables  map[string]*pgx.Conn // reads rows of ended holds, by read table
+}
 
-// Run audits a pool: from the last verified seq, or from zero if asked to, or where there is none. What it finds is
-// in the report, and kept for Last; an error says that there is no report. Of two at once, one waits, and gives up with
-// ErrBusy.
+// Run audits a pool. It starts at the last verified seq, or at seq 0 if full is set or no audit has verified anything.
+// The report has the differences, and is saved for Last; an error means that there is no report. Only one audit of
+// a pool runs at a time: a second one waits for config.LockWait, and then returns ErrAuditRunning.
 func Run(ctx context.Context, config Config, full bool) (*Report, error) {
 	if config.Wait == 0 {
 		config.Wait = 10 * time.Second
@@ -57,212 +68,259 @@ func Run(ctx context.Context, config Config, full bool) (*Report, error) {
 	if config.LockWait == 0 {
 		config.LockWait = 5 * time.Second
 	}
-	lease, err := acquire(ctx, config)
+	lease, err := acquireLease(ctx, config)
 	if err != nil {
 		return nil, err
 	}
 	defer lease.Release()
-	a := &auditor{config: config, comparable: map[string]bool{}, conns: conns{work: lease.Conn}}
-	report, err := a.attempt(ctx, full)
+	a := &auditor{
+		config:     config,
+		pool:       config.Pool.Name(),
+		full:       full,
+		found:      newFindings(config.Pool.Name(), full),
+		conns:      conns{work: lease.Conn, tables: map[string]*pgx.Conn{}},
+		comparable: map[string]bool{},
+	}
+	report, err := a.run(ctx)
 	if err != nil && ctx.Err() == nil {
-		a.keepFailure(ctx, err)
+		a.saveFailure(ctx, err)
 	}
 	return report, err
 }
 
-// attempt audits, and keeps the report.
-func (a *auditor) attempt(ctx context.Context, full bool) (*Report, error) {
+// acquireLease takes the lease of the pool's audits. It returns ErrAuditRunning if that takes longer than LockWait.
+func acquireLease(ctx context.Context, config Config) (*events.Lease, error) {
+	short, cancel := context.WithTimeout(ctx, config.LockWait)
+	defer cancel()
+	lease, err := events.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
+	if err != nil && ctx.Err() == nil && short.Err() != nil {
+		return nil, fmt.Errorf("%w (or Postgres does not answer); gave up after %s", ErrAuditRunning, config.LockWait)
+	}
+	return lease, err
+}
+
+// run performs the steps of an audit:
+//
+//  1. Decide where it starts and ends.
+//  2. Wait for the projections to reach the end.
+//  3. Apply the journal's events up to the end; meanwhile compare the stream, the holds that end on the way, and the
+//     hours that become complete.
+//  4. Copy the expected state at the end, to be saved if it proves true.
+//  5. Compare the keys that are still tracked, with Redis and with each read table.
+//  6. In a full audit, search Redis for keys that no event accounts for.
+//  7. Conclude, and save the report and the verified state.
+func (a *auditor) run(ctx context.Context) (*Report, error) {
 	began := time.Now()
-	a.found = newFindings(a.config.Pool.Name(), full)
 	closeConns, err := a.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConns()
-	from, err := a.begin(ctx, full)
+	start, err := a.chooseRange(ctx)
 	if err != nil {
 		return nil, err
 	}
-	verified, err := a.run(ctx, from)
+	if err := a.awaitProjections(ctx); err != nil {
+		return nil, err
+	}
+	next, err := a.applyToEnd(ctx, start)
 	if err != nil {
 		return nil, err
+	}
+	verified := copyState(a.expected, next)
+	a.expected.pastEnd = true
+	if err := a.compareRedis(ctx); err != nil {
+		return nil, err
+	}
+	for _, table := range readTables {
+		if err := a.compareTable(ctx, table); err != nil {
+			return nil, err
+		}
+	}
+	if a.full {
+		if err := a.compareForeignKeys(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return a.finish(ctx, verified, time.Since(began))
 }
 
-// keepFailure leaves word for Last that an audit was not possible, and why. That Postgres may be the reason is why its
-// own failure is not told.
-func (a *auditor) keepFailure(ctx context.Context, cause error) {
-	a.found.incomplete("%v", cause)
-	a.found.report.conclude(time.Since(a.found.report.StartedAt), false)
-	_ = a.keepReport(ctx)
-}
-
-// keepReport keeps the report alone: the verified state stays as it is.
-func (a *auditor) keepReport(ctx context.Context) error {
-	return pgx.BeginFunc(ctx, a.conns.work, func(tx pgx.Tx) error {
-		return saveReport(ctx, tx, a.config.Pool.Name(), nil, &a.found.report)
-	})
-}
-
-// acquire takes the lease, or fails with ErrBusy.
-func acquire(ctx context.Context, config Config) (*events.Lease, error) {
-	short, cancel := context.WithTimeout(ctx, config.LockWait)
-	defer cancel()
-	lease, err := events.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
-	if err != nil && ctx.Err() == nil && short.Err() != nil {
-		return nil, fmt.Errorf("%w (or Postgres does not answer); it was waited for %s", ErrAuditRunning, config.LockWait)
-	}
-	return lease, err
-}
-
-// connect opens the other sessions.
+// connect opens the sessions beside that of the lease.
 func (a *auditor) connect(ctx context.Context) (closeAll func(), err error) {
 	var opened []*pgx.Conn
 	closeAll = func() {
 		for _, conn := range opened {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			_ = conn.Close(ctx) // nothing depends on a polite goodbye
+			_ = conn.Close(ctx) // Postgres ends the session in any case
 			cancel()
 		}
 	}
-	for _, conn := range []**pgx.Conn{&a.conns.journal, &a.conns.ended, &a.conns.holds, &a.conns.orders, &a.conns.hours, &a.conns.stream} {
-		if *conn, err = pgx.ConnectConfig(ctx, a.config.Postgres.Copy()); err != nil {
-			closeAll()
-			return nil, fmt.Errorf("connect to Postgres: %w", err)
+	open := func() (conn *pgx.Conn) {
+		if err != nil {
+			return nil
 		}
-		opened = append(opened, *conn)
+		if conn, err = pgx.ConnectConfig(ctx, a.config.Postgres.Copy()); err == nil {
+			opened = append(opened, conn)
+		}
+		return conn
+	}
+	a.conns.journal = open()
+	a.conns.ended = open()
+	a.conns.hours = open()
+	a.conns.stream = open()
+	for _, table := range readTables {
+		if table.compareEnded != nil {
+			a.conns.tables[table.name] = open()
+		}
+	}
+	if err != nil {
+		closeAll()
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
 	return closeAll, nil
 }
 
-// begin finds out where the audit goes from and to.
-func (a *auditor) begin(ctx context.Context, full bool) (p position, err error) {
-	pool := a.config.Pool.Name()
-	if p, err = readBookmark(ctx, a.conns.work, pool); err != nil {
-		return p, err
+// chooseRange sets the audit's end, and returns the position where it starts.
+func (a *auditor) chooseRange(ctx context.Context) (start position, err error) {
+	if start, err = readPosition(ctx, a.conns.work, a.pool); err != nil {
+		return start, err
 	}
-	verified := p.seq
-	if full || p.seq == 0 {
-		full, p = true, position{}
-	}
-	a.full, a.found.report.Full = full, full
-	if a.end, err = events.ReadCheckpoint(ctx, a.conns.work, events.JournalCheckpoint, pool); err != nil {
-		return p, err
-	}
-	// A detached part ends the audit before it begins; any other hole is a difference, and found by the fold.
-	whole := events.CheckWhole(ctx, a.conns.work, pool, p.seq)
-	if errors.Is(whole, events.ErrDetached) || whole != nil && !errors.Is(whole, events.ErrHole) {
-		return p, fmt.Errorf("audit from seq %d: %w", p.seq, whole)
-	}
-	a.found.report.From = p.seq
-	if a.end < verified {
-		a.found.differs(Difference{Store: StoreJournal, Kind: KindBehind, Key: pool, Seq: a.end,
-			Expected: fmt.Sprintf("a journal that ends at seq %d or later, as far as it was verified", verified), Found: fmt.Sprintf("it ends at seq %d", a.end)})
-		a.end = max(a.end, p.seq)
-	}
-	a.found.report.Seq = a.end
-	a.expected = newExpected(full, a.found.differs)
-	a.expected.seq, a.expected.totals.live = p.seq, p.liveHolds
-	a.scan = &journalScan{conn: a.conns.journal, pool: pool, wait: a.config.Wait, fold: a.expected}
-	return p, nil
-}
-
-// run compares everything, and returns what will be verified if nothing was found.
-func (a *auditor) run(ctx context.Context, p position) (*verifiedState, error) {
-	if err := a.awaitProjections(ctx); err != nil {
-		return nil, err
-	}
-	if !a.full {
-		pool, db := a.config.Pool.Name(), a.conns.work
-		if err := errors.Join(loadRechecks(ctx, db, pool, a.expected), loadHours(ctx, db, pool, a.expected.hours, p.hourFloor)); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.foldToEnd(ctx, &p); err != nil {
-		return nil, err
-	}
-	if !a.full {
-		if err := loadRound(ctx, a.conns.work, a.config.Pool.Name(), a.expected, &p); err != nil {
-			return nil, err
-		}
-	}
-	verified := stateToVerify(a.expected, a.full, p)
-	a.expected.settled = true
-	if err := a.compareLive(ctx); err != nil {
-		return nil, err
-	}
-	for _, table := range tables {
-		if err := a.compareLiveRows(ctx, table); err != nil {
-			return nil, err
-		}
+	verifiedSeq := start.seq
+	if verifiedSeq == 0 {
+		a.full = true
 	}
 	if a.full {
-		if err := a.compareStrangers(ctx); err != nil {
-			return nil, err
-		}
+		start = position{}
 	}
-	return verified, nil
+	a.found.report.Full = a.full
+	if a.end, err = events.ReadCheckpoint(ctx, a.conns.work, events.JournalCheckpoint, a.pool); err != nil {
+		return start, err
+	}
+	// A journal with a detached partition cannot be audited from here. A hole of any other cause is a difference, which
+	// the expected state reports when it reaches it.
+	err = events.CheckWhole(ctx, a.conns.work, a.pool, start.seq)
+	if errors.Is(err, events.ErrDetached) || err != nil && !errors.Is(err, events.ErrHole) {
+		return start, fmt.Errorf("audit from seq %d: %w", start.seq, err)
+	}
+	if a.end < verifiedSeq {
+		a.found.addDifference(Difference{
+			Store:    StoreJournal,
+			Kind:     KindBehind,
+			Key:      a.pool,
+			Expected: fmt.Sprintf("a journal that ends at the verified seq %d or later", verifiedSeq),
+			Found:    fmt.Sprintf("it ends at seq %d", a.end),
+			Seq:      a.end,
+		})
+		a.end = max(a.end, start.seq)
+	}
+	a.found.report.From = start.seq
+	a.found.report.Seq = a.end
+	a.expected = newExpected(a.full, a.found.addDifference)
+	a.expected.seq = start.seq
+	a.expected.totals.live = start.liveHolds
+	a.scan = &journalScan{
+		conn:     a.conns.journal,
+		pool:     a.pool,
+		wait:     a.config.Wait,
+		expected: a.expected,
+	}
+	return start, nil
 }
 
-// foldToEnd folds the journal up to the audit's end. Holds that end on the way are compared at once, and forgotten, by
-// three others side by side; a fourth compares the stream. So the memory that an audit takes does not grow with history.
-func (a *auditor) foldToEnd(ctx context.Context, p *position) error {
-	group, ctx := errgroup.WithContext(ctx)
+// applyToEnd applies the journal's events up to the audit's end, and returns the position where the next audit starts
+// if this one verifies everything.
+//
+// An audit that is not full begins with the keys to recheck, loads each key that events change, and ends with
+// unchanged keys, the next in turn.
+func (a *auditor) applyToEnd(ctx context.Context, start position) (next position, err error) {
+	next = start
+	if !a.full {
+		recheckErr := loadRecheckKeys(ctx, a.conns.work, a.pool, a.expected)
+		hoursErr := loadHours(ctx, a.conns.work, a.pool, a.expected.hours, start.firstIncompleteHour)
+		if err := errors.Join(recheckErr, hoursErr); err != nil {
+			return next, err
+		}
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
 	pages := make(chan []journalEvent, 2)
-	group.Go(func() error { return readAhead(ctx, a.conns.journal, a.config.Pool.Name(), p.seq, a.end, pages) })
+	group.Go(func() error { return readPages(groupCtx, a.conns.journal, a.pool, start.seq, a.end, pages) })
 	group.Go(func() (err error) {
-		p.streamID, err = a.compareStream(ctx, a.conns.stream, p.streamID)
+		next.streamID, err = a.compareStream(groupCtx, start.streamID)
 		return err
 	})
-	ended := a.endedComparers(ctx, group)
-	group.Go(func() error {
-		defer func() {
-			for _, c := range ended {
-				close(c)
-			}
-		}()
-		for page := range pages {
-			if !a.full {
-				if err := loadPrior(ctx, a.conns.work, a.config.Pool.Name(), a.expected, page); err != nil {
-					return err
-				}
-			}
-			for i := range page {
-				a.expected.apply(&page[i])
-			}
-			a.found.compared(func(c *Compared) { c.Events += int64(len(page)) })
-			if err := errors.Join(a.compareOver(ctx), a.handOverEnded(ctx, ended)); err != nil {
+	ended := a.startEndedComparers(groupCtx, group)
+	group.Go(func() error { return a.applyPages(groupCtx, pages, ended) })
+	if err := group.Wait(); err != nil {
+		return next, err
+	}
+	if a.expected.seq < a.end {
+		a.found.addDifference(Difference{
+			Store:    StoreJournal,
+			Kind:     KindHole,
+			Key:      seqKey(a.expected.seq + 1),
+			Expected: fmt.Sprintf("events up to seq %d, the journal's checkpoint", a.end),
+			Found:    fmt.Sprintf("the last event is %d", a.expected.seq),
+			Seq:      a.expected.seq,
+		})
+		a.expected.seq = a.end
+	}
+	if !a.full {
+		if err := loadNextInTurn(ctx, a.conns.work, a.pool, a.expected, &next); err != nil {
+			return next, err
+		}
+	}
+	return next, nil
+}
+
+// applyPages applies pages of events. After each it compares the hours that are complete, and sends the holds that ended
+// to the comparers.
+func (a *auditor) applyPages(ctx context.Context, pages <-chan []journalEvent, comparers []chan []*expectedHold) error {
+	defer func() {
+		for _, holds := range comparers {
+			close(holds)
+		}
+	}()
+	for page := range pages {
+		if !a.full {
+			if err := loadChangedKeys(ctx, a.conns.work, a.pool, a.expected, page); err != nil {
 				return err
 			}
 		}
-		return a.handOverEnded(ctx, ended) // what was to be looked at again, where there were no events
-	})
-	if err := group.Wait(); err != nil {
-		return err
+		for i := range page {
+			a.expected.apply(&page[i])
+		}
+		a.found.count(func(c *Compared) { c.Events += int64(len(page)) })
+		hoursErr := a.compareCompleteHours(ctx)
+		endedErr := a.sendEndedHolds(ctx, comparers)
+		if err := errors.Join(hoursErr, endedErr); err != nil {
+			return err
+		}
 	}
-	if a.expected.seq < a.end {
-		a.found.differs(Difference{Store: StoreJournal, Kind: KindHole, Key: fmt.Sprintf("seq %d", a.expected.seq+1), Seq: a.expected.seq,
-			Expected: fmt.Sprintf("events up to %d, where its checkpoint stands", a.end), Found: fmt.Sprintf("the last event is %d", a.expected.seq)})
-		a.expected.seq = a.end
-	}
-	return nil
+	return a.sendEndedHolds(ctx, comparers) // the ended holds to recheck, if there were no events
 }
 
-// endedComparers starts what compares ended holds with Redis and with the two tables that have a row for each.
-func (a *auditor) endedComparers(ctx context.Context, group *errgroup.Group) []chan []*expectedHold {
-	comparers := []func([]*expectedHold) error{func(holds []*expectedHold) error { return a.compareEnded(ctx, holds) }}
-	for table, conn := range map[string]*pgx.Conn{tableHolds: a.conns.holds, tableOrders: a.conns.orders} {
-		if a.comparable[table] {
-			comparers = append(comparers, func(holds []*expectedHold) error { return a.compareEndedRows(ctx, conn, table, holds) })
+// startEndedComparers starts a goroutine for each store that has ended holds: Redis, and the read tables that have rows
+// of holds. It returns their channels, for the caller to close.
+func (a *auditor) startEndedComparers(ctx context.Context, group *errgroup.Group) []chan []*expectedHold {
+	comparers := []func([]*expectedHold) error{
+		func(holds []*expectedHold) error { return a.compareEndedHolds(ctx, holds) },
+	}
+	for _, table := range readTables {
+		if table.compareEnded == nil || !a.comparable[table.name] {
+			continue
 		}
+		comparers = append(comparers, func(holds []*expectedHold) error {
+			return a.inSnapshot(ctx, a.conns.tables[table.name], table.name, a.end, func(s *tableSnapshot) error {
+				return table.compareEnded(ctx, s, holds)
+			})
+		})
 	}
 	channels := make([]chan []*expectedHold, len(comparers))
 	for i, compare := range comparers {
-		in := make(chan []*expectedHold, 2)
-		channels[i] = in
+		batches := make(chan []*expectedHold, 2)
+		channels[i] = batches
 		group.Go(func() error {
-			for holds := range in {
+			for holds := range batches {
 				if err := compare(holds); err != nil {
 					return err
 				}
@@ -273,33 +331,51 @@ func (a *auditor) endedComparers(ctx context.Context, group *errgroup.Group) []c
 	return channels
 }
 
-func (a *auditor) handOverEnded(ctx context.Context, comparers []chan []*expectedHold) error {
+// sendEndedHolds takes the ended holds from the expected state, and sends them to every comparer.
+func (a *auditor) sendEndedHolds(ctx context.Context, comparers []chan []*expectedHold) error {
 	holds := a.expected.ended
 	a.expected.ended = nil
 	if len(holds) == 0 {
 		return nil
 	}
-	a.found.compared(func(c *Compared) { c.Holds += int64(len(holds)) })
-	for _, c := range comparers {
+	a.found.count(func(c *Compared) { c.Holds += int64(len(holds)) })
+	for _, batches := range comparers {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case c <- holds:
+		case batches <- holds:
 		}
 	}
 	return nil
 }
 
-// finish concludes the report, and keeps it, with the new verified state if nothing stands against that.
+// finish sets the verdict and saves the report. If the verdict is clean or parked, it also saves the verified state.
 func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time.Duration) (*Report, error) {
-	report, again := &a.found.report, a.found.again
-	if a.expected.unreadable > 0 {
-		a.found.incomplete("%d events cannot be decoded by this build, and what differs may come of that; the first: %s", a.expected.unreadable, a.expected.firstFault)
+	report := &a.found.report
+	recheck := a.found.recheck
+	unreadable := a.expected.unreadable > 0
+	if unreadable {
+		a.found.addIncomplete("this build cannot decode %d events, so the differences may be false; the first is at %s",
+			a.expected.unreadable, a.expected.firstUnreadable)
 	}
-	report.conclude(took, a.expected.unreadable > 0)
+	report.conclude(took, unreadable)
 	agreed := report.Verdict == VerdictClean || report.Verdict == VerdictParked
-	if agreed && len(again.holds)+len(again.skus) <= recheckMax {
-		return report, verified.save(ctx, a.conns.work, a.config.Pool.Name(), again, report)
+	if agreed && len(recheck.holds)+len(recheck.skus) <= recheckMax {
+		return report, verified.save(ctx, a.conns.work, a.pool, recheck, report)
 	}
-	return report, a.keepReport(ctx)
+	return report, a.saveReportOnly(ctx)
+}
+
+// saveFailure saves a report that says why no audit was possible. It ignores an error: Postgres may be the reason.
+func (a *auditor) saveFailure(ctx context.Context, cause error) {
+	a.found.addIncomplete("%v", cause)
+	a.found.report.conclude(time.Since(a.found.report.StartedAt), false)
+	_ = a.saveReportOnly(ctx)
+}
+
+// saveReportOnly saves the report, and leaves the verified state as it is.
+func (a *auditor) saveReportOnly(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, a.conns.work, func(tx pgx.Tx) error {
+		return saveReport(ctx, tx, a.pool, nil, &a.found.report)
+	})
 }

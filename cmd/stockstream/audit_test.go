@@ -173,8 +173,8 @@ func TestAuditIncomplete(t *testing.T) {
 	for name, test := range map[string]struct{ breaks, mends, says string }{
 		"a projection that is behind": {`UPDATE checkpoints SET seq = 3 WHERE projection = 'orders'`, `UPDATE checkpoints SET seq = 10`, "the projection orders is at seq 3"},
 		"a journal that stands still": {`UPDATE checkpoints SET seq = 9 WHERE projection = 'journal'; CREATE TABLE kept AS SELECT * FROM events WHERE seq = 10; DELETE FROM events WHERE seq = 10`,
-			`UPDATE checkpoints SET seq = 10; INSERT INTO events SELECT * FROM kept`, "the journal has not come there"},
-		"a table that is not there": {`ALTER TABLE orders RENAME TO away`, `ALTER TABLE away RENAME TO orders`, "the read table orders is not there"},
+			`UPDATE checkpoints SET seq = 10; INSERT INTO events SELECT * FROM kept`, "the journal ends at seq 9"},
+		"a table that is not there": {`ALTER TABLE orders RENAME TO away`, `ALTER TABLE away RENAME TO orders`, "the read table orders does not exist"},
 	} {
 		s.exec(test.breaks)
 		report := s.audit(true)
@@ -288,7 +288,7 @@ func TestAuditCommand(t *testing.T) {
 	}
 	defer lease.Release()
 	if _, err := audit.Run(s.ctx, audit.Config{Postgres: testenv.ParseURL(t, s.dbURL), Redis: s.redis, Pool: events.MainPool, LockWait: 100 * time.Millisecond}, false); !errors.Is(err, audit.ErrAuditRunning) {
-		t.Errorf("two at once: got %v, want ErrBusy", err)
+		t.Errorf("two at once: got %v, want ErrAuditRunning", err)
 	}
 	lease.Release()
 	if err := s.server.Kill(); err != nil {
