@@ -21,7 +21,9 @@ type divergence struct {
 // reportDivergences reports each divergence as parked if a dead letter of the source explains it, and as a difference
 // otherwise. For a read table, db must be the transaction in which the rows were read: a retry between the two reads would
 // resolve the letter.
-func (a *auditor) reportDivergences(ctx context.Context, db events.Querier, source string, divergences []divergence) error {
+func (a *auditor) reportDivergences(
+	ctx context.Context, db events.Querier, source string, divergences []divergence,
+) error {
 	if len(divergences) == 0 {
 		return nil
 	}
@@ -47,8 +49,10 @@ func (a *auditor) reportDivergences(ctx context.Context, db events.Querier, sour
 	return nil
 }
 
-// readExplanations returns, by sequence key, the dead letter of the source that is parked or was discarded.
-func readExplanations(ctx context.Context, db events.Querier, source, pool string, keys []string) (map[string]string, error) {
+// readExplanations returns, by sequence key, which dead letter of the source is parked or was discarded.
+func readExplanations(
+	ctx context.Context, db events.Querier, source, pool string, keys []string,
+) (map[string]string, error) {
 	explanations := map[string]string{}
 	if len(keys) == 0 {
 		return explanations, nil

@@ -46,7 +46,10 @@ const selectJournalEvents = `
 	       coalesce(payload->>CASE type WHEN 'STOCK_ADJUSTED' THEN 'delta' ELSE 'qty' END, ''),
 	       coalesce(payload->>'user_id', ''),
 	       CASE type WHEN 'HOLD_CREATED' THEN coalesce(payload->>'ttl_ms', '') ELSE '0' END,
-	       coalesce(payload->>CASE type WHEN 'HOLD_CREATED' THEN 'idempotency_key' WHEN 'HOLD_CONFIRMED' THEN 'payment_ref' ELSE 'reason' END, ''),
+	       coalesce(payload->>CASE type
+	           WHEN 'HOLD_CREATED' THEN 'idempotency_key'
+	           WHEN 'HOLD_CONFIRMED' THEN 'payment_ref'
+	           ELSE 'reason' END, ''),
 	       at
 	FROM events WHERE pool = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`
 

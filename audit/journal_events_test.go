@@ -35,7 +35,8 @@ func (f *fixture) appendRaw(eventType events.Type, payload string) {
 	f.seq++
 	f.exec(`
 		INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
-		SELECT 'main', $1, gen_random_uuid(), $2, coalesce(p->>'sku', ''), coalesce(p->>'hold_id', ''), p, '{}', $4 FROM (SELECT $3::jsonb) AS given (p)`,
+		SELECT 'main', $1, gen_random_uuid(), $2, coalesce(p->>'sku', ''), coalesce(p->>'hold_id', ''), p, '{}', $4
+		FROM (SELECT $3::jsonb) AS given (p)`,
 		f.seq, string(eventType), payload, time.UnixMilli(1764000000000+f.seq))
 }
 

@@ -34,7 +34,9 @@ type redisChunk struct {
 }
 
 // readRedisChunk reads some keys, all at the same seq. It returns errNoLog if Redis has no log.
-func readRedisChunk(ctx context.Context, client redis.Scripter, pool events.Pool, skus, holdIDs []string) (*redisChunk, error) {
+func readRedisChunk(
+	ctx context.Context, client redis.Scripter, pool events.Pool, skus, holdIDs []string,
+) (*redisChunk, error) {
 	keys := []string{pool.MetaKey(), pool.DueKey()}
 	args := []any{len(skus)}
 	for _, sku := range skus {

@@ -34,8 +34,11 @@ const recheckMax = 10_000
 
 // readPosition returns where the next audit of a pool starts: the zero position if it was never audited.
 func readPosition(ctx context.Context, db events.Querier, pool string) (p position, err error) {
-	const query = `SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor FROM audits WHERE pool = $1`
-	err = db.QueryRow(ctx, query, pool).Scan(&p.seq, &p.liveHolds, &p.streamID, &p.lastSKU, &p.lastHold, &p.firstIncompleteHour)
+	const query = `
+		SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor
+		FROM audits WHERE pool = $1`
+	row := db.QueryRow(ctx, query, pool)
+	err = row.Scan(&p.seq, &p.liveHolds, &p.streamID, &p.lastSKU, &p.lastHold, &p.firstIncompleteHour)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return p, fmt.Errorf("read the verified seq: %w", err)
 	}
@@ -43,7 +46,8 @@ func readPosition(ctx context.Context, db events.Querier, pool string) (p positi
 }
 
 const selectHolds = `
-	SELECT hold_id, sku, qty, user_id, idempotency_key, created_at_ms, expires_at_ms, status, payment_ref, ended_at_ms, ended_seq
+	SELECT hold_id, sku, qty, user_id, idempotency_key, created_at_ms, expires_at_ms,
+	       status, payment_ref, ended_at_ms, ended_seq
 	FROM audit_holds WHERE pool = $1 `
 
 // readHolds returns the verified holds of a pool that meet a condition.

@@ -159,12 +159,21 @@ func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *position, report
 		verifiedAt = &report.StartedAt
 	}
 	const query = `
-		INSERT INTO audits AS a (pool, verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor, verified_at, last_at, report)
-		VALUES ($1, coalesce($2, 0), coalesce($3, 0), coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), coalesce($9, 0), $7, now(), $8)
+		INSERT INTO audits AS a (
+		    pool, verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor, verified_at, last_at, report)
+		VALUES (
+		    $1, coalesce($2, 0), coalesce($3, 0), coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), coalesce($9, 0),
+		    $7, now(), $8)
 		ON CONFLICT (pool) DO UPDATE SET
-		    verified_seq = coalesce($2, a.verified_seq), live_holds = coalesce($3, a.live_holds), stream_id = coalesce($4, a.stream_id),
-		    sku_cursor = coalesce($5, a.sku_cursor), hold_cursor = coalesce($6, a.hold_cursor), hour_floor = coalesce($9, a.hour_floor),
-		    verified_at = coalesce($7, a.verified_at), last_at = now(), report = $8`
+		    verified_seq = coalesce($2, a.verified_seq),
+		    live_holds   = coalesce($3, a.live_holds),
+		    stream_id    = coalesce($4, a.stream_id),
+		    sku_cursor   = coalesce($5, a.sku_cursor),
+		    hold_cursor  = coalesce($6, a.hold_cursor),
+		    hour_floor   = coalesce($9, a.hour_floor),
+		    verified_at  = coalesce($7, a.verified_at),
+		    last_at      = now(),
+		    report       = $8`
 	_, err = tx.Exec(ctx, query, pool, seq, liveHolds, streamID, lastSKU, lastHold, verifiedAt, raw, firstIncompleteHour)
 	if err != nil {
 		return fmt.Errorf("save the report: %w", err)

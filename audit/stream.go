@@ -67,9 +67,11 @@ func (a *auditor) compareStream(ctx context.Context, from string) (last string, 
 	}
 }
 
-// withoutForeignEntries leaves out the foreign entries: no command wrote them, and the journal has parked them, whatever
-// seq they carry. If every seq is one above the seq before, there are none, and Postgres is not asked.
-func (a *auditor) withoutForeignEntries(ctx context.Context, messages []redis.XMessage, previous int64) ([]redis.XMessage, error) {
+// withoutForeignEntries leaves out the foreign entries: entries that no command wrote, which the journal has parked. They
+// may carry any seq. If every seq is one above the seq before, there are none, and Postgres is not asked.
+func (a *auditor) withoutForeignEntries(
+	ctx context.Context, messages []redis.XMessage, previous int64,
+) ([]redis.XMessage, error) {
 	ids := make([]string, len(messages))
 	dense := previous > 0
 	for i, m := range messages {
@@ -87,7 +89,7 @@ func (a *auditor) withoutForeignEntries(ctx context.Context, messages []redis.XM
 	return slices.DeleteFunc(slices.Clone(messages), func(m redis.XMessage) bool { return foreign[m.ID] }), nil
 }
 
-// parseEntries returns the events among the messages, and whether one of them is past the audit's end.
+// parseEntries returns the events among the messages up to the audit's end, and whether a message is past that end.
 func (a *auditor) parseEntries(messages []redis.XMessage) (page []entry, done bool) {
 	for _, m := range messages {
 		text := func(field string) string {
@@ -124,7 +126,8 @@ func (a *auditor) compareEntries(ctx context.Context, page []entry, previous int
 	for i := range page {
 		seqs[i] = page[i].seq
 		if previous > 0 && page[i].seq != previous+1 {
-			a.addStreamDifference(KindHole, page[i].seq, fmt.Sprintf("an entry for seq %d after seq %d", previous+1, previous), page[i].describe())
+			want := fmt.Sprintf("an entry for seq %d after seq %d", previous+1, previous)
+			a.addStreamDifference(KindHole, page[i].seq, want, page[i].describe())
 		}
 		previous = page[i].seq
 	}

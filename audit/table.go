@@ -42,7 +42,7 @@ type tableSnapshot struct {
 	report func(context.Context, []divergence) error
 }
 
-// divergence returns a divergence of a row, for the caller to add what may explain it.
+// divergence returns a divergence of a row. The caller adds the sequence key of dead letters that may explain it.
 func (s *tableSnapshot) divergence(kind Kind, key, want, found string) divergence {
 	return divergence{difference: Difference{
 		Store:    s.table,

@@ -99,5 +99,6 @@ func describeWantedHoldRow(h *expectedHold) string {
 
 func describeHoldRow(row *projections.Hold) string {
 	return fmt.Sprintf("%s, %d of %s for %s, from %s until %s, key %s",
-		row.Status, row.Qty, row.SKU, row.UserID, clock(row.CreatedAt.UnixMilli()), clock(row.ExpiresAt.UnixMilli()), row.IdempotencyKey)
+		row.Status, row.Qty, row.SKU, row.UserID,
+		clock(row.CreatedAt.UnixMilli()), clock(row.ExpiresAt.UnixMilli()), row.IdempotencyKey)
 }

@@ -45,7 +45,9 @@ func (f *fixture) appendSales(hours int) (audit func(full bool) *Report) {
 		if err := f.conn.QueryRow(f.ctx, countSales, f.seq).Scan(&sales); err != nil {
 			f.t.Fatal(err)
 		}
-		f.exec(`INSERT INTO checkpoints VALUES ('journal', 'main', $1) ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, f.seq)
+		f.exec(`
+			INSERT INTO checkpoints VALUES ('journal', 'main', $1)
+			ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, f.seq)
 		client.Set(f.ctx, "stock:shirt", 1000-sales, 0)
 		client.HSet(f.ctx, "inventory.meta", "epoch", 1, "seq", f.seq, "stock:shirt", 1000-sales)
 		report, err := Run(f.ctx, Config{Postgres: config, Redis: client, Pool: events.MainPool}, full)

@@ -129,7 +129,7 @@ func TestAuditInBackground(t *testing.T) {
 	await("differs", "hold:"+hold)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log is written behind the report
 		log := worker.log.String()
-		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from its journal"), log
+		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from the journal"), log
 	})
 	s.typed("HSET hold:" + hold + " qty 2")
 	await("clean", "")
