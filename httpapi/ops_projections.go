@@ -157,9 +157,9 @@ func (a *api) projection(c *gin.Context) (projections.Projection, error) {
 // opsError turns what a rebuild refuses into what this package answers with.
 func opsError(err error) error {
 	for refusal, code := range map[error]string{
-		rebuild.ErrBusy:        codeRebuildRuns,
+		rebuild.ErrRebuildRunning:        codeRebuildRuns,
 		rebuild.ErrNotRunning:  codeNoRebuild,
-		rebuild.ErrOldTables:   codeOldTablesKept,
+		rebuild.ErrOldTablesKept:   codeOldTablesKept,
 		rebuild.ErrNoOldTables: codeNoOldTables,
 		rebuild.ErrDependents:  codeDependents,
 		events.ErrHole:         codeJournalHole,

@@ -63,7 +63,7 @@ func (b *Background) DropOld(ctx context.Context, p projections.Projection) erro
 }
 
 // RestoreOld is the function RestoreOld.
-func (b *Background) RestoreOld(ctx context.Context, p projections.Projection) (Outcome, error) {
+func (b *Background) RestoreOld(ctx context.Context, p projections.Projection) (Result, error) {
 	return RestoreOld(ctx, b.config, p)
 }
 

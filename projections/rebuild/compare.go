@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Difference says how a new table differs from the live one when both have come to the same seq.
-type Difference struct {
+// TableDifference says how a new table differs from the live one when both have come to the same seq.
+type TableDifference struct {
 	Projection string `json:"projection"`
 	Table      string `json:"table"`
 	Seq        int64  `json:"seq"`
@@ -38,7 +38,7 @@ type RowDifference struct {
 }
 
 // DifferencesError is the ErrDiffers that a rebuild stops with.
-type DifferencesError struct{ Differences []Difference }
+type DifferencesError struct{ Differences []TableDifference }
 
 func (e *DifferencesError) Error() string {
 	parts := make([]string, len(e.Differences))
@@ -52,7 +52,7 @@ func (e *DifferencesError) Error() string {
 func (e *DifferencesError) Is(target error) bool { return target == ErrDiffers }
 
 // String tells the counts.
-func (d Difference) String() string {
+func (d TableDifference) String() string {
 	text := fmt.Sprintf("%s at seq %d: %d rows live, %d new; %d changed, %d only live, %d only new",
 		d.Table, d.Seq, d.LiveRows, d.NewRows, d.Changed, d.OnlyLive, d.OnlyNew)
 	if len(d.Lost) > 0 {
@@ -61,14 +61,14 @@ func (d Difference) String() string {
 	return text
 }
 
-// digest is what a table comes to, in whatever order its rows lie.
-type digest struct {
+// tableDigest is what a table comes to, in whatever order its rows lie.
+type tableDigest struct {
 	rows int64
 	sum  string
 }
 
-// digestOf counts and sums a table, given with its schema. One that is not there is as one without rows.
-func digestOf(ctx context.Context, db events.Querier, schema, table string) (d digest, err error) {
+// readDigest counts and sums a table, given with its schema. One that is not there is as one without rows.
+func readDigest(ctx context.Context, db events.Querier, schema, table string) (d tableDigest, err error) {
 	name := pgx.Identifier{schema, table}.Sanitize()
 	var exists bool
 	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {
@@ -96,7 +96,7 @@ func digestOf(ctx context.Context, db events.Querier, schema, table string) (d d
 
 // compare looks at all live tables in one snapshot, brings the shadows to the very seqs at which it found them, and
 // returns what differs.
-func (j *Job) compare(ctx context.Context) ([]Difference, error) {
+func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
 	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
@@ -111,29 +111,29 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	var old, now [][]digest
+	var old, now [][]tableDigest
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		old, err = j.digests(groupCtx, func(*shadow) events.Querier { return live }, func(s *shadow) string { return s.live })
+		old, err = j.readDigests(groupCtx, func(*shadow) events.Querier { return live }, func(s *shadow) string { return s.live })
 		return err
 	})
 	group.Go(func() error {
 		if err := j.replay(groupCtx, j.shadows, seqs); err != nil {
 			return err
 		}
-		now, err = j.digests(groupCtx, func(s *shadow) events.Querier { return s.conn }, func(s *shadow) string { return s.shadow })
+		now, err = j.readDigests(groupCtx, func(s *shadow) events.Querier { return s.conn }, func(s *shadow) string { return s.shadow })
 		return err
 	})
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var differences []Difference
+	var differences []TableDifference
 	for i, s := range j.shadows {
 		for k, table := range s.Tables {
-			d := Difference{Projection: s.Name, Table: table, Seq: seqs[i], LiveRows: old[i][k].rows, NewRows: now[i][k].rows, First: []RowDifference{}}
-			err := s.lost(ctx, live, &d)
+			d := TableDifference{Projection: s.Name, Table: table, Seq: seqs[i], LiveRows: old[i][k].rows, NewRows: now[i][k].rows, First: []RowDifference{}}
+			err := s.findLost(ctx, live, &d)
 			if err == nil && old[i][k] != now[i][k] {
-				err = s.findRows(ctx, live, &d)
+				err = s.compareRows(ctx, live, &d)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("compare %s: %w", table, err)
@@ -146,11 +146,11 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 	return differences, nil
 }
 
-func (j *Job) digests(ctx context.Context, db func(*shadow) events.Querier, schema func(*shadow) string) ([][]digest, error) {
-	all := make([][]digest, len(j.shadows))
+func (j *Job) readDigests(ctx context.Context, db func(*shadow) events.Querier, schema func(*shadow) string) ([][]tableDigest, error) {
+	all := make([][]tableDigest, len(j.shadows))
 	for i, s := range j.shadows {
 		for _, table := range s.Tables {
-			d, err := digestOf(ctx, db(s), schema(s), table)
+			d, err := readDigest(ctx, db(s), schema(s), table)
 			if err != nil {
 				return nil, err
 			}
@@ -160,8 +160,8 @@ func (j *Job) digests(ctx context.Context, db func(*shadow) events.Querier, sche
 	return all, nil
 }
 
-// lost notes which indexes and columns only the live table has. Somebody may have added them by hand, and rely on them.
-func (s *shadow) lost(ctx context.Context, live events.Querier, d *Difference) error {
+// findLost notes which indexes and columns only the live table has. Somebody may have added them by hand, and rely on them.
+func (s *shadow) findLost(ctx context.Context, live events.Querier, d *TableDifference) error {
 	const query = `
 		WITH objects AS (
 		    SELECT relnamespace, 'index ' || i.relname AS name FROM pg_index x JOIN pg_class c ON c.oid = indrelid

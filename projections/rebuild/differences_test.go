@@ -13,9 +13,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// counting is a projection with a bug: it forgets what factor says. A projection is known by its name, so another
+// heldUnits is a projection with a bug: it forgets what factor says. A projection is known by its name, so another
 // factor is another version of the same one.
-func counting(factor int64) projections.Projection {
+func heldUnits(factor int64) projections.Projection {
 	return projections.Projection{
 		Name: "counting", Tables: []string{"counting"}, Key: projections.ByHold,
 		Schema: `CREATE TABLE IF NOT EXISTS counting (hold_id text PRIMARY KEY, units bigint NOT NULL)`,
@@ -31,18 +31,18 @@ func counting(factor int64) projections.Projection {
 // nothing; accepted, it is in place, and the fixed line goes on.
 func TestFixedHandler(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 100)...)
-	p.projected(counting(2))
-	before := p.rows(p.live(), "counting")
+	p := newFixture(t)
+	p.journal(holdEvents("a", 100)...)
+	p.project(heldUnits(2))
+	before := p.tableText(p.liveSchema(), "counting")
 
-	_, err := p.rebuild(p.with(), counting(1))
+	_, err := p.rebuild(p.rebuildConfig(), heldUnits(1))
 	var found *DifferencesError
 	if !errors.Is(err, ErrDiffers) || !errors.As(err, &found) || len(found.Differences) != 1 {
 		t.Fatalf("got %v, want ErrDiffers", err)
 	}
 	d := found.Differences[0]
-	if d.Table != "counting" || d.Seq != p.seq || d.LiveRows != 100 || d.NewRows != 100 || d.Changed != 100 || d.OnlyLive != 0 || d.OnlyNew != 0 || len(d.First) != firstKeys {
+	if d.Table != "counting" || d.Seq != p.seq || d.LiveRows != 100 || d.NewRows != 100 || d.Changed != 100 || d.OnlyLive != 0 || d.OnlyNew != 0 || len(d.First) != firstRowsMax {
 		t.Errorf("got %+v", d)
 	}
 	if first := d.First[0]; first.Key != "a-0" || string(first.Live) != `{"hold_id":"a-0","units":2}` || string(first.New) != `{"hold_id":"a-0","units":1}` {
@@ -51,23 +51,23 @@ func TestFixedHandler(t *testing.T) {
 	if !strings.Contains(err.Error(), "100 changed") {
 		t.Errorf("the error does not tell: %v", err)
 	}
-	if p.rows(p.live(), "counting") != before {
+	if p.tableText(p.liveSchema(), "counting") != before {
 		t.Error("a refused rebuild changed the live table")
 	}
-	p.wantNoShadows(counting(1))
+	p.wantNoShadows(heldUnits(1))
 
-	config := p.with()
+	config := p.rebuildConfig()
 	config.AcceptDifferences = true
-	if _, err := p.rebuild(config, counting(1)); err != nil {
+	if _, err := p.rebuild(config, heldUnits(1)); err != nil {
 		t.Fatal(err)
 	}
-	p.journal(lives("b", 1)...)
-	p.projected(counting(1))
-	if got := p.value(`SELECT count(*) || ' ' || sum(units) FROM counting`); got != "101 101" {
+	p.journal(holdEvents("b", 1)...)
+	p.project(heldUnits(1))
+	if got := p.queryText(`SELECT count(*) || ' ' || sum(units) FROM counting`); got != "101 101" {
 		t.Errorf("got %s rows and units, want 101 of each", got)
 	}
 	runs, err := List(p.ctx, p.db, 10)
-	if err != nil || len(runs) != 2 || runs[0].State != Done || runs[1].State != Failed || len(runs[0].Differences) != 1 || len(runs[1].Differences[0].First) != firstKeys {
+	if err != nil || len(runs) != 2 || runs[0].State != Done || runs[1].State != Failed || len(runs[0].Differences) != 1 || len(runs[1].Differences[0].First) != firstRowsMax {
 		t.Errorf("runs: got %+v (%v)", runs, err)
 	}
 }
@@ -78,11 +78,11 @@ func TestDifferencesByKey(t *testing.T) {
 	for _, key := range []string{"PRIMARY KEY (hold_id)", "PRIMARY KEY (units, hold_id)", "UNIQUE (hold_id)"} {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
+			p := newFixture(t)
 			p.journal(created("ä", 1), created("b", 1), created("C", 1), created("d d", 1))
-			projection := counting(1)
+			projection := heldUnits(1)
 			projection.Schema = `CREATE TABLE IF NOT EXISTS counting (hold_id text, units bigint NOT NULL, CONSTRAINT k ` + key + `)`
-			p.projected(projection)
+			p.project(projection)
 			p.exec(`DELETE FROM counting WHERE hold_id = 'b'`)
 			p.exec(`INSERT INTO counting VALUES ('x', 1), ('a', 1)`)
 			p.exec(`CREATE INDEX counting_by_hand ON counting (units)`)
@@ -90,7 +90,7 @@ func TestDifferencesByKey(t *testing.T) {
 			if key == "PRIMARY KEY (hold_id)" {
 				p.exec(`UPDATE counting SET units = 7 WHERE hold_id = 'C'`)
 			}
-			_, err := p.rebuild(p.with(), projection)
+			_, err := p.rebuild(p.rebuildConfig(), projection)
 			var found *DifferencesError
 			if !errors.As(err, &found) {
 				t.Fatal(err)
@@ -111,8 +111,8 @@ func TestDifferencesByKey(t *testing.T) {
 // TestLostTable holds that a table of the projection that is gone is a difference like any other, and comes back.
 func TestLostTable(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	projection := counting(1)
+	p := newFixture(t)
+	projection := heldUnits(1)
 	projection.Tables = append(projection.Tables, "beside")
 	projection.Schema += `; CREATE TABLE IF NOT EXISTS beside (hold_id text PRIMARY KEY)`
 	apply := projection.Apply
@@ -125,19 +125,19 @@ func TestLostTable(t *testing.T) {
 		return apply(ctx, tx, batch)
 	}
 	p.journal(created("a", 1), created("b", 1))
-	p.projected(projection)
+	p.project(projection)
 	p.exec(`DROP TABLE beside`)
-	if _, err := p.rebuild(p.with(), projection); !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), "beside at seq 2: 0 rows live, 2 new; 0 changed, 0 only live, 2 only new") {
+	if _, err := p.rebuild(p.rebuildConfig(), projection); !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), "beside at seq 2: 0 rows live, 2 new; 0 changed, 0 only live, 2 only new") {
 		t.Errorf("got %v, want the lost rows counted", err)
 	}
-	config := p.with()
+	config := p.rebuildConfig()
 	config.AcceptDifferences = true
 	if _, err := p.rebuild(config, projection); err != nil {
 		t.Fatal(err)
 	}
 	p.journal(created("c", 1))
-	p.projected(projection)
-	if got := p.value(`SELECT count(*) FROM beside JOIN counting USING (hold_id)`); got != "3" {
+	p.project(projection)
+	if got := p.queryText(`SELECT count(*) FROM beside JOIN counting USING (hold_id)`); got != "3" {
 		t.Errorf("got %s rows, want 3", got)
 	}
 }

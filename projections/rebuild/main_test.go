@@ -19,38 +19,38 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// plant is a journal and live read tables in a schema of their own.
-type plant struct {
+// fixture is a journal and live read tables in a schema of their own.
+type fixture struct {
 	t      *testing.T
 	ctx    context.Context
-	config *pgx.ConnConfig
+	postgres *pgx.ConnConfig
 	db     *pgx.Conn
 
 	mu  sync.Mutex // guards db and seq where a seller is at work
 	seq int64
 }
 
-func newPlant(t *testing.T) *plant {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	config := testenv.ParseURL(t, testenv.Schema(t))
-	p := &plant{t: t, ctx: ctx, config: config, db: testenv.Connect(t, config)}
+	p := &fixture{t: t, ctx: ctx, postgres: config, db: testenv.Connect(t, config)}
 	if err := projections.CreateTables(ctx, p.db, projections.BuiltIn()...); err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func (p *plant) exec(sql string, args ...any) {
+func (p *fixture) exec(sql string, args ...any) {
 	p.t.Helper()
 	if _, err := p.db.Exec(p.ctx, sql, args...); err != nil {
 		p.t.Fatalf("%s: %v", sql, err)
 	}
 }
 
-// value returns what a query of one value finds.
-func (p *plant) value(sql string, args ...any) (value string) {
+// queryText returns what a query of one value finds.
+func (p *fixture) queryText(sql string, args ...any) (value string) {
 	p.t.Helper()
 	if err := p.db.QueryRow(p.ctx, `SELECT coalesce((`+sql+`)::text, '')`, args...).Scan(&value); err != nil {
 		p.t.Fatalf("%s: %v", sql, err)
@@ -59,14 +59,14 @@ func (p *plant) value(sql string, args ...any) (value string) {
 }
 
 // journal appends events, decided now.
-func (p *plant) journal(list ...events.Event) {
+func (p *fixture) journal(list ...events.Event) {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.append(p.db, list...)
 }
 
-func (p *plant) append(db *pgx.Conn, list ...events.Event) {
+func (p *fixture) append(db *pgx.Conn, list ...events.Event) {
 	var sql pgx.Batch
 	for _, event := range list {
 		payload, err := json.Marshal(event)
@@ -86,9 +86,9 @@ func (p *plant) append(db *pgx.Conn, list ...events.Event) {
 	}
 }
 
-// sell appends the lives of holds until stop is called, in batches of a dozen events.
-func (p *plant) sell() (stop func()) {
-	conn := testenv.Connect(p.t, p.config)
+// appendInBackground appends the lives of holds until stop is called, in batches of a dozen events.
+func (p *fixture) appendInBackground() (stop func()) {
+	conn := testenv.Connect(p.t, p.postgres)
 	ending := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -99,7 +99,7 @@ func (p *plant) sell() (stop func()) {
 			case <-time.After(2 * time.Millisecond):
 			}
 			p.mu.Lock()
-			p.append(conn, lives(fmt.Sprint("live", i), 4)...)
+			p.append(conn, holdEvents(fmt.Sprint("live", i), 4)...)
 			p.mu.Unlock()
 		}
 	})
@@ -109,8 +109,8 @@ func (p *plant) sell() (stop func()) {
 	})
 }
 
-// lives returns the events of n holds that end in each way in turn, or live on.
-func lives(prefix string, n int) (list []events.Event) {
+// holdEvents returns the events of n holds that end in each way in turn, or live on.
+func holdEvents(prefix string, n int) (list []events.Event) {
 	list = append(list, &events.StockAdjusted{SKU: "shirt", Delta: int64(n), Reason: "delivery"})
 	for i := range n {
 		id := fmt.Sprintf("%s-%d", prefix, i)
@@ -133,17 +133,17 @@ func confirmed(hold string, qty int64) events.Event {
 	return &events.HoldConfirmed{HoldID: hold, SKU: "shirt", Qty: qty, UserID: "ann", PaymentRef: "pay-" + hold}
 }
 
-// run runs the live lines of projections until the returned function is called.
-func (p *plant) run(list ...projections.Projection) (lines []*events.Line, stop func()) {
+// runWorkers runs the live lines of projections until the returned function is called.
+func (p *fixture) runWorkers(list ...projections.Projection) (lines []*events.Line, stop func()) {
 	p.t.Helper()
 	stop = testenv.RunRouter(p.t, func(router *message.Router) {
-		lines = projections.AddTo(router, projections.Config{Postgres: p.config, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}, list...)
+		lines = projections.AddTo(router, projections.Config{Postgres: p.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}, list...)
 	})
 	return lines, stop
 }
 
-// await waits until the live projections have come to the end of the journal.
-func (p *plant) await(list ...projections.Projection) {
+// awaitLevel waits until the live projections have come to the end of the journal.
+func (p *fixture) awaitLevel(list ...projections.Projection) {
 	p.t.Helper()
 	for _, projection := range list {
 		testenv.Eventually(p.t, 20*time.Second, func() (bool, string) {
@@ -153,21 +153,21 @@ func (p *plant) await(list ...projections.Projection) {
 	}
 }
 
-// projected runs projections until they are level with the journal.
-func (p *plant) projected(list ...projections.Projection) {
+// project runs projections until they are level with the journal.
+func (p *fixture) project(list ...projections.Projection) {
 	p.t.Helper()
-	_, stop := p.run(list...)
-	p.await(list...)
+	_, stop := p.runWorkers(list...)
+	p.awaitLevel(list...)
 	stop()
 }
 
-// with is what a test rebuilds with.
-func (p *plant) with() Config {
-	return Config{Postgres: p.config, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: slog.New(slog.DiscardHandler)}
+// rebuildConfig is what a test rebuilds with.
+func (p *fixture) rebuildConfig() Config {
+	return Config{Postgres: p.postgres, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: slog.New(slog.DiscardHandler)}
 }
 
 // rebuild begins a rebuild and runs it to its end.
-func (p *plant) rebuild(config Config, list ...projections.Projection) ([]Outcome, error) {
+func (p *fixture) rebuild(config Config, list ...projections.Projection) ([]Result, error) {
 	p.t.Helper()
 	job, err := Begin(p.ctx, config, list...)
 	if err != nil {
@@ -176,17 +176,17 @@ func (p *plant) rebuild(config Config, list ...projections.Projection) ([]Outcom
 	return job.Run(p.ctx)
 }
 
-// rows returns a table as text, ordered.
-func (p *plant) rows(schema, table string) string {
+// tableText returns a table as text, ordered.
+func (p *fixture) tableText(schema, table string) string {
 	p.t.Helper()
-	return p.value(`SELECT string_agg(r::text, E'\n' ORDER BY r::text COLLATE "C") FROM ` + pgx.Identifier{schema, table}.Sanitize() + ` AS r`)
+	return p.queryText(`SELECT string_agg(r::text, E'\n' ORDER BY r::text COLLATE "C") FROM ` + pgx.Identifier{schema, table}.Sanitize() + ` AS r`)
 }
 
-func (p *plant) live() string { return p.value(`SELECT current_schema()`) }
+func (p *fixture) liveSchema() string { return p.queryText(`SELECT current_schema()`) }
 
-func (p *plant) home(projection string) home {
+func (p *fixture) schemas(projection string) schemas {
 	p.t.Helper()
-	h, err := findHome(p.ctx, p.db, projection)
+	h, err := findSchemas(p.ctx, p.db, projection)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -194,10 +194,10 @@ func (p *plant) home(projection string) home {
 }
 
 // wantNoShadows fails where a rebuild left something that is in nobody's place.
-func (p *plant) wantNoShadows(list ...projections.Projection) {
+func (p *fixture) wantNoShadows(list ...projections.Projection) {
 	p.t.Helper()
 	for _, projection := range list {
-		if exists, err := schemaExists(p.ctx, p.db, p.home(projection.Name).shadow); exists || err != nil {
+		if exists, err := schemaExists(p.ctx, p.db, p.schemas(projection.Name).shadow); exists || err != nil {
 			p.t.Errorf("the shadow tables of %s are left (%v)", projection.Name, err)
 		}
 	}

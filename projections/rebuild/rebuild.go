@@ -22,7 +22,7 @@ type Config struct {
 	Watched []projections.Projection
 	// AcceptDifferences puts the new tables in place although they differ from the old ones.
 	AcceptDifferences bool
-	Accepting         func([]Difference) // called before the exchange with what is accepted, if anything; may be nil
+	Accepting         func([]TableDifference) // called before the exchange with what is accepted, if anything; may be nil
 	BatchMax          int                // events in a transaction; 5,000 unless set
 	LagMax            time.Duration      // the live lag beyond which to pause; 200 ms unless set
 	Report            func(p Progress)   // called some four times a second; may be nil
@@ -31,8 +31,8 @@ type Config struct {
 
 // Errors that a rebuild is refused with, or ends with. Nothing that serves was changed.
 var (
-	ErrBusy       = errors.New("another rebuild runs")
-	ErrOldTables  = errors.New("the tables of an earlier rebuild are still kept")
+	ErrRebuildRunning       = errors.New("another rebuild runs")
+	ErrOldTablesKept  = errors.New("the tables of an earlier rebuild are still kept")
 	ErrDependents = errors.New("something depends on the tables, and would be lost")
 	ErrDiffers    = errors.New("the new tables differ from the old ones")
 	ErrCancelled  = errors.New("the rebuild was cancelled")
@@ -52,8 +52,8 @@ type Job struct {
 	pace    *pace
 }
 
-// Outcome is what a rebuild did to one projection.
-type Outcome struct {
+// Result is what a rebuild did to one projection.
+type Result struct {
 	Projection string `json:"projection"`
 	Seq        int64  `json:"seq"`      // where old and new tables were exchanged
 	Resolved   int64  `json:"resolved"` // dead letters that the new run applied
@@ -79,7 +79,7 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 	}
 	defer func() {
 		if err != nil {
-			j.end(ctx)
+			j.close(ctx)
 		}
 	}()
 	if err := checkJournal(ctx, j.lease.Conn, config.Pool.Name()); err != nil {
@@ -92,7 +92,7 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 		}
 		j.shadows = append(j.shadows, s)
 	}
-	if j.id, err = record(ctx, j.lease.Conn, list); err != nil {
+	if j.id, err = recordStart(ctx, j.lease.Conn, list); err != nil {
 		return nil, err
 	}
 	j.pace.now.Run = j.id
@@ -103,7 +103,7 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 func takeLease(ctx context.Context, config Config) (*events.Lease, error) {
 	lease, err := events.TryLease(ctx, config.Postgres, leaseName)
 	if errors.Is(err, events.ErrLeased) {
-		err = fmt.Errorf("%w; `stockstream projections list` shows how far it is, `stockstream projections cancel` ends it", ErrBusy)
+		err = fmt.Errorf("%w; `stockstream projections list` shows how far it is, `stockstream projections cancel` ends it", ErrRebuildRunning)
 	}
 	return lease, err
 }
@@ -113,8 +113,8 @@ func (j *Job) ID() int64 { return j.id }
 
 // Run does the work, and returns what was done to each projection: all of them, or fewer where it failed between one
 // exchange and the next. It ends early when ctx ends, or when somebody calls Cancel.
-func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
-	defer j.end(ctx)
+func (j *Job) Run(ctx context.Context) (outcomes []Result, err error) {
+	defer j.close(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
 	watching := make(chan struct{})
 	watch, stop := context.WithCancel(ctx)
@@ -126,7 +126,7 @@ func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
 	}()
 	differences, err := j.prepare(ctx)
 	if err == nil {
-		outcomes, err = j.exchangeAll(ctx)
+		outcomes, err = j.swapAll(ctx)
 	}
 	stop()
 	<-watching
@@ -137,12 +137,12 @@ func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
 		}
 	}
 	cancel(nil)
-	j.finish(ctx, differences, err)
+	j.recordEnd(ctx, differences, err)
 	return outcomes, err
 }
 
 // prepare brings the shadows level with the live tables, and compares the two.
-func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
+func (j *Job) prepare(ctx context.Context) ([]TableDifference, error) {
 	for _, conn := range []**pgx.Conn{&j.db, &j.readers[0], &j.readers[1]} {
 		var err error
 		if *conn, err = pgx.ConnectConfig(ctx, j.config.Postgres.Copy()); err != nil {
@@ -171,8 +171,8 @@ func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
 	return differences, nil
 }
 
-// end drops what is not in place, and gives the right to rebuild up. Whatever it cannot drop, the next run does.
-func (j *Job) end(ctx context.Context) {
+// close drops what is not in place, and gives the right to rebuild up. Whatever it cannot drop, the next run does.
+func (j *Job) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	for _, conn := range []*pgx.Conn{j.db, j.readers[0], j.readers[1]} {

@@ -16,14 +16,14 @@ import (
 // the old ones, row by row, and the lines go on with them as if nothing had been.
 func TestRebuildUnderLoad(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
+	p := newFixture(t)
 	all := projections.BuiltIn()
 	for i := range 20 {
-		p.journal(lives("old"+string(rune('a'+i)), 200)...)
+		p.journal(holdEvents("old"+string(rune('a'+i)), 200)...)
 	}
-	p.projected(all...)
-	lines, stopLines := p.run(all...)
-	stop := p.sell()
+	p.project(all...)
+	lines, stopLines := p.runWorkers(all...)
+	stop := p.appendInBackground()
 	since := make([]time.Time, len(lines))
 	for i, line := range lines {
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
@@ -32,17 +32,17 @@ func TestRebuildUnderLoad(t *testing.T) {
 			return s.State == events.LineRunning, fmt.Sprintf("%+v", s)
 		})
 	}
-	stopReading := p.readOn("olda-0")
-	outcomes, err := p.rebuild(p.with(), all...)
+	stopReading := p.readContinuously("olda-0")
+	outcomes, err := p.rebuild(p.rebuildConfig(), all...)
 	if err != nil || len(outcomes) != len(all) {
 		t.Fatal(outcomes, err)
 	}
-	before := p.value(`SELECT sum(seq) FROM checkpoints WHERE projection <> 'journal'`)
+	before := p.queryText(`SELECT sum(seq) FROM checkpoints WHERE projection <> 'journal'`)
 	stop()
 	if reads := stopReading(); reads < 10 {
 		t.Errorf("only %d reads; that shows nothing", reads)
 	}
-	p.await(all...)
+	p.awaitLevel(all...)
 	for i, line := range lines {
 		if s := line.Status(); s.State != events.LineRunning || s.Error != "" || !s.Since.Equal(since[i]) {
 			t.Errorf("the line %s: got %+v, want it running as it has been since %s", s.Name, s, since[i])
@@ -51,26 +51,26 @@ func TestRebuildUnderLoad(t *testing.T) {
 	stopLines()
 	t.Logf("exchanged at %v; checkpoints then %s of %d each", outcomes, before, p.seq)
 	p.wantNoShadows(all...)
-	p.wantAsReplayed(all...)
+	p.wantSameAsReplay(all...)
 	for i, o := range outcomes {
-		h := p.home(o.Projection)
-		if o.Projection != all[i].Name || o.Seq == 0 || p.value(`SELECT seq FROM `+quote(h.old)+`.checkpoints WHERE projection = $1`, o.Projection) == "" {
+		h := p.schemas(o.Projection)
+		if o.Projection != all[i].Name || o.Seq == 0 || p.queryText(`SELECT seq FROM `+quote(h.old)+`.checkpoints WHERE projection = $1`, o.Projection) == "" {
 			t.Errorf("outcome %+v: want the old tables kept, with their checkpoint", o)
 		}
-		if got := p.rows(h.old, all[i].Tables[0]); got == "" {
+		if got := p.tableText(h.old, all[i].Tables[0]); got == "" {
 			t.Errorf("the old table of %s is empty", o.Projection)
 		}
 	}
 	runs, err := List(p.ctx, p.db, 10)
-	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Exchanged) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
+	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Swapped) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
 		t.Errorf("runs: got %+v (%v)", runs, err)
 	}
 }
 
-// readOn looks at a confirmed hold and its order, over and over, until the returned function is called. Each look must
+// readContinuously looks at a confirmed hold and its order, over and over, until the returned function is called. Each look must
 // find them: that is what no downtime means.
-func (p *plant) readOn(hold string) (stop func() (reads int)) {
-	conn := testenv.Connect(p.t, p.config)
+func (p *fixture) readContinuously(hold string) (stop func() (reads int)) {
+	conn := testenv.Connect(p.t, p.postgres)
 	ending, reads := make(chan struct{}), 0
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -98,17 +98,17 @@ func (p *plant) readOn(hold string) (stop func() (reads int)) {
 	}
 }
 
-// wantAsReplayed compares the live tables with what another plant makes of the same journal from its beginning.
-func (p *plant) wantAsReplayed(list ...projections.Projection) {
+// wantSameAsReplay compares the live tables with what another plant makes of the same journal from its beginning.
+func (p *fixture) wantSameAsReplay(list ...projections.Projection) {
 	p.t.Helper()
-	other := newPlant(p.t)
-	other.exec(`INSERT INTO events SELECT * FROM ` + quote(p.live()) + `.events`)
-	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(p.live()) + `.checkpoints WHERE projection = 'journal'`)
+	other := newFixture(p.t)
+	other.exec(`INSERT INTO events SELECT * FROM ` + quote(p.liveSchema()) + `.events`)
+	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(p.liveSchema()) + `.checkpoints WHERE projection = 'journal'`)
 	other.seq = p.seq
-	other.projected(list...)
+	other.project(list...)
 	for _, projection := range list {
 		for _, table := range projection.Tables {
-			got, want := p.rows(p.live(), table), other.rows(other.live(), table)
+			got, want := p.tableText(p.liveSchema(), table), other.tableText(other.liveSchema(), table)
 			if got != want {
 				p.t.Errorf("%s: %d rows that differ from the %d of a plain replay", table, strings.Count(got, "\n")+1, strings.Count(want, "\n")+1)
 			}

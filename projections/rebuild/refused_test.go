@@ -16,20 +16,20 @@ import (
 // TestSecondRunner holds that one rebuild runs at a time, whoever runs it, and that the way back waits for it too.
 func TestSecondRunner(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.BuiltIn()...)
-	job, err := Begin(p.ctx, p.with(), projections.Holds())
+	p := newFixture(t)
+	p.journal(holdEvents("a", 10)...)
+	p.project(projections.BuiltIn()...)
+	job, err := Begin(p.ctx, p.rebuildConfig(), projections.Holds())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Begin(p.ctx, p.with(), projections.Orders()); !errors.Is(err, ErrBusy) {
+	if _, err := Begin(p.ctx, p.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("a second rebuild: got %v, want ErrBusy", err)
 	}
-	if err := DropOld(p.ctx, p.with(), projections.Orders()); !errors.Is(err, ErrBusy) {
+	if err := DropOld(p.ctx, p.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("drop-old during a rebuild: got %v, want ErrBusy", err)
 	}
-	if _, err := RestoreOld(p.ctx, p.with(), projections.Orders()); !errors.Is(err, ErrBusy) {
+	if _, err := RestoreOld(p.ctx, p.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("restore-old during a rebuild: got %v, want ErrBusy", err)
 	}
 	if runs, err := List(p.ctx, p.db, 10); err != nil || len(runs) != 1 || runs[0].State != Running || runs[0].ID != job.ID() {
@@ -38,10 +38,10 @@ func TestSecondRunner(t *testing.T) {
 	if _, err := job.Run(p.ctx); err != nil {
 		t.Error(err)
 	}
-	if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, ErrOldTables) || !strings.Contains(err.Error(), "drop-old holds") {
+	if _, err := Begin(p.ctx, p.rebuildConfig(), projections.Holds()); !errors.Is(err, ErrOldTablesKept) || !strings.Contains(err.Error(), "drop-old holds") {
 		t.Errorf("a rebuild over old tables: got %v, want ErrOldTables and what to do", err)
 	}
-	if _, err := p.rebuild(p.with(), projections.Orders()); err != nil {
+	if _, err := p.rebuild(p.rebuildConfig(), projections.Orders()); err != nil {
 		t.Errorf("a rebuild after it: %v", err)
 	}
 }
@@ -56,11 +56,11 @@ func TestHole(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.journal(lives("a", 10)...)
-			p.projected(projections.Holds())
+			p := newFixture(t)
+			p.journal(holdEvents("a", 10)...)
+			p.project(projections.Holds())
 			p.exec(breaking)
-			if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, events.ErrHole) {
+			if _, err := Begin(p.ctx, p.rebuildConfig(), projections.Holds()); !errors.Is(err, events.ErrHole) {
 				t.Errorf("got %v, want ErrHole", err)
 			}
 			p.wantNoShadows(projections.Holds())
@@ -71,11 +71,11 @@ func TestHole(t *testing.T) {
 // TestHoleDuringReplay holds that an event which is gone after the look is found, too.
 func TestHoleDuringReplay(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.Holds())
-	before := p.rows(p.live(), "holds")
-	job, err := Begin(p.ctx, p.with(), projections.Holds())
+	p := newFixture(t)
+	p.journal(holdEvents("a", 10)...)
+	p.project(projections.Holds())
+	before := p.tableText(p.liveSchema(), "holds")
+	job, err := Begin(p.ctx, p.rebuildConfig(), projections.Holds())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestHoleDuringReplay(t *testing.T) {
 	if _, err := job.Run(p.ctx); !errors.Is(err, events.ErrHole) {
 		t.Errorf("got %v, want ErrHole", err)
 	}
-	if p.rows(p.live(), "holds") != before {
+	if p.tableText(p.liveSchema(), "holds") != before {
 		t.Error("the live table was changed")
 	}
 	p.wantNoShadows(projections.Holds())
@@ -92,9 +92,9 @@ func TestHoleDuringReplay(t *testing.T) {
 // TestDependents holds that what hangs on the live tables is named, and that a rebuild waits until it is gone.
 func TestDependents(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.Holds())
+	p := newFixture(t)
+	p.journal(holdEvents("a", 10)...)
+	p.project(projections.Holds())
 	objects := []struct{ name, make, drop string }{
 		{"view seen", `CREATE VIEW seen AS SELECT * FROM holds`, `DROP VIEW seen`},
 		{"foreign key gift_hold of gifts", `CREATE TABLE gifts (hold_id text CONSTRAINT gift_hold REFERENCES holds)`, `DROP TABLE gifts`},
@@ -105,12 +105,12 @@ func TestDependents(t *testing.T) {
 	}
 	for _, object := range objects {
 		p.exec(object.make)
-		if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, ErrDependents) || !strings.Contains(err.Error(), object.name+";") {
+		if _, err := Begin(p.ctx, p.rebuildConfig(), projections.Holds()); !errors.Is(err, ErrDependents) || !strings.Contains(err.Error(), object.name+";") {
 			t.Errorf("with a %s: got %v, want ErrDependents that names it", object.name, err)
 		}
 		p.exec(object.drop)
 	}
-	if _, err := p.rebuild(p.with(), projections.Holds()); err != nil {
+	if _, err := p.rebuild(p.rebuildConfig(), projections.Holds()); err != nil {
 		t.Errorf("without any of them: %v", err)
 	}
 }
@@ -118,14 +118,14 @@ func TestDependents(t *testing.T) {
 // TestRights holds that who could read the old table can read the new one, and that the owner stays.
 func TestRights(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.Holds())
-	owner, reader := p.live()+"_owner", p.live()+"_reader" // roles belong to the whole server
+	p := newFixture(t)
+	p.journal(holdEvents("a", 10)...)
+	p.project(projections.Holds())
+	owner, reader := p.liveSchema()+"_owner", p.liveSchema()+"_reader" // roles belong to the whole server
 	for _, role := range []string{owner, reader} {
 		p.exec(`CREATE ROLE ` + role)
 		t.Cleanup(func() {
-			conn, err := pgx.ConnectConfig(context.Background(), p.config)
+			conn, err := pgx.ConnectConfig(context.Background(), p.postgres)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,22 +135,22 @@ func TestRights(t *testing.T) {
 			}
 		})
 	}
-	p.exec(`GRANT CREATE ON SCHEMA ` + p.live() + ` TO ` + owner)
-	p.exec(`GRANT USAGE ON SCHEMA ` + p.live() + ` TO ` + reader)
+	p.exec(`GRANT CREATE ON SCHEMA ` + p.liveSchema() + ` TO ` + owner)
+	p.exec(`GRANT USAGE ON SCHEMA ` + p.liveSchema() + ` TO ` + reader)
 	p.exec(`GRANT SELECT ON holds TO ` + reader)
 	p.exec(`GRANT UPDATE (status) ON holds TO ` + reader + ` WITH GRANT OPTION`)
 	p.exec(`GRANT SELECT ON holds TO PUBLIC`)
 	p.exec(`ALTER TABLE holds OWNER TO ` + owner)
 	const rights = `SELECT relowner::regrole || relacl::text || (SELECT string_agg(attname || attacl::text, ' ') FROM pg_attribute WHERE attrelid = c.oid) FROM pg_class c WHERE oid = 'holds'::regclass`
-	before := p.value(rights)
-	if _, err := p.rebuild(p.with(), projections.Holds()); err != nil {
+	before := p.queryText(rights)
+	if _, err := p.rebuild(p.rebuildConfig(), projections.Holds()); err != nil {
 		t.Fatal(err)
 	}
 	// Grants are the owner's own now, whoever had made them.
-	if after := p.value(rights); len(before) < 20 || sortedText(after) != sortedText(before) {
+	if after := p.queryText(rights); len(before) < 20 || sortedText(after) != sortedText(before) {
 		t.Errorf("got %s, want %s", after, before)
 	}
-	if _, err := testenv.Connect(t, p.config).Exec(p.ctx, `SET ROLE `+reader+`; SELECT FROM holds`); err != nil {
+	if _, err := testenv.Connect(t, p.postgres).Exec(p.ctx, `SET ROLE `+reader+`; SELECT FROM holds`); err != nil {
 		t.Errorf("the reader cannot read: %v", err)
 	}
 }

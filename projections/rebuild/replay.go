@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// closeEnough is how many events a shadow may be behind when the next step begins.
-	closeEnough = 2000
+	// closeEnoughEvents is how many events a shadow may be behind when the next step begins.
+	closeEnoughEvents = 2000
 	// pagesAhead is how many pages wait for each projection; they are what a rebuild's memory goes into.
 	pagesAhead = 1
 )
@@ -38,7 +38,7 @@ func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 		for i, s := range shadows {
 			furthest = max(furthest, now[i]-s.seq.Load())
 		}
-		if furthest <= closeEnough {
+		if furthest <= closeEnoughEvents {
 			return nil
 		}
 	}
@@ -75,22 +75,22 @@ func (j *Job) replay(ctx context.Context, shadows []*shadow, targets []int64) er
 	feeds := make([]chan []events.Envelope, len(shadows))
 	for i, s := range shadows {
 		feeds[i] = make(chan []events.Envelope, pagesAhead)
-		group.Go(func() error { return j.apply(ctx, s, targets[i], feeds[i]) })
+		group.Go(func() error { return j.applyPages(ctx, s, targets[i], feeds[i]) })
 	}
 	read := make([]chan []events.Envelope, len(j.readers))
 	size := int64(j.config.BatchMax)
 	for i, reader := range j.readers {
 		read[i] = make(chan []events.Envelope)
 		group.Go(func() error {
-			return j.read(ctx, reader, first+int64(i)*size, last, int64(len(j.readers))*size, read[i])
+			return j.readPages(ctx, reader, first+int64(i)*size, last, int64(len(j.readers))*size, read[i])
 		})
 	}
-	group.Go(func() error { return feed(ctx, read, feeds) })
+	group.Go(func() error { return distribute(ctx, read, feeds) })
 	return group.Wait()
 }
 
-// read reads a page of the journal after a seq, and another one each stride further on, until it comes to last.
-func (j *Job) read(ctx context.Context, db events.Querier, after, last, stride int64, pages chan<- []events.Envelope) error {
+// readPages reads a page of the journal after a seq, and another one each stride further on, until it comes to last.
+func (j *Job) readPages(ctx context.Context, db events.Querier, after, last, stride int64, pages chan<- []events.Envelope) error {
 	defer close(pages)
 	for ; after < last; after += stride {
 		size := min(int64(j.config.BatchMax), last-after)
@@ -110,8 +110,8 @@ func (j *Job) read(ctx context.Context, db events.Querier, after, last, stride i
 	return nil
 }
 
-// feed hands every page to everyone. The readers take turns, so it takes from them in turn.
-func feed(ctx context.Context, read []chan []events.Envelope, feeds []chan []events.Envelope) error {
+// distribute hands every page to everyone. The readers take turns, so it takes from them in turn.
+func distribute(ctx context.Context, read []chan []events.Envelope, feeds []chan []events.Envelope) error {
 	for _, feed := range feeds {
 		defer close(feed)
 	}
@@ -130,10 +130,10 @@ func feed(ctx context.Context, read []chan []events.Envelope, feeds []chan []eve
 	}
 }
 
-// apply gives a shadow what it is fed, up to its target. The pages are shared with others, and stay as they are.
-func (j *Job) apply(ctx context.Context, s *shadow, target int64, pages <-chan []events.Envelope) error {
+// applyPages gives a shadow what it is fed, up to its target. The pages are shared with others, and stay as they are.
+func (j *Job) applyPages(ctx context.Context, s *shadow, target int64, pages <-chan []events.Envelope) error {
 	for page := range pages {
-		part := between(page, s.seq.Load(), target)
+		part := eventsBetween(page, s.seq.Load(), target)
 		if len(part) == 0 {
 			continue
 		}
@@ -144,7 +144,7 @@ func (j *Job) apply(ctx context.Context, s *shadow, target int64, pages <-chan [
 			return fmt.Errorf("replay of %s: %w", s.Name, err)
 		}
 		s.seq.Store(part[len(part)-1].Seq)
-		j.pace.came(j.slowest())
+		j.pace.came(j.lowestSeq())
 	}
 	return ctx.Err()
 }
@@ -154,8 +154,8 @@ func (s *shadow) replay(ctx context.Context, db projections.Beginner, list []eve
 	return projections.Replay(ctx, db, s.Projection, s.pool, list, j.config.Log.With("rebuild", j.id, "projection", s.Name))
 }
 
-// between returns the events of a page after one seq, up to another. The page has no hole.
-func between(page []events.Envelope, after, upTo int64) []events.Envelope {
+// eventsBetween returns the events of a page after one seq, up to another. The page has no hole.
+func eventsBetween(page []events.Envelope, after, upTo int64) []events.Envelope {
 	first := page[0].Seq
 	from, to := max(0, after+1-first), min(int64(len(page)), upTo+1-first)
 	if from >= to {
@@ -164,8 +164,8 @@ func between(page []events.Envelope, after, upTo int64) []events.Envelope {
 	return page[from:to]
 }
 
-// slowest returns the seq to which every shadow has come.
-func (j *Job) slowest() int64 {
+// lowestSeq returns the seq to which every shadow has come.
+func (j *Job) lowestSeq() int64 {
 	least := j.shadows[0].seq.Load()
 	for _, s := range j.shadows {
 		least = min(least, s.seq.Load())

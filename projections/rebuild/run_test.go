@@ -14,9 +14,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// held is a projection whose handler says on a channel that it was called, and waits until a test lets it go on.
-func held(reached chan<- struct{}, release <-chan struct{}) projections.Projection {
-	p := counting(1)
+// blocked is a projection whose handler says on a channel that it was called, and waits until a test lets it go on.
+func blocked(reached chan<- struct{}, release <-chan struct{}) projections.Projection {
+	p := heldUnits(1)
 	apply := p.Apply
 	p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
 		select {
@@ -34,13 +34,13 @@ func held(reached chan<- struct{}, release <-chan struct{}) projections.Projecti
 	return p
 }
 
-// begun starts a rebuild that stands in its handler, and returns its end.
-func (p *plant) begun(ctx context.Context, config Config, release chan struct{}) (job *Job, ended <-chan error) {
+// startBlockedRebuild starts a rebuild that stands in its handler, and returns its end.
+func (p *fixture) startBlockedRebuild(ctx context.Context, config Config, release chan struct{}) (job *Job, ended <-chan error) {
 	p.t.Helper()
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
+	p.journal(holdEvents("a", 20)...)
+	p.project(heldUnits(1))
 	reached := make(chan struct{})
-	job, err := Begin(ctx, config, held(reached, release))
+	job, err := Begin(ctx, config, blocked(reached, release))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -57,27 +57,27 @@ func (p *plant) begun(ctx context.Context, config Config, release chan struct{})
 // and the next one may begin.
 func TestCancel(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(p *plant, job *Job, stop func()){
-		"by request": func(p *plant, job *Job, _ func()) {
+	for name, end := range map[string]func(p *fixture, job *Job, stop func()){
+		"by request": func(p *fixture, job *Job, _ func()) {
 			if id, err := Cancel(p.ctx, p.db); err != nil || id != job.ID() {
 				p.t.Errorf("cancel: got %d (%v), want %d", id, err, job.ID())
 			}
 		},
-		"by its context": func(_ *plant, _ *Job, stop func()) { stop() },
+		"by its context": func(_ *fixture, _ *Job, stop func()) { stop() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
+			p := newFixture(t)
 			ctx, stop := context.WithCancel(p.ctx)
 			defer stop()
-			job, ended := p.begun(ctx, p.with(), nil)
-			before := p.rows(p.live(), "counting")
+			job, ended := p.startBlockedRebuild(ctx, p.rebuildConfig(), nil)
+			before := p.tableText(p.liveSchema(), "counting")
 			end(p, job, stop)
 			if err := <-ended; !errors.Is(err, ErrCancelled) {
 				t.Errorf("got %v, want it cancelled", err)
 			}
-			p.wantNoShadows(counting(1))
-			if p.rows(p.live(), "counting") != before {
+			p.wantNoShadows(heldUnits(1))
+			if p.tableText(p.liveSchema(), "counting") != before {
 				t.Error("the live table was changed")
 			}
 			if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
@@ -86,7 +86,7 @@ func TestCancel(t *testing.T) {
 			if _, err := Cancel(p.ctx, p.db); !errors.Is(err, ErrNotRunning) {
 				t.Errorf("cancel again: got %v, want ErrNotRunning", err)
 			}
-			if _, err := p.rebuild(p.with(), counting(1)); err != nil {
+			if _, err := p.rebuild(p.rebuildConfig(), heldUnits(1)); err != nil {
 				t.Errorf("the next one: %v", err)
 			}
 		})
@@ -96,10 +96,10 @@ func TestCancel(t *testing.T) {
 // TestLostLease holds that a runner whose session was cut cannot put anything in place.
 func TestLostLease(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
+	p := newFixture(t)
 	release := make(chan struct{})
-	job, ended := p.begun(p.ctx, p.with(), release)
-	before := p.rows(p.live(), "counting")
+	job, ended := p.startBlockedRebuild(p.ctx, p.rebuildConfig(), release)
+	before := p.tableText(p.liveSchema(), "counting")
 	p.exec(`SELECT pg_terminate_backend($1)`, int64(job.lease.Conn.PgConn().PID()))
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
 		held, err := events.LeaseHeld(p.ctx, p.db, leaseName)
@@ -112,23 +112,23 @@ func TestLostLease(t *testing.T) {
 	if err := <-ended; err == nil {
 		t.Error("a rebuild without its lease came to its end")
 	}
-	if p.rows(p.live(), "counting") != before || p.value(`SELECT to_regnamespace($1)`, p.home("counting").old) != "" {
+	if p.tableText(p.liveSchema(), "counting") != before || p.queryText(`SELECT to_regnamespace($1)`, p.schemas("counting").old) != "" {
 		t.Error("it put something in place")
 	}
-	if _, err := p.rebuild(p.with(), counting(1)); err != nil {
+	if _, err := p.rebuild(p.rebuildConfig(), heldUnits(1)); err != nil {
 		t.Errorf("the next one, over what was left: %v", err)
 	}
-	p.wantNoShadows(counting(1))
+	p.wantNoShadows(heldUnits(1))
 }
 
 // TestReaderInTheWay holds that a reader who stays on a table delays the exchange and nothing else: other readers do
 // not queue up behind it for long.
 func TestReaderInTheWay(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
-	reader := testenv.Connect(t, p.config)
+	p := newFixture(t)
+	p.journal(holdEvents("a", 20)...)
+	p.project(heldUnits(1))
+	reader := testenv.Connect(t, p.postgres)
 	tx, err := reader.Begin(p.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestReaderInTheWay(t *testing.T) {
 	if _, err := tx.Exec(p.ctx, `SELECT FROM counting`); err != nil {
 		t.Fatal(err)
 	}
-	job, err := Begin(p.ctx, p.with(), counting(1))
+	job, err := Begin(p.ctx, p.rebuildConfig(), heldUnits(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestReaderInTheWay(t *testing.T) {
 	const waiting = `SELECT count(*) FROM pg_locks WHERE relation = 'counting'::regclass AND NOT granted`
 	for _, want := range []string{"1", "0", "1"} { // it waits, gives up, and tries again
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			got := p.value(waiting)
+			got := p.queryText(waiting)
 			return got == want, "waiting for the lock: " + got
 		})
 	}
@@ -198,13 +198,13 @@ func TestPace(t *testing.T) {
 // not.
 func TestGivesWay(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
+	p := newFixture(t)
+	p.journal(holdEvents("a", 20)...)
 	p.exec(`UPDATE events SET at = now() - interval '1 minute', recorded_at = now() - interval '1 minute'`)
 	p.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'main', 3)`)
-	config := p.with()
+	config := p.rebuildConfig()
 	config.Watched = []projections.Projection{projections.Holds()}
-	lines := lineWatch{}
+	lines := liveWorkers{}
 	lag := func() time.Duration {
 		t.Helper()
 		lag, err := lines.lag(p.ctx, p.db, config)
@@ -217,7 +217,7 @@ func TestGivesWay(t *testing.T) {
 		t.Errorf("a line that is a minute behind: got %s", got)
 	}
 	seen := lines["holds"]
-	lines["holds"] = lineSeen{seen.checkpoint, seen.since.Add(-2 * standingStill)}
+	lines["holds"] = workerPosition{seen.checkpoint, seen.since.Add(-2 * stalledAfter)}
 	if got := lag(); got != 0 {
 		t.Errorf("a line that stands still: got %s, want it passed over", got)
 	}
@@ -240,13 +240,13 @@ func TestGivesWay(t *testing.T) {
 // TestBackground holds that a process which ends takes its rebuild with it in good order, and begins no other.
 func TestBackground(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
-	b := NewBackground(p.with())
+	p := newFixture(t)
+	p.journal(holdEvents("a", 20)...)
+	p.project(heldUnits(1))
+	b := NewBackground(p.rebuildConfig())
 	reached := make(chan struct{})
 	request, answered := context.WithCancel(p.ctx)
-	id, err := b.Start(request, false, held(reached, nil))
+	id, err := b.Start(request, false, blocked(reached, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +259,8 @@ func TestBackground(t *testing.T) {
 	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
 		t.Errorf("runs: got %+v (%v), want it cancelled", runs, err)
 	}
-	p.wantNoShadows(counting(1))
-	if _, err := b.Start(p.ctx, false, counting(1)); err != nil {
+	p.wantNoShadows(heldUnits(1))
+	if _, err := b.Start(p.ctx, false, heldUnits(1)); err != nil {
 		t.Fatal(err)
 	}
 	b.Close()

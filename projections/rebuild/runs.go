@@ -35,21 +35,21 @@ type RunRecord struct {
 	Total       int64        `json:"total"` // events that there are to apply
 	Rate        int64        `json:"rate"`  // events a second since it began; 0 for a run that is over
 	ETASeconds  float64      `json:"eta_seconds"`
-	Exchanged   []string     `json:"exchanged"` // projections whose new tables serve
+	Swapped   []string     `json:"exchanged"` // projections whose new tables serve
 	Error       string       `json:"error,omitempty"`
-	Differences []Difference `json:"differences,omitempty"`
+	Differences []TableDifference `json:"differences,omitempty"`
 	Started     time.Time    `json:"started_at"`
 	Finished    time.Time    `json:"finished_at,omitzero"`
 }
 
-// stateOfAbandoned is what became of a run that says it is running and that nobody runs: one that had exchanged all its
+// abandonedState is what became of a run that says it is running and that nobody runs: one that had exchanged all its
 // tables was done, even if its process died before it could say so.
-const stateOfAbandoned = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
+const abandonedState = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
 
-// record notes that a run begins, and that those before it do not run any more: the caller has the lease.
-func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
+// recordStart notes that a run begins, and that those before it do not run any more: the caller has the lease.
+func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		const end = `UPDATE rebuilds SET state = ` + stateOfAbandoned + `, finished_at = now() WHERE state = 'running'`
+		const end = `UPDATE rebuilds SET state = ` + abandonedState + `, finished_at = now() WHERE state = 'running'`
 		if _, err := tx.Exec(ctx, end); err != nil {
 			return err
 		}
@@ -62,14 +62,14 @@ func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) 
 	return id, nil
 }
 
-// recordExchange notes, in the transaction that does it, that a projection's new tables serve.
-func recordExchange(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
+// recordSwap notes, in the transaction that does it, that a projection's new tables serve.
+func recordSwap(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
 	_, err := tx.Exec(ctx, `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`, id, projection)
 	return err
 }
 
-// finish records what became of the run. Where that fails too, the lease tells that nobody runs it.
-func (j *Job) finish(ctx context.Context, differences []Difference, cause error) {
+// recordEnd records what became of the run. Where that fails too, the lease tells that nobody runs it.
+func (j *Job) recordEnd(ctx context.Context, differences []TableDifference, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	state, fault := Done, ""
@@ -80,7 +80,7 @@ func (j *Job) finish(ctx context.Context, differences []Difference, cause error)
 		state = Cancelled
 	}
 	if differences == nil {
-		differences = []Difference{}
+		differences = []TableDifference{}
 	}
 	now := j.pace.progress()
 	const query = `
@@ -101,7 +101,7 @@ func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error
 		return nil, err
 	}
 	const query = `
-		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + stateOfAbandoned + ` ELSE state END, step, done, total, exchanged, error, differences,
+		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + abandonedState + ` ELSE state END, step, done, total, exchanged, error, differences,
 		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z'), extract(epoch FROM clock_timestamp() - started_at)::float8
 		FROM rebuilds ORDER BY id DESC LIMIT $1`
 	rows, err := db.Query(ctx, query, limit, held)
@@ -111,12 +111,12 @@ func List(ctx context.Context, db events.Querier, limit int) ([]RunRecord, error
 	runs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RunRecord, err error) {
 		var differences []byte
 		var age float64
-		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Exchanged, &r.Error, &differences, &r.Started, &r.Finished, &age)
+		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Swapped, &r.Error, &differences, &r.Started, &r.Finished, &age)
 		if err != nil {
 			return r, err
 		}
 		if r.State == Running {
-			rate, left := pacing(r.Step, r.Done, r.Total, time.Duration(age*float64(time.Second)))
+			rate, left := rateAndETA(r.Step, r.Done, r.Total, time.Duration(age*float64(time.Second)))
 			r.Rate, r.ETASeconds = int64(rate), left.Round(100*time.Millisecond).Seconds()
 		}
 		r.Started, r.Finished = r.Started.UTC(), r.Finished.UTC()

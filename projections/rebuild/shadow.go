@@ -15,16 +15,16 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// home names the schemas of one projection.
-type home struct {
+// schemas names the schemas of one projection.
+type schemas struct {
 	live   string // where the tables that serve are
 	path   string // the search_path by which they are found
 	shadow string // where a rebuild makes the new ones
 	old    string // where the ones that served before are kept
 }
 
-// findHome derives the schemas from the one that a session works in.
-func findHome(ctx context.Context, db events.Querier, projection string) (h home, err error) {
+// findSchemas derives the schemas from the one that a session works in.
+func findSchemas(ctx context.Context, db events.Querier, projection string) (h schemas, err error) {
 	if err := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`).Scan(&h.live, &h.path); err != nil {
 		return h, fmt.Errorf("find the live schema: %w", err)
 	}
@@ -44,7 +44,7 @@ func schemaName(live, projection, kind string) string {
 // shadow is a projection whose new tables are being filled.
 type shadow struct {
 	projections.Projection
-	home
+	schemas
 	pool string
 	conn *pgx.Conn // its unqualified names are the shadow's
 	seq  atomic.Int64
@@ -53,16 +53,16 @@ type shadow struct {
 // newShadow makes empty shadow tables, and a session that works on them. What an earlier run left is dropped.
 func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.Projection) (s *shadow, err error) {
 	s = &shadow{Projection: p, pool: config.Pool.Name()}
-	if s.home, err = findHome(ctx, db, p.Name); err != nil {
+	if s.schemas, err = findSchemas(ctx, db, p.Name); err != nil {
 		return nil, err
 	}
 	if kept, err := schemaExists(ctx, db, s.old); err != nil || kept {
 		if kept {
-			err = fmt.Errorf("%w; go back to them with `stockstream projections restore-old %s`, or drop them with `stockstream projections drop-old %s`", ErrOldTables, p.Name, p.Name)
+			err = fmt.Errorf("%w; go back to them with `stockstream projections restore-old %s`, or drop them with `stockstream projections drop-old %s`", ErrOldTablesKept, p.Name, p.Name)
 		}
 		return nil, err
 	}
-	if err := s.create(ctx, db); err != nil {
+	if err := s.createSchema(ctx, db); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -89,9 +89,9 @@ func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.P
 	return s, s.checkDependents(ctx, db)
 }
 
-// create makes the shadow schema, with bookkeeping tables that are empty, in the place of one that was left. There is
+// createSchema makes the shadow schema, with bookkeeping tables that are empty, in the place of one that was left. There is
 // no moment without it, in which a runner that lost its lease would find the live tables under the names of its own.
-func (s *shadow) create(ctx context.Context, db *pgx.Conn) error {
+func (s *shadow) createSchema(ctx context.Context, db *pgx.Conn) error {
 	shadow, live := quote(s.shadow), quote(s.live)
 	_, err := db.Exec(ctx, `
 		BEGIN;

@@ -30,8 +30,8 @@ type OldTables struct {
 	Replaced time.Time `json:"replaced_at"`
 }
 
-// runsLookedAt bounds how far back the newest rebuild of a projection is looked for.
-const runsLookedAt = 100
+// runsSearchedMax bounds how far back the newest rebuild of a projection is looked for.
+const runsSearchedMax = 100
 
 // Describe returns how projections stand in a pool, in the order of the list.
 func Describe(ctx context.Context, db events.Querier, pool string, list ...projections.Projection) ([]Status, error) {
@@ -39,7 +39,7 @@ func Describe(ctx context.Context, db events.Querier, pool string, list ...proje
 	if err != nil {
 		return nil, err
 	}
-	runs, err := List(ctx, db, runsLookedAt)
+	runs, err := List(ctx, db, runsSearchedMax)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func Describe(ctx context.Context, db events.Querier, pool string, list ...proje
 }
 
 func findOld(ctx context.Context, db events.Querier, projection, pool string) (*OldTables, error) {
-	h, err := findHome(ctx, db, projection)
+	h, err := findSchemas(ctx, db, projection)
 	if err != nil {
 		return nil, err
 	}

@@ -13,9 +13,9 @@ import (
 
 const (
 	watchInterval = 100 * time.Millisecond
-	reportEvery   = 3 // looks
-	// standingStill is how long a live line may have work and do none before nobody gives way to it any more.
-	standingStill = 5 * time.Second
+	reportEveryTicks   = 3 // looks
+	// stalledAfter is how long a live line may have work and do none before nobody gives way to it any more.
+	stalledAfter = 5 * time.Second
 )
 
 // watch looks at the live lag ten times a second and slows the rebuild down accordingly; it records and reports how far
@@ -23,17 +23,17 @@ const (
 func (j *Job) watch(ctx context.Context) error {
 	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
 	if err != nil {
-		return quiet(ctx, fmt.Errorf("connect to Postgres: %w", err))
+		return ignoreCancelled(ctx, fmt.Errorf("connect to Postgres: %w", err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	ticks := time.NewTicker(watchInterval)
 	defer ticks.Stop()
 	defer j.pace.pause(false)
-	lines := lineWatch{}
+	lines := liveWorkers{}
 	for i := 0; ; i++ {
 		lag, err := lines.lag(ctx, conn, j.config)
 		if err != nil {
-			return quiet(ctx, err)
+			return ignoreCancelled(ctx, err)
 		}
 		switch {
 		case lag > j.config.LagMax:
@@ -41,9 +41,9 @@ func (j *Job) watch(ctx context.Context) error {
 		case lag < j.config.LagMax/2:
 			j.pace.pause(false)
 		}
-		if i%reportEvery == 0 {
+		if i%reportEveryTicks == 0 {
 			if err := j.report(ctx, conn); err != nil {
-				return quiet(ctx, err)
+				return ignoreCancelled(ctx, err)
 			}
 		}
 		select {
@@ -54,8 +54,8 @@ func (j *Job) watch(ctx context.Context) error {
 	}
 }
 
-// quiet takes an error for the end of ctx that it may come from.
-func quiet(ctx context.Context, err error) error {
+// ignoreCancelled takes an error for the end of ctx that it may come from.
+func ignoreCancelled(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // what fails because it is told to end has not failed
 	}
@@ -81,17 +81,17 @@ func (j *Job) report(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// lineWatch remembers where the live lines were, to tell a slow one from one that stands still.
-type lineWatch map[string]lineSeen
+// liveWorkers remembers where the live lines were, to tell a slow one from one that stands still.
+type liveWorkers map[string]workerPosition
 
-type lineSeen struct {
+type workerPosition struct {
 	checkpoint int64
 	since      time.Time
 }
 
 // lag returns how old the oldest event is that a live line which works has not applied, or that the journal was slow to
 // take. A line that stands still, because nobody runs it or its handler fails, is not helped by waiting.
-func (w lineWatch) lag(ctx context.Context, conn *pgx.Conn, config Config) (time.Duration, error) {
+func (w liveWorkers) lag(ctx context.Context, conn *pgx.Conn, config Config) (time.Duration, error) {
 	lags, err := projections.ReadLag(ctx, conn, config.Pool.Name(), config.Watched...)
 	if err != nil {
 		return 0, err
@@ -100,8 +100,8 @@ func (w lineWatch) lag(ctx context.Context, conn *pgx.Conn, config Config) (time
 	for _, lag := range lags {
 		seen := w[lag.Projection]
 		if seen.since.IsZero() || seen.checkpoint != lag.Checkpoint || lag.Events == 0 {
-			w[lag.Projection] = lineSeen{lag.Checkpoint, now}
-		} else if now.Sub(seen.since) > standingStill {
+			w[lag.Projection] = workerPosition{lag.Checkpoint, now}
+		} else if now.Sub(seen.since) > stalledAfter {
 			continue
 		}
 		most = max(most, lag.Age)

@@ -11,43 +11,43 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// firstKeys is how many differing keys are shown with their rows; all are counted.
-const firstKeys = 20
+// firstRowsMax is how many differing keys are shown with their rows; all are counted.
+const firstRowsMax = 20
 
-// findRows reads both tables in the order of their keys, side by side, and notes where they differ. Neither table is
+// compareRows reads both tables in the order of their keys, side by side, and notes where they differ. Neither table is
 // held in memory.
-func (s *shadow) findRows(ctx context.Context, live events.Querier, d *Difference) error {
-	key, err := s.key(ctx, live, d.Table)
+func (s *shadow) compareRows(ctx context.Context, live events.Querier, d *TableDifference) error {
+	key, err := s.keyExpression(ctx, live, d.Table)
 	if err != nil {
 		return err
 	}
-	old, err := openRows(ctx, live, s.live, d.Table, key)
+	old, err := openSortedRows(ctx, live, s.live, d.Table, key)
 	if err != nil {
 		return err
 	}
 	defer old.close()
-	fresh, err := openRows(ctx, s.conn, s.shadow, d.Table, key)
+	fresh, err := openSortedRows(ctx, s.conn, s.shadow, d.Table, key)
 	if err != nil {
 		return err
 	}
 	defer fresh.close()
 	old.next()
 	fresh.next()
-	for !old.over || !fresh.over {
+	for !old.done || !fresh.done {
 		order := cmp.Compare(old.key, fresh.key)
 		switch {
-		case fresh.over || !old.over && order < 0:
+		case fresh.done || !old.done && order < 0:
 			d.OnlyLive++
-			d.show(old.key, old.json, nil)
+			d.addRow(old.key, old.json, nil)
 			old.next()
-		case old.over || order > 0:
+		case old.done || order > 0:
 			d.OnlyNew++
-			d.show(fresh.key, nil, fresh.json)
+			d.addRow(fresh.key, nil, fresh.json)
 			fresh.next()
 		default:
 			if old.text != fresh.text {
 				d.Changed++
-				d.show(old.key, old.json, fresh.json)
+				d.addRow(old.key, old.json, fresh.json)
 			}
 			old.next()
 			fresh.next()
@@ -56,15 +56,15 @@ func (s *shadow) findRows(ctx context.Context, live events.Querier, d *Differenc
 	return cmp.Or(old.err, fresh.err)
 }
 
-func (d *Difference) show(key string, live, fresh json.RawMessage) {
-	if len(d.First) < firstKeys {
+func (d *TableDifference) addRow(key string, live, fresh json.RawMessage) {
+	if len(d.First) < firstRowsMax {
 		d.First = append(d.First, RowDifference{Key: key, Live: live, New: fresh})
 	}
 }
 
-// key returns the SQL that makes a row's key of the alias t: its primary key as text, or, where the two tables do not
+// keyExpression returns the SQL that makes a row's key of the alias t: its primary key as text, or, where the two tables do not
 // have the same one, the whole row. Its order is that of its bytes, which Go knows too.
-func (s *shadow) key(ctx context.Context, live events.Querier, table string) (string, error) {
+func (s *shadow) keyExpression(ctx context.Context, live events.Querier, table string) (string, error) {
 	const columns = `
 		SELECT string_agg(format('t.%I', attname), ', ' ORDER BY array_position(indkey::int2[], attnum)), count(*)
 		FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey)
@@ -89,32 +89,32 @@ func (s *shadow) key(ctx context.Context, live events.Querier, table string) (st
 	return `ROW(` + *list + `)::text COLLATE "C"`, nil
 }
 
-// rowCursor is a table being read in the order of its keys.
-type rowCursor struct {
+// sortedRows is a table being read in the order of its keys.
+type sortedRows struct {
 	rows      pgx.Rows // nil for a table that is not there
 	key, text string
 	json      json.RawMessage
-	over      bool
+	done      bool
 	err       error
 }
 
-func openRows(ctx context.Context, db events.Querier, schema, table, key string) (*rowCursor, error) {
+func openSortedRows(ctx context.Context, db events.Querier, schema, table, key string) (*sortedRows, error) {
 	name := pgx.Identifier{schema, table}.Sanitize()
 	var exists bool
 	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {
-		return &rowCursor{}, err
+		return &sortedRows{}, err
 	}
 	rows, err := db.Query(ctx, fmt.Sprintf(`SELECT %[1]s, t::text, to_json(t)::text FROM %[2]s AS t ORDER BY %[1]s`, key, name))
 	if err != nil {
 		return nil, err
 	}
-	return &rowCursor{rows: rows}, nil
+	return &sortedRows{rows: rows}, nil
 }
 
 // next reads one row further; over says that there was none, and err whether that is because of a fault.
-func (c *rowCursor) next() {
+func (c *sortedRows) next() {
 	if c.rows == nil || !c.rows.Next() {
-		c.over = true
+		c.done = true
 		if c.rows != nil {
 			c.err = c.rows.Err()
 		}
@@ -122,13 +122,13 @@ func (c *rowCursor) next() {
 	}
 	var text string
 	if c.err = c.rows.Scan(&c.key, &c.text, &text); c.err != nil {
-		c.over = true
+		c.done = true
 		return
 	}
 	c.json = json.RawMessage(text)
 }
 
-func (c *rowCursor) close() {
+func (c *sortedRows) close() {
 	if c.rows != nil {
 		c.rows.Close()
 	}

@@ -19,7 +19,7 @@ var ErrNoOldTables = errors.New("no old tables are kept")
 // DropOld drops the tables that a rebuild of the projection replaced, and what an interrupted one may have left. It
 // fails with ErrNoOldTables where there are none, and with ErrBusy while a rebuild runs.
 func DropOld(ctx context.Context, config Config, p projections.Projection) error {
-	return withLease(ctx, config, p, func(conn *pgx.Conn, h home) error {
+	return withLease(ctx, config, p, func(conn *pgx.Conn, h schemas) error {
 		kept, err := schemaExists(ctx, conn, h.old)
 		if err != nil {
 			return err
@@ -38,8 +38,8 @@ func DropOld(ctx context.Context, config Config, p projections.Projection) error
 // then; the live line goes on from there. What served until now is kept as the old tables, so that this can be undone
 // in the same way. It fails with ErrNoOldTables, with ErrBusy, and with events.ErrDetached or events.ErrHole where the
 // journal no longer has what the old tables lack.
-func RestoreOld(ctx context.Context, config Config, p projections.Projection) (outcome Outcome, err error) {
-	err = withLease(ctx, config, p, func(conn *pgx.Conn, h home) error {
+func RestoreOld(ctx context.Context, config Config, p projections.Projection) (outcome Result, err error) {
+	err = withLease(ctx, config, p, func(conn *pgx.Conn, h schemas) error {
 		kept, err := schemaExists(ctx, conn, h.old)
 		switch {
 		case err != nil:
@@ -47,8 +47,8 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (o
 		case !kept:
 			return fmt.Errorf("projection %s: %w", p.Name, ErrNoOldTables)
 		}
-		for try := range lockTries {
-			if outcome, err = h.tryRestore(ctx, conn, p, config.Pool.Name()); err == nil || !passing(err) {
+		for try := range lockAttempts {
+			if outcome, err = h.tryRestore(ctx, conn, p, config.Pool.Name()); err == nil || !isRetryable(err) {
 				return err
 			}
 			if err := wait.For(ctx, time.Duration(try+1)*lockPause); err != nil {
@@ -60,9 +60,9 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (o
 	return outcome, err
 }
 
-func (h home) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Projection, pool string) (outcome Outcome, err error) {
+func (h schemas) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Projection, pool string) (outcome Result, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := h.lockLive(ctx, tx, p.Tables, p.Name, pool); err != nil {
+		if _, err := h.lockLiveTables(ctx, tx, p.Tables, p.Name, pool); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `DROP SCHEMA IF EXISTS `+quote(h.shadow)+` CASCADE`); err != nil {
@@ -71,7 +71,7 @@ func (h home) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Proj
 		if _, err := tx.Exec(ctx, `ALTER SCHEMA `+quote(h.old)+` RENAME TO `+quote(h.shadow)); err != nil {
 			return err
 		}
-		if outcome, err = h.trade(ctx, tx, p, pool, h.shadow); err != nil {
+		if outcome, err = h.swapTables(ctx, tx, p, pool, h.shadow); err != nil {
 			return err
 		}
 		return events.CheckWhole(ctx, tx, pool, outcome.Seq)
@@ -83,13 +83,13 @@ func (h home) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Proj
 }
 
 // withLease does something to a projection's tables while no rebuild can run.
-func withLease(ctx context.Context, config Config, p projections.Projection, do func(*pgx.Conn, home) error) error {
+func withLease(ctx context.Context, config Config, p projections.Projection, do func(*pgx.Conn, schemas) error) error {
 	lease, err := takeLease(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer lease.Release()
-	h, err := findHome(ctx, lease.Conn, p.Name)
+	h, err := findSchemas(ctx, lease.Conn, p.Name)
 	if err != nil {
 		return err
 	}

@@ -9,24 +9,24 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// trade puts the tables that stand in a schema of ours, with a checkpoint and dead letters beside them, in the place of
+// swapTables puts the tables that stand in a schema of ours, with a checkpoint and dead letters beside them, in the place of
 // the live ones, and those, with theirs, into the schema of old tables, which must not be there. The live tables must
 // be locked. Everything else in the schema that the new tables came from is dropped with it.
-func (h home) trade(ctx context.Context, tx pgx.Tx, p projections.Projection, pool, from string) (Outcome, error) {
-	outcome := Outcome{Projection: p.Name}
+func (h schemas) swapTables(ctx context.Context, tx pgx.Tx, p projections.Projection, pool, from string) (Result, error) {
+	outcome := Result{Projection: p.Name}
 	if err := tx.QueryRow(ctx, `SELECT seq FROM `+quote(from)+`.checkpoints WHERE projection = $1 AND pool = $2`, p.Name, pool).Scan(&outcome.Seq); err != nil {
 		return outcome, fmt.Errorf("read the checkpoint of the new tables: %w", err)
 	}
-	if err := h.keepOld(ctx, tx, p.Name); err != nil {
+	if err := h.createOldSchema(ctx, tx, p.Name); err != nil {
 		return outcome, err
 	}
 	for _, table := range p.Tables {
-		if err := h.move(ctx, tx, table, from); err != nil {
+		if err := h.moveTable(ctx, tx, table, from); err != nil {
 			return outcome, fmt.Errorf("move table %s: %w", table, err)
 		}
 	}
 	var err error
-	if outcome.Resolved, outcome.Parked, err = tradeLetters(ctx, tx, p.Name, pool, from); err != nil {
+	if outcome.Resolved, outcome.Parked, err = replaceDeadLetters(ctx, tx, p.Name, pool, from); err != nil {
 		return outcome, err
 	}
 	const move = `UPDATE checkpoints SET seq = $3, updated_at = now() WHERE projection = $1 AND pool = $2 AND seq <> $3`
@@ -37,8 +37,8 @@ func (h home) trade(ctx context.Context, tx pgx.Tx, p projections.Projection, po
 	return outcome, err
 }
 
-// keepOld makes the schema for the old tables, with the checkpoint at which they stand and the letters as they are.
-func (h home) keepOld(ctx context.Context, tx pgx.Tx, projection string) error {
+// createOldSchema makes the schema for the old tables, with the checkpoint at which they stand and the letters as they are.
+func (h schemas) createOldSchema(ctx context.Context, tx pgx.Tx, projection string) error {
 	old := quote(h.old)
 	for _, sql := range []string{
 		`CREATE SCHEMA ` + old,
@@ -60,8 +60,8 @@ func (h home) keepOld(ctx context.Context, tx pgx.Tx, projection string) error {
 	return nil
 }
 
-// move puts one table in the place of a live one, with its owner and its grants.
-func (h home) move(ctx context.Context, tx pgx.Tx, table, from string) error {
+// moveTable puts one table in the place of a live one, with its owner and its grants.
+func (h schemas) moveTable(ctx context.Context, tx pgx.Tx, table, from string) error {
 	live, coming := pgx.Identifier{h.live, table}.Sanitize(), pgx.Identifier{from, table}.Sanitize()
 	var exists bool
 	if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, live).Scan(&exists); err != nil {
@@ -69,7 +69,7 @@ func (h home) move(ctx context.Context, tx pgx.Tx, table, from string) error {
 	}
 	var sql []string
 	if exists {
-		rows, err := tx.Query(ctx, rights, live, coming)
+		rows, err := tx.Query(ctx, copyRightsQuery, live, coming)
 		if err != nil {
 			return err
 		}
@@ -86,9 +86,9 @@ func (h home) move(ctx context.Context, tx pgx.Tx, table, from string) error {
 	return nil
 }
 
-// rights returns the statements that give the table $2 the grants and the owner of the table $1. The owner comes last,
+// copyRightsQuery returns the statements that give the table $2 the grants and the owner of the table $1. The owner comes last,
 // since only an owner may grant.
-const rights = `
+const copyRightsQuery = `
 	WITH old AS (SELECT oid, relacl, relowner FROM pg_class WHERE oid = $1::text::regclass),
 	     new AS (SELECT oid, relowner FROM pg_class WHERE oid = $2::text::regclass),
 	     grants AS (
@@ -112,9 +112,9 @@ const rights = `
 	    FROM old, new WHERE old.relowner <> new.relowner
 	) AS statements (nr, statement) ORDER BY nr`
 
-// tradeLetters makes the projection's dead letters those that came with the new tables. A parked letter that these do
+// replaceDeadLetters makes the projection's dead letters those that came with the new tables. A parked letter that these do
 // not have was applied by the run that filled them, or will be looked at again: it is resolved.
-func tradeLetters(ctx context.Context, tx pgx.Tx, projection, pool, from string) (resolved, parked int64, err error) {
+func replaceDeadLetters(ctx context.Context, tx pgx.Tx, projection, pool, from string) (resolved, parked int64, err error) {
 	letters := quote(from) + `.dead_letters`
 	resolve, err := tx.Exec(ctx, `
 		UPDATE dead_letters AS d SET status = 'resolved' WHERE source = $1 AND pool = $2 AND status = 'parked'

@@ -13,7 +13,7 @@ type Step string
 const (
 	StepReplay   Step = "replaying"
 	StepCompare  Step = "comparing"
-	StepExchange Step = "exchanging"
+	StepSwap Step = "exchanging"
 	StepDone     Step = "done"
 )
 
@@ -73,14 +73,14 @@ func (p *pace) progress() Progress {
 	if !p.ended.IsZero() {
 		until = p.ended
 	}
-	now.Rate, now.ETA = pacing(now.Step, now.Done, now.Total, until.Sub(p.began))
+	now.Rate, now.ETA = rateAndETA(now.Step, now.Done, now.Total, until.Sub(p.began))
 	now.Paused = p.resume != nil
 	return now
 }
 
-// pacing returns how many events a second were done since the beginning, and how long the rest of the replay takes at
+// rateAndETA returns how many events a second were done since the beginning, and how long the rest of the replay takes at
 // that rate; 0 where it cannot be told.
-func pacing(step Step, done, total int64, since time.Duration) (rate float64, left time.Duration) {
+func rateAndETA(step Step, done, total int64, since time.Duration) (rate float64, left time.Duration) {
 	if done <= 0 || since <= 0 {
 		return 0, 0
 	}

@@ -17,18 +17,18 @@ const (
 	// lockTimeout bounds how long readers and the live line may have to queue up behind an attempt to exchange.
 	lockTimeout = 300 * time.Millisecond
 	lockPause   = 200 * time.Millisecond // between attempts, longer with each
-	lockTries   = 40
+	lockAttempts   = 40
 	// lastEventsMax is how many events may be left for the exchange's own transaction.
 	lastEventsMax = 5000
-	// exchangeTimeout bounds that transaction. It is not broken off otherwise, not even by a shutdown.
-	exchangeTimeout = 30 * time.Second
+	// swapTimeout bounds that transaction. It is not broken off otherwise, not even by a shutdown.
+	swapTimeout = 30 * time.Second
 )
 
-// exchangeAll puts the new tables of every projection in place, each in a transaction of its own.
-func (j *Job) exchangeAll(ctx context.Context) (outcomes []Outcome, err error) {
-	j.pace.step(StepExchange)
+// swapAll puts the new tables of every projection in place, each in a transaction of its own.
+func (j *Job) swapAll(ctx context.Context) (outcomes []Result, err error) {
+	j.pace.step(StepSwap)
 	for _, s := range j.shadows {
-		outcome, err := j.exchangeOne(ctx, s)
+		outcome, err := j.swapOne(ctx, s)
 		if err != nil {
 			return outcomes, fmt.Errorf("exchange the tables of %s: %w", s.Name, err)
 		}
@@ -39,13 +39,13 @@ func (j *Job) exchangeAll(ctx context.Context) (outcomes []Outcome, err error) {
 	return outcomes, nil
 }
 
-// exchangeOne catches up and tries, until the tables are free for a moment.
-func (j *Job) exchangeOne(ctx context.Context, s *shadow) (outcome Outcome, err error) {
-	for try := range lockTries {
+// swapOne catches up and tries, until the tables are free for a moment.
+func (j *Job) swapOne(ctx context.Context, s *shadow) (outcome Result, err error) {
+	for try := range lockAttempts {
 		if err := j.catchUp(ctx, s); err != nil {
 			return outcome, err
 		}
-		if outcome, err = j.tryExchange(ctx, s); err == nil || !passing(err) {
+		if outcome, err = j.trySwap(ctx, s); err == nil || !isRetryable(err) {
 			return outcome, err
 		}
 		if err := wait.For(ctx, time.Duration(try+1)*lockPause); err != nil {
@@ -55,39 +55,39 @@ func (j *Job) exchangeOne(ctx context.Context, s *shadow) (outcome Outcome, err 
 	return outcome, fmt.Errorf("somebody holds the tables for long: %w", err)
 }
 
-var errTooFar = errors.New("the live tables have moved on too far")
+var errTooFarBehind = errors.New("the live tables have moved on too far")
 
-// passing reports whether a transaction that locks tables may succeed a moment later.
-func passing(err error) bool {
+// isRetryable reports whether a transaction that locks tables may succeed a moment later.
+func isRetryable(err error) bool {
 	const lockNotAvailable, deadlock = "55P03", "40P01"
 	fault := new(pgconn.PgError)
-	return errors.Is(err, errTooFar) || errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlock)
+	return errors.Is(err, errTooFarBehind) || errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlock)
 }
 
-// tryExchange applies the last events and exchanges the tables, in one transaction of the session that holds the lease:
+// trySwap applies the last events and exchanges the tables, in one transaction of the session that holds the lease:
 // a runner that has lost the lease cannot do it.
-func (j *Job) tryExchange(ctx context.Context, s *shadow) (outcome Outcome, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangeTimeout)
+func (j *Job) trySwap(ctx context.Context, s *shadow) (outcome Result, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), swapTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, j.lease.Conn, func(tx pgx.Tx) error {
-		seq, err := s.lockLive(ctx, tx, s.Tables, s.Name, s.pool)
+		seq, err := s.lockLiveTables(ctx, tx, s.Tables, s.Name, s.pool)
 		if err != nil {
 			return err
 		}
 		if err := s.applyLast(ctx, tx, seq, j); err != nil {
 			return err
 		}
-		if outcome, err = s.trade(ctx, tx, s.Projection, s.pool, s.shadow); err != nil {
+		if outcome, err = s.swapTables(ctx, tx, s.Projection, s.pool, s.shadow); err != nil {
 			return err
 		}
-		return recordExchange(ctx, tx, j.id, s.Name)
+		return recordSwap(ctx, tx, j.id, s.Name)
 	})
 	return outcome, err
 }
 
-// lockLive keeps readers and the live line off the tables, and returns the checkpoint that they stand at. The tables
+// lockLiveTables keeps readers and the live line off the tables, and returns the checkpoint that they stand at. The tables
 // come first, as they do in the live line's transactions; the checkpoint, which that line moves last, stands still then.
-func (h home) lockLive(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
+func (h schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
 	// A process that is stopped meanwhile must not keep everybody off them for as long.
 	const bounds = `SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '30s'`
 	if _, err := tx.Exec(ctx, fmt.Sprintf(bounds, lockTimeout.Milliseconds())); err != nil {
@@ -122,7 +122,7 @@ func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) er
 	case seq < after:
 		return fmt.Errorf("the live checkpoint went back from %d to %d: %w", after, seq, events.ErrFenced)
 	case seq-after > lastEventsMax:
-		return errTooFar
+		return errTooFarBehind
 	case seq == after:
 		return nil
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// countingUsers is counting in a new shape.
-func countingUsers() projections.Projection {
-	p := counting(1)
+// heldUnitsWithUser is counting in a new shape.
+func heldUnitsWithUser() projections.Projection {
+	p := heldUnits(1)
 	p.Schema = `CREATE TABLE IF NOT EXISTS counting (hold_id text PRIMARY KEY, units bigint NOT NULL, user_id text NOT NULL)`
 	p.Apply = projections.PerEvent(func(e projections.Event, sql *pgx.Batch) error {
 		made := e.Payload.(*events.HoldCreated)
@@ -29,30 +29,30 @@ func countingUsers() projections.Projection {
 // line goes on.
 func TestNewShape(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
-	p.journal(lives("b", 20)...)
-	lines, _ := p.run(countingUsers())
+	p := newFixture(t)
+	p.journal(holdEvents("a", 20)...)
+	p.project(heldUnits(1))
+	p.journal(holdEvents("b", 20)...)
+	lines, _ := p.runWorkers(heldUnitsWithUser())
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		fault := lines[0].Status().Error
 		return strings.Contains(fault, `column "user_id"`), fault
 	})
-	p.journal(lives("c", 20)...)
+	p.journal(holdEvents("c", 20)...)
 
-	config := p.with()
+	config := p.rebuildConfig()
 	config.AcceptDifferences = true
-	config.Watched = []projections.Projection{countingUsers()}
-	if _, err := p.rebuild(config, countingUsers()); err != nil {
+	config.Watched = []projections.Projection{heldUnitsWithUser()}
+	if _, err := p.rebuild(config, heldUnitsWithUser()); err != nil {
 		t.Fatal(err)
 	}
-	p.await(countingUsers())
-	p.journal(lives("d", 20)...)
-	p.await(countingUsers())
-	if got := p.value(`SELECT count(*) || ' ' || count(DISTINCT hold_id) || ' ' || min(user_id) FROM counting`); got != "80 80 ann" {
+	p.awaitLevel(heldUnitsWithUser())
+	p.journal(holdEvents("d", 20)...)
+	p.awaitLevel(heldUnitsWithUser())
+	if got := p.queryText(`SELECT count(*) || ' ' || count(DISTINCT hold_id) || ' ' || min(user_id) FROM counting`); got != "80 80 ann" {
 		t.Errorf("got %s, want 80 rows of 80 holds, by ann", got)
 	}
-	if letters := p.value(`SELECT count(*) FROM dead_letters`); letters != "0" {
+	if letters := p.queryText(`SELECT count(*) FROM dead_letters`); letters != "0" {
 		t.Errorf("%s events were parked, want none", letters)
 	}
 }
