@@ -46,7 +46,7 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 			}
 			outcomes, err := job.Run(cmd.Context())
 			view.end(outcomes, err)
-			if errors.Is(err, rebuild.ErrDiffers) {
+			if differs := new(rebuild.DifferencesError); errors.As(err, &differs) {
 				err = fmt.Errorf("%w; nothing was changed. If the new rows are the right ones, run it again with --accept-differences", err)
 			}
 			return err
@@ -128,9 +128,9 @@ func bar(p rebuild.Progress) string {
 
 // outcomeLine is the last line of JSON.
 type outcomeLine struct {
-	Outcomes    []rebuild.Result    `json:"outcomes"`
+	Outcomes    []rebuild.Result          `json:"outcomes"`
 	Differences []rebuild.TableDifference `json:"differences,omitempty"`
-	Error       string               `json:"error,omitempty"`
+	Error       string                    `json:"error,omitempty"`
 }
 
 // end says what was done, and what differs where that was the trouble.

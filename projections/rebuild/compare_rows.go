@@ -11,125 +11,120 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// firstRowsMax is how many differing keys are shown with their rows; all are counted.
-const firstRowsMax = 20
-
-// compareRows reads both tables in the order of their keys, side by side, and notes where they differ. Neither table is
-// held in memory.
+// compareRows counts the keys whose rows differ, and keeps the first of them in d. It reads
+// both tables in the order of their keys and merges them, so memory use does not grow with
+// the tables.
 func (s *shadow) compareRows(ctx context.Context, live events.Querier, d *TableDifference) error {
 	key, err := s.keyExpression(ctx, live, d.Table)
 	if err != nil {
 		return err
 	}
-	old, err := openSortedRows(ctx, live, s.live, d.Table, key)
+	liveRows, err := openSortedRows(ctx, live, s.live, d.Table, key)
 	if err != nil {
 		return err
 	}
-	defer old.close()
-	fresh, err := openSortedRows(ctx, s.conn, s.shadow, d.Table, key)
+	defer liveRows.close()
+	newRows, err := openSortedRows(ctx, s.conn, s.shadow, d.Table, key)
 	if err != nil {
 		return err
 	}
-	defer fresh.close()
-	old.next()
-	fresh.next()
-	for !old.done || !fresh.done {
-		order := cmp.Compare(old.key, fresh.key)
+	defer newRows.close()
+	liveRows.next()
+	newRows.next()
+	for !liveRows.done || !newRows.done {
+		order := cmp.Compare(liveRows.key, newRows.key)
 		switch {
-		case fresh.done || !old.done && order < 0:
+		case newRows.done || !liveRows.done && order < 0:
 			d.OnlyLive++
-			d.addRow(old.key, old.json, nil)
-			old.next()
-		case old.done || order > 0:
+			d.addRow(liveRows.key, liveRows.json, nil)
+			liveRows.next()
+		case liveRows.done || order > 0:
 			d.OnlyNew++
-			d.addRow(fresh.key, nil, fresh.json)
-			fresh.next()
+			d.addRow(newRows.key, nil, newRows.json)
+			newRows.next()
 		default:
-			if old.text != fresh.text {
+			if liveRows.text != newRows.text {
 				d.Changed++
-				d.addRow(old.key, old.json, fresh.json)
+				d.addRow(liveRows.key, liveRows.json, newRows.json)
 			}
-			old.next()
-			fresh.next()
+			liveRows.next()
+			newRows.next()
 		}
 	}
-	return cmp.Or(old.err, fresh.err)
+	return cmp.Or(liveRows.err, newRows.err)
 }
 
-func (d *TableDifference) addRow(key string, live, fresh json.RawMessage) {
-	if len(d.First) < firstRowsMax {
-		d.First = append(d.First, RowDifference{Key: key, Live: live, New: fresh})
-	}
-}
-
-// keyExpression returns the SQL that makes a row's key of the alias t: its primary key as text, or, where the two tables do not
-// have the same one, the whole row. Its order is that of its bytes, which Go knows too.
+// keyExpression returns the SQL expression for the key of the row t, as text: its primary key,
+// or the whole row if the two tables have different primary keys or none. The key sorts by its
+// bytes, as Go strings do.
 func (s *shadow) keyExpression(ctx context.Context, live events.Querier, table string) (string, error) {
 	const columns = `
 		SELECT string_agg(format('t.%I', attname), ', ' ORDER BY array_position(indkey::int2[], attnum)), count(*)
 		FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey)
 		WHERE indisprimary AND indrelid = to_regclass($1)`
-	read := func(db events.Querier, schema string) (columnList *string, count int, err error) {
-		err = db.QueryRow(ctx, columns, pgx.Identifier{schema, table}.Sanitize()).Scan(&columnList, &count)
-		return columnList, count, err
+	read := func(db events.Querier, schema string) (list *string, count int, err error) {
+		err = db.QueryRow(ctx, columns, pgx.Identifier{schema, table}.Sanitize()).Scan(&list, &count)
+		return list, count, err
 	}
-	of, _, err := read(live, s.live)
+	liveList, _, err := read(live, s.live)
 	if err != nil {
 		return "", err
 	}
-	list, count, err := read(s.conn, s.shadow)
+	newList, count, err := read(s.conn, s.shadow)
 	switch {
 	case err != nil:
 		return "", err
-	case list == nil || of == nil || *of != *list:
+	case newList == nil || liveList == nil || *liveList != *newList:
 		return `t::text COLLATE "C"`, nil
 	case count == 1:
-		return `(` + *list + `)::text COLLATE "C"`, nil
+		return `(` + *newList + `)::text COLLATE "C"`, nil
 	}
-	return `ROW(` + *list + `)::text COLLATE "C"`, nil
+	return `ROW(` + *newList + `)::text COLLATE "C"`, nil
 }
 
-// sortedRows is a table being read in the order of its keys.
+// sortedRows reads the rows of a table in the order of their keys.
 type sortedRows struct {
-	rows      pgx.Rows // nil for a table that is not there
-	key, text string
-	json      json.RawMessage
-	done      bool
-	err       error
+	rows pgx.Rows // nil if the table does not exist
+	key  string
+	text string
+	json json.RawMessage
+	done bool // there is no current row
+	err  error
 }
 
 func openSortedRows(ctx context.Context, db events.Querier, schema, table, key string) (*sortedRows, error) {
 	name := pgx.Identifier{schema, table}.Sanitize()
-	var exists bool
-	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {
+	exists, err := tableExists(ctx, db, name)
+	if err != nil || !exists {
 		return &sortedRows{}, err
 	}
-	rows, err := db.Query(ctx, fmt.Sprintf(`SELECT %[1]s, t::text, to_json(t)::text FROM %[2]s AS t ORDER BY %[1]s`, key, name))
+	query := fmt.Sprintf(`SELECT %[1]s, t::text, to_json(t)::text FROM %[2]s AS t ORDER BY %[1]s`, key, name)
+	rows, err := db.Query(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	return &sortedRows{rows: rows}, nil
 }
 
-// next reads one row further; over says that there was none, and err whether that is because of a fault.
-func (c *sortedRows) next() {
-	if c.rows == nil || !c.rows.Next() {
-		c.done = true
-		if c.rows != nil {
-			c.err = c.rows.Err()
+// next reads the next row. After the last row, or after an error, it sets done.
+func (r *sortedRows) next() {
+	if r.rows == nil || !r.rows.Next() {
+		r.done = true
+		if r.rows != nil {
+			r.err = r.rows.Err()
 		}
 		return
 	}
 	var text string
-	if c.err = c.rows.Scan(&c.key, &c.text, &text); c.err != nil {
-		c.done = true
+	if r.err = r.rows.Scan(&r.key, &r.text, &text); r.err != nil {
+		r.done = true
 		return
 	}
-	c.json = json.RawMessage(text)
+	r.json = json.RawMessage(text)
 }
 
-func (c *sortedRows) close() {
-	if c.rows != nil {
-		c.rows.Close()
+func (r *sortedRows) close() {
+	if r.rows != nil {
+		r.rows.Close()
 	}
 }

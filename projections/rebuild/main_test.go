@@ -21,10 +21,10 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 // fixture is a journal and live read tables in a schema of their own.
 type fixture struct {
-	t      *testing.T
-	ctx    context.Context
+	t        *testing.T
+	ctx      context.Context
 	postgres *pgx.ConnConfig
-	db     *pgx.Conn
+	db       *pgx.Conn
 
 	mu  sync.Mutex // guards db and seq where a seller is at work
 	seq int64

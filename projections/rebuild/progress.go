@@ -1,126 +1,111 @@
 package rebuild
 
 import (
-	"context"
 	"sync"
 	"time"
 )
 
-// Step is what a rebuild is doing.
+// Step is a step of a rebuild.
 type Step string
 
-// The steps of a rebuild, in order.
+// The steps of a rebuild, in order. The words are stored in the table rebuilds.
 const (
-	StepReplay   Step = "replaying"
-	StepCompare  Step = "comparing"
-	StepSwap Step = "exchanging"
-	StepDone     Step = "done"
+	StepReplay  Step = "replaying"
+	StepCompare Step = "comparing"
+	StepSwap    Step = "exchanging"
+	StepDone    Step = "done"
 )
 
-// Progress says how far a rebuild has come.
+// Progress is the progress of a rebuild.
 type Progress struct {
 	Run   int64
 	Step  Step
 	Done  int64 // events that every projection of the run has applied
-	Total int64 // events that there are to apply
-	// Rate is in events a second since the beginning; 0 while it cannot be told.
+	Total int64 // events to apply
+	// Rate is the average number of events applied per second; 0 while it is unknown.
 	Rate float64
-	// ETA is how long the replay will take yet at this rate; 0 while it cannot be told, and after it.
+	// ETA is the time that the rest of the replay takes at this rate; 0 while it is unknown,
+	// and after the replay.
 	ETA    time.Duration
-	Paused bool // to give way to the live lines
+	Paused bool // because live workers lag
 }
 
-// pace keeps a rebuild's progress, and slows it down. It may be used from anywhere.
-type pace struct {
-	mu     sync.Mutex
-	now    Progress
-	began  time.Time
-	ended  time.Time // of the replay
-	resume chan struct{}
+// progress returns the progress of the job now.
+func (j *Job) progress() Progress {
+	p := j.tracker.current()
+	p.Paused = j.throttle.paused()
+	return p
 }
 
-func newPace() *pace { return &pace{now: Progress{Step: StepReplay}, began: time.Now()} }
+// tracker records the progress of a rebuild. Its methods may be called concurrently.
+type tracker struct {
+	mu          sync.Mutex
+	progress    Progress
+	started     time.Time
+	replayEnded time.Time
+}
 
-func (p *pace) step(step Step) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.now.Step == StepReplay && step != StepReplay {
-		p.ended = time.Now()
+func newTracker() *tracker {
+	return &tracker{progress: Progress{Step: StepReplay}, started: time.Now()}
+}
+
+func (t *tracker) setRun(id int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.progress.Run = id
+}
+
+// setStep records that a step begins.
+func (t *tracker) setStep(step Step) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.progress.Step == StepReplay && step != StepReplay {
+		t.replayEnded = time.Now()
 	}
-	p.now.Step = step
-	if step == StepDone { // a projection whose live line stands still is done where that stands
-		p.now.Done = p.now.Total
+	t.progress.Step = step
+	if step == StepDone {
+		// Each projection ends at its own live checkpoint, which may be below Total.
+		t.progress.Done = t.progress.Total
 	}
 }
 
-func (p *pace) aim(total int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.now.Total = max(p.now.Total, total)
+// raiseTotal raises Total to total; it never lowers it.
+func (t *tracker) raiseTotal(total int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.progress.Total = max(t.progress.Total, total)
 }
 
-func (p *pace) came(done int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.now.Done = max(p.now.Done, done)
-	p.now.Total = max(p.now.Total, p.now.Done)
+// raiseDone raises Done to done, and Total to at least Done; it never lowers them.
+func (t *tracker) raiseDone(done int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.progress.Done = max(t.progress.Done, done)
+	t.progress.Total = max(t.progress.Total, t.progress.Done)
 }
 
-func (p *pace) progress() Progress {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now, until := p.now, time.Now()
-	if !p.ended.IsZero() {
-		until = p.ended
+// current returns the progress now, with its rate and ETA.
+func (t *tracker) current() Progress {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	until := t.replayEnded
+	if until.IsZero() {
+		until = time.Now()
 	}
-	now.Rate, now.ETA = rateAndETA(now.Step, now.Done, now.Total, until.Sub(p.began))
-	now.Paused = p.resume != nil
-	return now
+	p := t.progress
+	p.Rate, p.ETA = rateAndETA(p.Step, p.Done, p.Total, until.Sub(t.started))
+	return p
 }
 
-// rateAndETA returns how many events a second were done since the beginning, and how long the rest of the replay takes at
-// that rate; 0 where it cannot be told.
-func rateAndETA(step Step, done, total int64, since time.Duration) (rate float64, left time.Duration) {
-	if done <= 0 || since <= 0 {
+// rateAndETA returns the events applied per second in the elapsed time, and the time that the
+// rest of the replay takes at that rate. Each is 0 if it is unknown.
+func rateAndETA(step Step, done, total int64, elapsed time.Duration) (rate float64, eta time.Duration) {
+	if done <= 0 || elapsed <= 0 {
 		return 0, 0
 	}
-	rate = float64(done) / since.Seconds()
+	rate = float64(done) / elapsed.Seconds()
 	if step == StepReplay {
-		left = time.Duration(float64(total-done) / rate * float64(time.Second))
+		eta = time.Duration(float64(total-done) / rate * float64(time.Second))
 	}
-	return rate, left
-}
-
-// pause makes wait wait, until it is called again with false.
-func (p *pace) pause(yes bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case yes && p.resume == nil:
-		p.resume = make(chan struct{})
-	case !yes && p.resume != nil:
-		close(p.resume)
-		p.resume = nil
-	}
-}
-
-// pauseMax bounds one wait, so that a rebuild comes to its end however busy the live lines are.
-const pauseMax = 500 * time.Millisecond
-
-// wait returns when there is no pause any more, or after pauseMax.
-func (p *pace) wait(ctx context.Context) error {
-	p.mu.Lock()
-	resume := p.resume
-	p.mu.Unlock()
-	if resume == nil {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(pauseMax)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-resume:
-	case <-timer.C:
-	}
-	return ctx.Err()
+	return rate, eta
 }

@@ -14,59 +14,66 @@ import (
 )
 
 const (
-	// lockTimeout bounds how long readers and the live line may have to queue up behind an attempt to exchange.
-	lockTimeout = 300 * time.Millisecond
-	lockPause   = 200 * time.Millisecond // between attempts, longer with each
-	lockAttempts   = 40
-	// lastEventsMax is how many events may be left for the exchange's own transaction.
+	// lockTimeout bounds how long one attempt waits for its locks. Readers and the live worker
+	// queue up behind that attempt.
+	lockTimeout  = 300 * time.Millisecond
+	lockPause    = 200 * time.Millisecond // between attempts; it grows with each
+	lockAttempts = 40
+	// lastEventsMax is how many events the transaction of the swap may have to apply.
 	lastEventsMax = 5000
-	// swapTimeout bounds that transaction. It is not broken off otherwise, not even by a shutdown.
+	// swapTimeout bounds the transaction of the swap. A shutdown or a cancel does not interrupt it.
 	swapTimeout = 30 * time.Second
 )
 
-// swapAll puts the new tables of every projection in place, each in a transaction of its own.
-func (j *Job) swapAll(ctx context.Context) (outcomes []Result, err error) {
-	j.pace.step(StepSwap)
+// swapAll swaps the tables of every projection, each in a transaction of its own.
+func (j *Job) swapAll(ctx context.Context) (results []Result, err error) {
+	j.tracker.setStep(StepSwap)
 	for _, s := range j.shadows {
-		outcome, err := j.swapOne(ctx, s)
+		result, err := j.swapOne(ctx, s)
 		if err != nil {
-			return outcomes, fmt.Errorf("exchange the tables of %s: %w", s.Name, err)
+			return results, fmt.Errorf("swap the tables of %s: %w", s.Name, err)
 		}
-		outcomes = append(outcomes, outcome)
-		s.close(ctx) // the names that it finds are the live ones now
+		results = append(results, result)
+		s.close(ctx) // without the shadow schema, its search_path finds the live tables
 	}
-	j.pace.step(StepDone)
-	return outcomes, nil
+	j.tracker.setStep(StepDone)
+	return results, nil
 }
 
-// swapOne catches up and tries, until the tables are free for a moment.
-func (j *Job) swapOne(ctx context.Context, s *shadow) (outcome Result, err error) {
-	for try := range lockAttempts {
+// swapOne catches up and tries to swap, until it gets the locks or has used up its attempts.
+func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error) {
+	for attempt := range lockAttempts {
 		if err := j.catchUp(ctx, s); err != nil {
-			return outcome, err
+			return result, err
 		}
-		if outcome, err = j.trySwap(ctx, s); err == nil || !isRetryable(err) {
-			return outcome, err
+		if result, err = j.trySwap(ctx, s); err == nil || !isRetryable(err) {
+			return result, err
 		}
-		if err := wait.For(ctx, time.Duration(try+1)*lockPause); err != nil {
-			return outcome, err
+		if err := wait.For(ctx, time.Duration(attempt+1)*lockPause); err != nil {
+			return result, err
 		}
 	}
-	return outcome, fmt.Errorf("somebody holds the tables for long: %w", err)
+	return result, fmt.Errorf("gave up after %d attempts to lock the live tables: %w", lockAttempts, err)
 }
 
-var errTooFarBehind = errors.New("the live tables have moved on too far")
+var errTooFarBehind = fmt.Errorf("the shadow tables are more than %d events behind the live tables", lastEventsMax)
 
-// isRetryable reports whether a transaction that locks tables may succeed a moment later.
+// isRetryable reports whether a swap that failed with err may succeed a moment later.
 func isRetryable(err error) bool {
-	const lockNotAvailable, deadlock = "55P03", "40P01"
+	const (
+		lockNotAvailable = "55P03"
+		deadlockDetected = "40P01"
+	)
+	if errors.Is(err, errTooFarBehind) {
+		return true
+	}
 	fault := new(pgconn.PgError)
-	return errors.Is(err, errTooFarBehind) || errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlock)
+	return errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlockDetected)
 }
 
-// trySwap applies the last events and exchanges the tables, in one transaction of the session that holds the lease:
-// a runner that has lost the lease cannot do it.
-func (j *Job) trySwap(ctx context.Context, s *shadow) (outcome Result, err error) {
+// trySwap applies the last events and swaps the tables in one transaction. It runs on the
+// session of the lease, so a rebuild that has lost its lease cannot swap.
+func (j *Job) trySwap(ctx context.Context, s *shadow) (result Result, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), swapTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, j.lease.Conn, func(tx pgx.Tx) error {
@@ -77,26 +84,27 @@ func (j *Job) trySwap(ctx context.Context, s *shadow) (outcome Result, err error
 		if err := s.applyLast(ctx, tx, seq, j); err != nil {
 			return err
 		}
-		if outcome, err = s.swapTables(ctx, tx, s.Projection, s.pool, s.shadow); err != nil {
+		if result, err = s.swapTables(ctx, tx, s.Projection, s.pool); err != nil {
 			return err
 		}
 		return recordSwap(ctx, tx, j.id, s.Name)
 	})
-	return outcome, err
+	return result, err
 }
 
-// lockLiveTables keeps readers and the live line off the tables, and returns the checkpoint that they stand at. The tables
-// come first, as they do in the live line's transactions; the checkpoint, which that line moves last, stands still then.
-func (h schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
-	// A process that is stopped meanwhile must not keep everybody off them for as long.
+// lockLiveTables locks the live tables and then their checkpoint, against readers and the
+// live worker, and returns that checkpoint. The order is that of the live worker's own
+// transactions, which write the tables first and move the checkpoint last.
+func (s schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
+	// The idle timeout frees the tables if this process is suspended while it has them locked.
 	const bounds = `SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '30s'`
 	if _, err := tx.Exec(ctx, fmt.Sprintf(bounds, lockTimeout.Milliseconds())); err != nil {
 		return 0, err
 	}
 	for _, table := range tables {
-		name := pgx.Identifier{h.live, table}.Sanitize()
-		var exists bool
-		if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil {
+		name := pgx.Identifier{s.live, table}.Sanitize()
+		exists, err := tableExists(ctx, tx, name)
+		if err != nil {
 			return 0, err
 		}
 		if !exists {
@@ -106,16 +114,18 @@ func (h schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string,
 			return 0, err
 		}
 	}
-	// The row has to be there to be locked.
-	const begin = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT (projection, pool) DO NOTHING`
-	if _, err := tx.Exec(ctx, begin, projection, pool); err != nil {
+	// A row that does not exist cannot be locked.
+	const insert = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT (projection, pool) DO NOTHING`
+	if _, err := tx.Exec(ctx, insert, projection, pool); err != nil {
 		return 0, err
 	}
 	const query = `SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2 FOR UPDATE`
-	return seq, tx.QueryRow(ctx, query, projection, pool).Scan(&seq)
+	err = tx.QueryRow(ctx, query, projection, pool).Scan(&seq)
+	return seq, err
 }
 
-// applyLast brings the shadow to the seq of the live tables, which are locked.
+// applyLast applies the events between the shadow's seq and the seq of the locked live tables.
+// Within tx, it sets the search_path to the shadow schema and back.
 func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) error {
 	after := s.seq.Load()
 	switch {
