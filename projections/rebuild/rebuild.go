@@ -15,10 +15,10 @@ import (
 
 // Config configures a rebuild.
 type Config struct {
-	// Postgres is the connection config of the service; its search_path leads to the live tables.
+	// Postgres is the connection config of the service. Its search_path finds the live tables.
 	Postgres *pgx.ConnConfig
 	Pool     events.Pool
-	// Watched are the projections whose live workers the rebuild gives way to when they lag.
+	// Watched are the projections whose live workers pause the replay when they lag.
 	Watched []projections.Projection
 	// AcceptDifferences swaps the new tables in although they differ from the live ones.
 	AcceptDifferences bool
@@ -56,7 +56,7 @@ type Job struct {
 	throttle throttle
 }
 
-// Result is the outcome of a swap for one projection.
+// Result describes the swap of one projection's tables.
 type Result struct {
 	Projection string `json:"projection"`
 	Seq        int64  `json:"seq"`      // the checkpoint of the tables that were swapped in

@@ -72,7 +72,7 @@ func (t *throttle) wait(ctx context.Context) error {
 // tell a slow worker from a stalled one.
 type liveWorkers map[string]workerPosition
 
-// workerPosition is a checkpoint and the time since when the worker has been seen at it.
+// workerPosition is the checkpoint of a worker, and when the worker was first seen there.
 type workerPosition struct {
 	checkpoint int64
 	since      time.Time
@@ -96,7 +96,8 @@ func (w liveWorkers) lag(ctx context.Context, conn *pgx.Conn, config Config) (ti
 		}
 		longest = max(longest, lag.Age)
 	}
-	// The journal's own lag is the time between the newest event and its record.
+	// The journal's own lag is the delay with which it recorded its newest event, if it did so
+	// within the last second.
 	const query = `
 		SELECT coalesce((SELECT extract(epoch FROM recorded_at - at)::float8
 		    FROM (SELECT at, recorded_at FROM events WHERE pool = $1 ORDER BY seq DESC LIMIT 1) AS newest
