@@ -157,12 +157,12 @@ func (a *api) projection(c *gin.Context) (projections.Projection, error) {
 // opsError turns what a rebuild refuses into what this package answers with.
 func opsError(err error) error {
 	for refusal, code := range map[error]string{
-		rebuild.ErrBusy:        codeRebuildRuns,
-		rebuild.ErrNotRunning:  codeNoRebuild,
-		rebuild.ErrOldTables:   codeOldTablesKept,
-		rebuild.ErrNoOldTables: codeNoOldTables,
-		rebuild.ErrDependents:  codeDependents,
-		events.ErrHole:         codeJournalHole,
+		rebuild.ErrRebuildRunning: codeRebuildRuns,
+		rebuild.ErrNotRunning:     codeNoRebuild,
+		rebuild.ErrOldTablesKept:  codeOldTablesKept,
+		rebuild.ErrNoOldTables:    codeNoOldTables,
+		rebuild.ErrDependents:     codeDependents,
+		events.ErrHole:            codeJournalHole,
 	} {
 		if errors.Is(err, refusal) {
 			return &requestError{code, err.Error()}

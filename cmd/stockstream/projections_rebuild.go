@@ -46,7 +46,7 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 			}
 			outcomes, err := job.Run(cmd.Context())
 			view.end(outcomes, err)
-			if errors.Is(err, rebuild.ErrDiffers) {
+			if differs := new(rebuild.DifferencesError); errors.As(err, &differs) {
 				err = fmt.Errorf("%w; nothing was changed. If the new rows are the right ones, run it again with --accept-differences", err)
 			}
 			return err
@@ -95,11 +95,11 @@ func (v *rebuildView) progress(p rebuild.Progress) {
 
 // acceptedLine is a line of JSON before new tables that differ are put in place.
 type acceptedLine struct {
-	Accepted []rebuild.Difference `json:"accepted_differences"`
+	Accepted []rebuild.TableDifference `json:"accepted_differences"`
 }
 
 // accepting shows what differs and is put in place nevertheless.
-func (v *rebuildView) accepting(differences []rebuild.Difference) {
+func (v *rebuildView) accepting(differences []rebuild.TableDifference) {
 	if !v.terminal {
 		v.line(acceptedLine{Accepted: differences})
 		return
@@ -128,19 +128,19 @@ func bar(p rebuild.Progress) string {
 
 // outcomeLine is the last line of JSON.
 type outcomeLine struct {
-	Outcomes    []rebuild.Outcome    `json:"outcomes"`
-	Differences []rebuild.Difference `json:"differences,omitempty"`
-	Error       string               `json:"error,omitempty"`
+	Outcomes    []rebuild.Result          `json:"outcomes"`
+	Differences []rebuild.TableDifference `json:"differences,omitempty"`
+	Error       string                    `json:"error,omitempty"`
 }
 
 // end says what was done, and what differs where that was the trouble.
-func (v *rebuildView) end(outcomes []rebuild.Outcome, err error) {
+func (v *rebuildView) end(outcomes []rebuild.Result, err error) {
 	var differs *rebuild.DifferencesError
 	errors.As(err, &differs)
 	if !v.terminal {
 		line := outcomeLine{Outcomes: outcomes}
 		if outcomes == nil {
-			line.Outcomes = []rebuild.Outcome{}
+			line.Outcomes = []rebuild.Result{}
 		}
 		if differs != nil {
 			line.Differences = differs.Differences
@@ -168,7 +168,7 @@ func (v *rebuildView) line(value any) {
 }
 
 // printDifferences shows the first keys that differ, with both rows.
-func printDifferences(out io.Writer, list []rebuild.Difference) {
+func printDifferences(out io.Writer, list []rebuild.TableDifference) {
 	for _, d := range list {
 		fmt.Fprintf(out, "%s\n", d)
 		for _, row := range d.First {

@@ -67,7 +67,7 @@ func TestProjectionsCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err = s.cli("projections", "rebuild", "stock_levels")
-	if !errors.Is(err, rebuild.ErrDiffers) || !strings.Contains(err.Error(), "--accept-differences") || !strings.Contains(out, `"key":"shirt"`) {
+	if differs := new(rebuild.DifferencesError); !errors.As(err, &differs) || !strings.Contains(err.Error(), "--accept-differences") || !strings.Contains(out, `"key":"shirt"`) {
 		t.Errorf("rebuild of a table that was tampered with: got %q (%v)", out, err)
 	}
 	if out, err := s.cli("projections", "show", "stock_levels"); err != nil || !strings.Contains(out, `live {"sku":"shirt","available":30,"held":19,"sold":1}`) || !strings.Contains(out, "failed") {

@@ -9,44 +9,50 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// trade puts the tables that stand in a schema of ours, with a checkpoint and dead letters beside them, in the place of
-// the live ones, and those, with theirs, into the schema of old tables, which must not be there. The live tables must
-// be locked. Everything else in the schema that the new tables came from is dropped with it.
-func (h home) trade(ctx context.Context, tx pgx.Tx, p projections.Projection, pool, from string) (Outcome, error) {
-	outcome := Outcome{Projection: p.Name}
-	if err := tx.QueryRow(ctx, `SELECT seq FROM `+quote(from)+`.checkpoints WHERE projection = $1 AND pool = $2`, p.Name, pool).Scan(&outcome.Seq); err != nil {
-		return outcome, fmt.Errorf("read the checkpoint of the new tables: %w", err)
+// swapTables swaps the tables of the shadow schema in. The live tables must be locked, and
+// there must be no old schema yet. It takes these steps:
+//
+//  1. Create the old schema, with copies of the live checkpoint and dead letters.
+//  2. Move the live tables to the old schema and the new tables to the live schema.
+//  3. Replace the live dead letters and the live checkpoint by those of the new tables.
+//  4. Drop the shadow schema with the rest of its contents.
+func (s schemas) swapTables(ctx context.Context, tx pgx.Tx, p projections.Projection, pool string) (Result, error) {
+	result := Result{Projection: p.Name}
+	query := `SELECT seq FROM ` + quote(s.shadow) + `.checkpoints WHERE projection = $1 AND pool = $2`
+	if err := tx.QueryRow(ctx, query, p.Name, pool).Scan(&result.Seq); err != nil {
+		return result, fmt.Errorf("read the checkpoint of the new tables: %w", err)
 	}
-	if err := h.keepOld(ctx, tx, p.Name); err != nil {
-		return outcome, err
+	if err := s.createOldSchema(ctx, tx, p.Name); err != nil {
+		return result, fmt.Errorf("create the schema of the old tables: %w", err)
 	}
 	for _, table := range p.Tables {
-		if err := h.move(ctx, tx, table, from); err != nil {
-			return outcome, fmt.Errorf("move table %s: %w", table, err)
+		if err := s.moveTable(ctx, tx, table); err != nil {
+			return result, fmt.Errorf("move table %s: %w", table, err)
 		}
 	}
 	var err error
-	if outcome.Resolved, outcome.Parked, err = tradeLetters(ctx, tx, p.Name, pool, from); err != nil {
-		return outcome, err
+	if result.Resolved, result.Parked, err = s.replaceDeadLetters(ctx, tx, p.Name, pool); err != nil {
+		return result, err
 	}
 	const move = `UPDATE checkpoints SET seq = $3, updated_at = now() WHERE projection = $1 AND pool = $2 AND seq <> $3`
-	if _, err := tx.Exec(ctx, move, p.Name, pool, outcome.Seq); err != nil {
-		return outcome, fmt.Errorf("move the checkpoint: %w", err)
+	if _, err := tx.Exec(ctx, move, p.Name, pool, result.Seq); err != nil {
+		return result, fmt.Errorf("move the checkpoint: %w", err)
 	}
-	_, err = tx.Exec(ctx, `DROP SCHEMA `+quote(from)+` CASCADE`)
-	return outcome, err
+	_, err = tx.Exec(ctx, `DROP SCHEMA `+quote(s.shadow)+` CASCADE`)
+	return result, err
 }
 
-// keepOld makes the schema for the old tables, with the checkpoint at which they stand and the letters as they are.
-func (h home) keepOld(ctx context.Context, tx pgx.Tx, projection string) error {
-	old := quote(h.old)
+// createOldSchema creates the old schema and copies the live checkpoint and dead letters of
+// the projection into it.
+func (s schemas) createOldSchema(ctx context.Context, tx pgx.Tx, projection string) error {
+	old := quote(s.old)
 	for _, sql := range []string{
 		`CREATE SCHEMA ` + old,
 		`CREATE TABLE ` + old + `.checkpoints (LIKE checkpoints INCLUDING ALL)`,
 		`CREATE TABLE ` + old + `.dead_letters (LIKE dead_letters INCLUDING ALL)`,
 	} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("keep the old tables: %w", err)
+			return err
 		}
 	}
 	for _, sql := range []string{
@@ -54,31 +60,34 @@ func (h home) keepOld(ctx context.Context, tx pgx.Tx, projection string) error {
 		`INSERT INTO ` + old + `.dead_letters OVERRIDING SYSTEM VALUE SELECT * FROM dead_letters WHERE source = $1`,
 	} {
 		if _, err := tx.Exec(ctx, sql, projection); err != nil {
-			return fmt.Errorf("keep the old tables: %w", err)
+			return err
 		}
 	}
 	return nil
 }
 
-// move puts one table in the place of a live one, with its owner and its grants.
-func (h home) move(ctx context.Context, tx pgx.Tx, table, from string) error {
-	live, coming := pgx.Identifier{h.live, table}.Sanitize(), pgx.Identifier{from, table}.Sanitize()
-	var exists bool
-	if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, live).Scan(&exists); err != nil {
+// moveTable moves a live table to the old schema, if it exists, and the new table to the live
+// schema. The new table gets the owner and the grants of the live one.
+func (s schemas) moveTable(ctx context.Context, tx pgx.Tx, table string) error {
+	live := pgx.Identifier{s.live, table}.Sanitize()
+	shadow := pgx.Identifier{s.shadow, table}.Sanitize()
+	exists, err := tableExists(ctx, tx, live)
+	if err != nil {
 		return err
 	}
-	var sql []string
+	var statements []string
 	if exists {
-		rows, err := tx.Query(ctx, rights, live, coming)
+		rows, err := tx.Query(ctx, copyRightsQuery, live, shadow)
 		if err != nil {
 			return err
 		}
-		if sql, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		if statements, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			return err
 		}
-		sql = append(sql, `ALTER TABLE `+live+` SET SCHEMA `+quote(h.old))
+		statements = append(statements, `ALTER TABLE `+live+` SET SCHEMA `+quote(s.old))
 	}
-	for _, statement := range append(sql, `ALTER TABLE `+coming+` SET SCHEMA `+quote(h.live)) {
+	statements = append(statements, `ALTER TABLE `+shadow+` SET SCHEMA `+quote(s.live))
+	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {
 			return err
 		}
@@ -86,9 +95,10 @@ func (h home) move(ctx context.Context, tx pgx.Tx, table, from string) error {
 	return nil
 }
 
-// rights returns the statements that give the table $2 the grants and the owner of the table $1. The owner comes last,
-// since only an owner may grant.
-const rights = `
+// copyRightsQuery returns the statements that give table $2 the grants and the owner of table
+// $1. A grant on a column that table $2 lacks is left out. The change of owner comes last,
+// because only the owner may grant.
+const copyRightsQuery = `
 	WITH old AS (SELECT oid, relacl, relowner FROM pg_class WHERE oid = $1::text::regclass),
 	     new AS (SELECT oid, relowner FROM pg_class WHERE oid = $2::text::regclass),
 	     grants AS (
@@ -112,10 +122,11 @@ const rights = `
 	    FROM old, new WHERE old.relowner <> new.relowner
 	) AS statements (nr, statement) ORDER BY nr`
 
-// tradeLetters makes the projection's dead letters those that came with the new tables. A parked letter that these do
-// not have was applied by the run that filled them, or will be looked at again: it is resolved.
-func tradeLetters(ctx context.Context, tx pgx.Tx, projection, pool, from string) (resolved, parked int64, err error) {
-	letters := quote(from) + `.dead_letters`
+// replaceDeadLetters replaces the live dead letters of the projection by those of the new
+// tables. A live letter that is parked, but not parked beside the new tables, is resolved: its
+// event is applied in the new tables, or is yet to be read after their checkpoint.
+func (s schemas) replaceDeadLetters(ctx context.Context, tx pgx.Tx, projection, pool string) (resolved, parked int64, err error) {
+	letters := quote(s.shadow) + `.dead_letters`
 	resolve, err := tx.Exec(ctx, `
 		UPDATE dead_letters AS d SET status = 'resolved' WHERE source = $1 AND pool = $2 AND status = 'parked'
 		AND NOT EXISTS (SELECT FROM `+letters+` AS n WHERE n.source = d.source AND n.message_key = d.message_key AND n.status = 'parked')`,
@@ -133,7 +144,7 @@ func tradeLetters(ctx context.Context, tx pgx.Tx, projection, pool, from string)
 		    attempts = d.attempts + (excluded.last_failed_at > d.last_failed_at)::integer,
 		    last_failed_at = greatest(d.last_failed_at, excluded.last_failed_at)`, projection, pool)
 	if err != nil {
-		return 0, 0, fmt.Errorf("take over dead letters: %w", err)
+		return 0, 0, fmt.Errorf("copy the dead letters of the new tables: %w", err)
 	}
 	const count = `SELECT count(*) FROM dead_letters WHERE source = $1 AND pool = $2 AND status = 'parked'`
 	err = tx.QueryRow(ctx, count, projection, pool).Scan(&parked)
