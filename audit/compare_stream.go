@@ -73,7 +73,7 @@ func (a *auditor) withoutStrangers(ctx context.Context, conn *pgx.Conn, messages
 	if dense {
 		return messages, nil
 	}
-	strangers, err := deadletters.Strangers(ctx, conn, a.config.Pool.Name(), ids)
+	strangers, err := deadletters.ForeignEntries(ctx, conn, a.config.Pool.Name(), ids)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (a *api) allEvents(c *gin.Context) error {
 // stockEvents serves GET /stock/{sku}/events. A SKU that was never stocked has no events, which is an answer.
 func (a *api) stockEvents(c *gin.Context) error {
 	return a.history(c, func(q *events.HistoryQuery, faults *[]commands.FieldError) {
-		if q.SKU = c.Param("sku"); q.SKU == "" || q.SKU != text(q.SKU) {
+		if q.SKU = c.Param("sku"); q.SKU == "" || q.SKU != cleanText(q.SKU) {
 			*faults = append(*faults, commands.FieldError{Field: "sku", Message: "is no name"})
 		}
 	})
@@ -71,7 +71,7 @@ func (a *api) stockEvents(c *gin.Context) error {
 // holdEvents serves GET /holds/{id}/events.
 func (a *api) holdEvents(c *gin.Context) error {
 	id := c.Param("id")
-	if id == "" || id != text(id) {
+	if id == "" || id != cleanText(id) {
 		return errNoHistory
 	}
 	return a.history(c, func(q *events.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
@@ -167,7 +167,7 @@ func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) events
 // nameParam returns a name from the query. One that no store could hold must not narrow to nothing, and so to all.
 func nameParam(c *gin.Context, field string, faults *[]commands.FieldError) string {
 	name := c.Query(field)
-	if name != text(name) {
+	if name != cleanText(name) {
 		*faults = append(*faults, commands.FieldError{Field: field, Message: "is no name"})
 	}
 	return name

@@ -174,7 +174,7 @@ type HoldAnswer struct {
 func (a *api) getHold(c *gin.Context) error {
 	ctx, cancel := readContext(c)
 	defer cancel()
-	h, err := projections.FindHold(ctx, a.Postgres, text(c.Param("id")))
+	h, err := projections.FindHold(ctx, a.Postgres, cleanText(c.Param("id")))
 	if err != nil {
 		return readError(err, "UNKNOWN_HOLD", "no such hold in the read tables; one made this moment appears within a second")
 	}

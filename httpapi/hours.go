@@ -39,7 +39,7 @@ func (a *api) getHours(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	sku := text(c.Param("sku"))
+	sku := cleanText(c.Param("sku"))
 	ctx, cancel := readContext(c)
 	defer cancel()
 	found, err := projections.FindSKUHours(ctx, a.Postgres, sku, from, to)

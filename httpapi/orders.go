@@ -26,13 +26,13 @@ type OrderAnswer struct {
 func (a *api) getOrder(c *gin.Context) error {
 	ctx, cancel := readContext(c)
 	defer cancel()
-	order, err := projections.FindOrder(ctx, a.Postgres, text(c.Param("id")))
+	order, err := projections.FindOrder(ctx, a.Postgres, cleanText(c.Param("id")))
 	return a.answerOrder(c, order, err)
 }
 
 // findOrder serves GET /orders?hold_id=…: a hold becomes at most one order, so the answer is that order.
 func (a *api) findOrder(c *gin.Context) error {
-	id := text(c.Query("hold_id"))
+	id := cleanText(c.Query("hold_id"))
 	if id == "" {
 		return invalid("hold_id", "is required: /orders?hold_id=…")
 	}
@@ -59,5 +59,5 @@ func readContext(c *gin.Context) (context.Context, context.CancelFunc) {
 
 const readTimeout = 3 * time.Second
 
-// text drops what no id holds and Postgres would not take.
-func text(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }
+// cleanText drops what no id holds and Postgres would not take.
+func cleanText(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// outages thins out the log of requests that failed because something is away: one line a second for each code, with
+// failureLog thins out the log of requests that failed because something is away: one line a second for each code, with
 // how many came to it. A crowd would otherwise write as many lines as it sends requests.
-type outages struct {
+type failureLog struct {
 	mu   sync.Mutex
 	seen map[string]*outage // by code
 }
@@ -20,7 +20,7 @@ type outage struct {
 const outageInterval = time.Second
 
 // count takes one more failed request, and reports whether to log now and how many requests the line stands for.
-func (o *outages) count(code string, now time.Time) (requests int, tell bool) {
+func (o *failureLog) count(code string, now time.Time) (requests int, tell bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	seen := o.seen[code]

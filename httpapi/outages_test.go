@@ -8,7 +8,7 @@ import (
 // TestOutagesAreThinnedOut holds that an outage is told at once, then once a second, and that no request goes uncounted.
 func TestOutagesAreThinnedOut(t *testing.T) {
 	t.Parallel()
-	var o outages
+	var o failureLog
 	now := time.Now()
 	for i, want := range []struct {
 		code     string

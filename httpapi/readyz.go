@@ -19,7 +19,7 @@ import (
 type Readiness struct {
 	Status      string             `json:"status"` // ready, unready or draining
 	Checks      []Check            `json:"checks,omitempty"`
-	Lines       []LineReport       `json:"lines,omitempty"`
+	Workers       []WorkerReport       `json:"lines,omitempty"`
 	Stream      *StreamReport      `json:"stream,omitempty"`
 	Journal     *JournalReport     `json:"journal,omitempty"`
 	Projections []ProjectionReport `json:"projections,omitempty"`
@@ -33,8 +33,8 @@ type Check struct {
 	Error string `json:"error,omitempty"`
 }
 
-// LineReport is a line of work of this process.
-type LineReport struct {
+// WorkerReport is a line of work of this process.
+type WorkerReport struct {
 	Name  string    `json:"name"`
 	State string    `json:"state"` // running, waiting (for its turn, or for a dependency) or stopped
 	Error string    `json:"error,omitempty"`
@@ -108,9 +108,9 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	asked.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
 	asked.Wait()
 	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr), check("postgres", postgresErr), check("schema", schemaErr)}
-	for _, line := range a.Lines {
+	for _, line := range a.Workers {
 		s := line.Status()
-		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
+		report.Workers = append(report.Workers, WorkerReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
 	}
 	if streamErr == nil {
 		report.Stream = &StreamReport{Entries: stream.Entries, HeldBy: stream.HeldBy}

@@ -26,8 +26,8 @@ type Config struct {
 	Pool        events.Pool
 	Projections []projections.Projection
 	Rebuilds    *rebuild.Background
-	// Lines are the lines of work that this process runs beside the API, for /readyz.
-	Lines []*events.Line
+	// Workers are the lines of work that this process runs beside the API, for /readyz.
+	Workers []*events.Line
 	// Draining is closed when the process is about to stop: /readyz then says so, and commands still work.
 	Draining <-chan struct{}
 	// HealthOnly leaves everything but /livez and /readyz to other processes.
@@ -37,7 +37,7 @@ type Config struct {
 
 type api struct {
 	Config
-	outages outages
+	outages failureLog
 }
 
 // NewServer returns a server for the API, without a listener. Its limits of time and size are those of a service that
