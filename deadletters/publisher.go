@@ -120,8 +120,8 @@ const insertLetters = `
 	    (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, attempts, status)
 	SELECT source, message_key, sequence_key, pool, CASE WHEN seq > 0 THEN seq END, event_type, raw, metadata, error, stack, 1, 'parked'
 	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::jsonb[], $9::text[], $10::text[])
-	    WITH ORDINALITY AS l (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, place)
-	ORDER BY place
+	    WITH ORDINALITY AS l (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, ordinal)
+	ORDER BY ordinal
 	ON CONFLICT (source, message_key) DO UPDATE SET
 	    attempts = d.attempts + 1, last_failed_at = now(), error = excluded.error, stack = excluded.stack, status = 'parked'`
 

@@ -295,7 +295,7 @@ func TestHoldStaysDueWhileCommandsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := f.deliver(holdID); !errors.Is(err, commands.ErrUnavailable) {
-		t.Errorf("while Redis is away: got %v, want %v", err, commands.ErrUnavailable)
+		t.Errorf("while Redis is down: got %v, want %v", err, commands.ErrUnavailable)
 	}
 	if err := f.server.Start(f.ctx); err != nil {
 		t.Fatal(err)
