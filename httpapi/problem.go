@@ -150,7 +150,9 @@ func problemOf(err error) Problem {
 	if !known {
 		status = http.StatusInternalServerError
 	}
-	p.Type, p.Title, p.Status = "about:blank", strings.ReplaceAll(p.Code, "_", " "), status
+	p.Type = "about:blank"
+	p.Title = strings.ReplaceAll(p.Code, "_", " ")
+	p.Status = status
 	return p
 }
 

@@ -75,9 +75,11 @@ func (a *api) readyz(c *gin.Context) error {
 	status := http.StatusOK
 	switch {
 	case a.draining():
-		report.Status, status = "draining", http.StatusServiceUnavailable
+		report.Status = "draining"
+		status = http.StatusServiceUnavailable
 	case readyErr != nil:
-		report.Status, status = "unready", http.StatusServiceUnavailable
+		report.Status = "unready"
+		status = http.StatusServiceUnavailable
 	}
 	if _, verbose := c.GetQuery("verbose"); verbose {
 		a.describe(c.Request.Context(), &report, readyErr)
@@ -104,7 +106,7 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	defer cancel()
 	var log events.Log
 	var stream events.StreamState
-	var redisErr, postgresErr, schemaErr, streamErr error
+	var redisErr, streamErr, postgresErr, schemaErr error
 	var queries sync.WaitGroup // concurrent, so that one that hangs does not make the others time out
 	queries.Go(func() { log, redisErr = events.ReadLog(ctx, a.Redis, a.Pool) })
 	queries.Go(func() { stream, streamErr = events.DescribeStream(ctx, a.Redis, a.Pool) })

@@ -16,9 +16,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// DueSubscriber delivers the holds of one pool whose deadline has passed by Redis's clock: one message per hold, with the
+// dueSubscriber delivers the holds of one pool whose deadline has passed by Redis's clock: one message per hold, with the
 // hold's id as its UUID. Expiries need no order, so it delivers up to dueInFlight holds at once.
-type DueSubscriber struct {
+type dueSubscriber struct {
 	*events.Line
 	redis redis.Cmdable
 	pool  events.Pool
@@ -30,15 +30,15 @@ const (
 	expiryTimeout = 15 * time.Second       // for the holds in flight, also during shutdown
 )
 
-var _ message.Subscriber = (*DueSubscriber)(nil)
+var _ message.Subscriber = (*dueSubscriber)(nil)
 
-// NewDueSubscriber returns a subscriber for one pool's due holds. It does not close the client.
-func NewDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *DueSubscriber {
-	return &DueSubscriber{Line: events.NewLine("saga", log), redis: client, pool: pool}
+// newDueSubscriber returns a subscriber for one pool's due holds. It does not close the client.
+func newDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *dueSubscriber {
+	return &dueSubscriber{Line: events.NewLine("saga", log), redis: client, pool: pool}
 }
 
 // Subscribe implements message.Subscriber. The topic must be the key of the pool's set of due holds.
-func (s *DueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+func (s *dueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	if topic != s.pool.DueKey() {
 		return nil, fmt.Errorf("subscribe to %q: this subscriber reads only %q", topic, s.pool.DueKey())
 	}
@@ -46,7 +46,7 @@ func (s *DueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *me
 }
 
 // run sweeps the due set every dueInterval until a sweep fails.
-func (s *DueSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
+func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
 	tick := time.NewTicker(dueInterval)
 	defer tick.Stop()
 	for {
@@ -70,7 +70,7 @@ func (s *DueSubscriber) run(ctx context.Context, out chan<- *message.Message) er
 //     back. sweep moves the offset past it, so that it does not block the others. The next sweep tries it again.
 //  3. If no hold of a batch could be handled, and each error would also meet every other hold (Redis is unavailable, for
 //     example), the sweep stops.
-func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
+func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("read Redis's clock: %w", err)

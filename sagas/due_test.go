@@ -46,7 +46,7 @@ func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID 
 			}
 		}
 	}()
-	err = NewDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+	err = newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
 	close(out)
 	<-handled
 	return delivered, err
@@ -157,7 +157,7 @@ func TestShutdownFinishesTheHoldInFlight(t *testing.T) {
 	out := make(chan *message.Message)
 	swept := make(chan error, 1)
 	go func() {
-		swept <- NewDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+		swept <- newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
 	}()
 	msg := <-out
 	stop()

@@ -27,7 +27,7 @@ type Expiry struct {
 
 // AddTo adds the saga to the router and returns the worker that reads the due holds.
 func (x *Expiry) AddTo(router *message.Router) *events.Line {
-	subscriber := NewDueSubscriber(x.Redis, x.Pool, x.Log)
+	subscriber := newDueSubscriber(x.Redis, x.Pool, x.Log)
 	handler := router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle)
 	handler.AddMiddleware(events.ReportFault)
 	return subscriber.Line
