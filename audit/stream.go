@@ -82,7 +82,7 @@ func (a *auditor) withoutForeignEntries(
 	if dense {
 		return messages, nil
 	}
-	foreign, err := deadletters.Strangers(ctx, a.conns.stream, a.pool, ids)
+	foreign, err := deadletters.ForeignEntries(ctx, a.conns.stream, a.pool, ids)
 	if err != nil {
 		return nil, err
 	}

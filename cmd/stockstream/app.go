@@ -80,7 +80,7 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	a.rebuilds = rebuild.NewBackground(rebuild.Config{Postgres: a.postgres.Config().ConnConfig, Pool: a.pool, Watched: projections.BuiltIn(), Log: log})
 	a.server = httpapi.NewServer(httpapi.Config{
 		Commands: a.commands, Ready: a.ready, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(), Rebuilds: a.rebuilds,
-		Lines: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
+		Workers: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
 	})
 	return a, nil
 }
