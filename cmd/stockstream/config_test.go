@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -80,31 +78,5 @@ func TestVersion(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(context.Background(), []string{"version"}, []string{"STOCKSTREAM_NONSENSE=1"}, &out, &out); err != nil || !strings.HasPrefix(out.String(), "stockstream ") {
 		t.Errorf("got %q (%v)", out.String(), err)
-	}
-}
-
-// settingsTable is the README's list of settings, made from the flags.
-func settingsTable() string {
-	config := defaultConfig()
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	config.addFlags(flags)
-	flags.SortFlags = false
-	var table strings.Builder
-	table.WriteString("| variable | flag | default | what it sets |\n|---|---|---|---|\n")
-	flags.VisitAll(func(f *pflag.Flag) {
-		fmt.Fprintf(&table, "| `%s` | `--%s` | `%s` | %s |\n", environmentName(f.Name), f.Name, strings.Trim(f.DefValue, "[]"), f.Usage)
-	})
-	return table.String()
-}
-
-// TestSettingsInREADME holds that the README lists the settings that there are.
-func TestSettingsInREADME(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(readme), settingsTable()) {
-		t.Errorf("README.md does not hold this table:\n%s", settingsTable())
 	}
 }

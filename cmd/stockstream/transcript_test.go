@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,50 +18,71 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
-	"net/http"
 
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-var update = flag.Bool("update", false, "write what the walk-through's commands print into the README")
+var update = flag.Bool("update", false, "write the real output and the real settings into the pages, instead of comparing")
 
-const readmePath = "../../README.md"
-
-// TestWalkThrough starts `stockstream dev` and types the README's walk-through into a shell. What every command prints
-// is what the README shows, ids and times aside.
-func TestWalkThrough(t *testing.T) {
-	readme, err := os.ReadFile(readmePath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev := startDev(t)
-	if err := run(t.Context(), []string{"dev", "--dir", dev.dir}, nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "another `stockstream dev` runs") {
-		t.Errorf("a second dev in the same directory: got %v", err)
-	}
-	shell := openShell(t, dev)
-	text := consoleBlock.ReplaceAllStringFunc(string(readme), func(block string) string {
-		return "```console\n" + shell.replay(strings.TrimSuffix(strings.TrimPrefix(block, "```console\n"), "```")) + "```"
-	})
-	if *update {
-		if err := os.WriteFile(readmePath, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+// TestTranscripts types the commands that a page shows into a shell, against a `stockstream dev` of its own, and
+// requires that each prints the output that the page shows, apart from ids and times. Run it with -update to write
+// today's output into the pages.
+func TestTranscripts(t *testing.T) {
+	for _, page := range []string{"README.md", "docs/walkthrough.md"} {
+		t.Run(page, func(t *testing.T) {
+			path := filepath.Join("../..", page)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dev := startDev(t)
+			shell := openShell(t, dev)
+			replayed := 0
+			now := consoleBlock.ReplaceAllStringFunc(string(text), func(block string) string {
+				replayed++
+				transcript := strings.TrimSuffix(strings.TrimPrefix(block, consoleStart), consoleEnd)
+				return consoleStart + shell.replay(transcript) + consoleEnd
+			})
+			if replayed == 0 {
+				t.Fatal("the page has no console block")
+			}
+			if !*update {
+				return
+			}
+			if err := os.WriteFile(path, []byte(now), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 
+const (
+	consoleStart = "```console\n"
+	consoleEnd   = "```"
+)
+
 var consoleBlock = regexp.MustCompile("(?s)```console\n.*?```")
 
-// devRun is a `stockstream dev` on free ports.
+// devRun is a running `stockstream dev`: its data directory, and the addresses (host:port) of its servers.
 type devRun struct{ dir, http, redis, postgres string }
 
+// startDev runs `stockstream dev` on free ports until the test ends, waits until it is ready, and checks its banner.
 func startDev(t *testing.T) devRun {
 	t.Helper()
-	d := devRun{dir: t.TempDir(), http: freeAddr(t), redis: freeAddr(t), postgres: freeAddr(t)}
+	d := devRun{
+		dir:      t.TempDir(),
+		http:     freeAddr(t),
+		redis:    freeAddr(t),
+		postgres: freeAddr(t),
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var out syncBuffer
 	done := make(chan error, 1)
 	go func() {
-		done <- run(ctx, []string{"dev", "--dir", d.dir, "--http-addr", d.http, "--dev-redis-addr", d.redis, "--dev-postgres-addr", d.postgres}, nil, &out, &out)
+		args := []string{
+			"dev", "--dir", d.dir, "--http-addr", d.http, "--dev-redis-addr", d.redis, "--dev-postgres-addr", d.postgres,
+		}
+		done <- run(ctx, args, nil, &out, &out)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -80,15 +103,21 @@ func startDev(t *testing.T) devRun {
 		return response.StatusCode == http.StatusOK, out.String()
 	})
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	for _, says := range []string{"http://" + d.http, "redis-cli -u redis://" + d.redis, "psql 'postgres://app@" + d.postgres, "curl -i", "STOCKSTREAM_DATABASE_URL='postgres://app@" + d.postgres} {
-		if !strings.Contains(out.String(), says) {
-			t.Errorf("dev printed %q, want it to hold %q", out.String(), says)
+	for _, want := range []string{
+		"http://" + d.http,
+		"redis-cli -u redis://" + d.redis,
+		"psql 'postgres://app@" + d.postgres,
+		"curl -i",
+		"STOCKSTREAM_DATABASE_URL='postgres://app@" + d.postgres,
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("dev printed %q, want it to contain %q", out.String(), want)
 		}
 	}
 	return d
 }
 
-// shell is a bash that commands are typed into.
+// shell is a running bash into which a test types the commands of a page.
 type shell struct {
 	t   *testing.T
 	dev devRun
@@ -96,6 +125,7 @@ type shell struct {
 	out *bufio.Reader
 }
 
+// openShell starts a bash that ends with the test. It fails the test if a program that the pages use is not installed.
 func openShell(t *testing.T, dev devRun) *shell {
 	t.Helper()
 	for _, tool := range []string{"bash", "curl", "psql", "redis-cli"} {
@@ -127,7 +157,7 @@ func openShell(t *testing.T, dev devRun) *shell {
 
 const endOfOutput = "@@ end of output"
 
-// run types one command, and returns what it prints.
+// run types one command, and returns its output.
 func (s *shell) run(command string) string {
 	s.t.Helper()
 	fmt.Fprintf(s.in, "%s\necho '%s'\n", command, endOfOutput)
@@ -144,25 +174,37 @@ func (s *shell) run(command string) string {
 	}
 }
 
-// replay types the commands of a block, compares, and returns the block with the output of now.
+// replay types the commands of a console block, compares the output of each with the output shown, and returns the
+// block with today's output.
 func (s *shell) replay(block string) string {
 	s.t.Helper()
 	var now strings.Builder
 	for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
 		command, shown := splitStep(step)
 		s.awaitLevel()
-		port := func(addr string) string { _, p, _ := net.SplitHostPort(addr); return p }
-		typed := strings.NewReplacer("127.0.0.1:8080", s.dev.http, "127.0.0.1:5433", s.dev.postgres, "-p 6380", "-p "+port(s.dev.redis)).Replace(command)
-		printed := oneNewline(s.run(typed))
-		if got, want := mask(printed), mask(shown); got != want && !*update {
-			s.t.Errorf("$ %s\nprinted:\n%s\nthe README shows:\n%s", command, printed, shown)
+		printed := oneNewline(s.run(s.onFreePorts(command)))
+		if mask(printed) != mask(shown) && !*update {
+			s.t.Errorf("$ %s\nprinted:\n%s\nthe page shows:\n%s", command, printed, shown)
 		}
 		now.WriteString("$ " + command + "\n" + printed)
 	}
 	return now.String()
 }
 
-// splitStep takes a command, which may go on after a backslash, and what it is shown to print.
+// onFreePorts replaces the default addresses in a command by those of the test's own servers.
+func (s *shell) onFreePorts(command string) string {
+	_, redisPort, err := net.SplitHostPort(s.dev.redis)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.NewReplacer(
+		"127.0.0.1:8080", s.dev.http,
+		"127.0.0.1:5433", s.dev.postgres,
+		"-p 6380", "-p "+redisPort,
+	).Replace(command)
+}
+
+// splitStep splits a step into its command, which continues on the next line after a backslash, and the output shown.
 func splitStep(step string) (command, shown string) {
 	lines := strings.Split(step, "\n")
 	end := 1
@@ -172,7 +214,7 @@ func splitStep(step string) (command, shown string) {
 	return strings.Join(lines[:end], "\n"), oneNewline(strings.Join(lines[end:], "\n"))
 }
 
-// oneNewline ends a text with one newline, unless it is empty.
+// oneNewline returns the text with exactly one newline at its end, and an empty text as it is.
 func oneNewline(s string) string {
 	if s = strings.TrimRight(s, "\n"); s != "" {
 		s += "\n"
@@ -180,6 +222,7 @@ func oneNewline(s string) string {
 	return s
 }
 
+// varying are the parts of an output that differ from run to run, and the text that stands for each in a comparison.
 var varying = []struct {
 	pattern *regexp.Regexp
 	mask    string
@@ -191,6 +234,7 @@ var varying = []struct {
 	{regexp.MustCompile(`"expires_in_ms":\d+`), `"expires_in_ms":<ms>`},
 }
 
+// mask replaces the varying parts of an output.
 func mask(s string) string {
 	for _, v := range varying {
 		s = v.pattern.ReplaceAllString(s, v.mask)
@@ -198,7 +242,7 @@ func mask(s string) string {
 	return s
 }
 
-// awaitLevel waits until the read tables have what was sold: a reader types more slowly than this test.
+// awaitLevel waits until the journal and the read tables have every event: a person types more slowly than this test.
 func (s *shell) awaitLevel() {
 	s.t.Helper()
 	ctx := s.t.Context()
