@@ -288,7 +288,7 @@ func TestAfter(t *testing.T) {
 		{1, batch(2, 4), 0, true},
 	}
 	for _, test := range tests {
-		fresh, err := after(test.checkpoint, test.batch)
+		fresh, err := eventsAfter(test.checkpoint, test.batch)
 		if errors.Is(err, events.ErrHole) != test.hole || err == nil && len(fresh) != test.fresh {
 			t.Errorf("after %d of %v: got %v (%v), want %d fresh, hole: %t", test.checkpoint, test.batch, fresh, err, test.fresh, test.hole)
 		}
@@ -326,7 +326,7 @@ func TestCheckpointPutBack(t *testing.T) {
 	msg.SetContext(p.ctx)
 	never := func(*message.Message) ([]*message.Message, error) { panic("the batch was taken") }
 	batch := &events.Batch{Pool: "main", After: 5, Events: []events.Envelope{{Pool: "main", Seq: 6}}}
-	if err := once(msg, p.db, projection, batch, never); !errors.Is(err, events.ErrFenced) || errors.Is(err, events.ErrHole) {
+	if err := applyFresh(msg, p.db, projection, batch, never); !errors.Is(err, events.ErrFenced) || errors.Is(err, events.ErrHole) {
 		t.Errorf("got %v, want ErrFenced", err)
 	}
 }

@@ -58,11 +58,11 @@ func TestLostTables(t *testing.T) {
 		t.Errorf("after the table was dropped: got %q, want %q", got, want)
 	}
 	projection.Tables = slices.Concat(projection.Tables, []string{"more"})
-	if err := CreateTables(p.ctx, p.db, projection); !errors.Is(err, ErrTablesGone) || !strings.Contains(err.Error(), "rebuild notes") {
-		t.Errorf("with one table of two: got %v, want ErrTablesGone and what to do", err)
+	if err := CreateTables(p.ctx, p.db, projection); !errors.Is(err, errTablesGone) || !strings.Contains(err.Error(), "rebuild notes") {
+		t.Errorf("with one table of two: got %v, want errTablesGone and what to do", err)
 	}
 	p.exec(`DROP TABLE notes`)
-	if err := CreateTables(p.ctx, p.db, projection); err == nil || !strings.Contains(err.Error(), "does not make more") {
+	if err := CreateTables(p.ctx, p.db, projection); err == nil || !strings.Contains(err.Error(), "does not create more") {
 		t.Errorf("a Schema that lacks a table: got %v", err)
 	}
 }

@@ -263,7 +263,7 @@ func TestRefusals(t *testing.T) {
 	for want, change := range map[string]func(*projections.Projection){
 		"wants COUPON_ISSUED":  func(p *projections.Projection) { p.Wants = append(p.Wants, "COUPON_ISSUED") },
 		"syntax error":         func(p *projections.Projection) { p.Schema = "CREATE TABLE" },
-		"does not make nobody": func(p *projections.Projection) { p.Tables = append(p.Tables, "nobody") },
+		"does not create nobody": func(p *projections.Projection) { p.Tables = append(p.Tables, "nobody") },
 	} {
 		text := report(t, func() projections.Projection {
 			p := healthy()
