@@ -261,8 +261,8 @@ func TestHealthyProjections(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*projections.Projection){
-		"wants COUPON_ISSUED":  func(p *projections.Projection) { p.Wants = append(p.Wants, "COUPON_ISSUED") },
-		"syntax error":         func(p *projections.Projection) { p.Schema = "CREATE TABLE" },
+		"wants COUPON_ISSUED":    func(p *projections.Projection) { p.Wants = append(p.Wants, "COUPON_ISSUED") },
+		"syntax error":           func(p *projections.Projection) { p.Schema = "CREATE TABLE" },
 		"does not create nobody": func(p *projections.Projection) { p.Tables = append(p.Tables, "nobody") },
 	} {
 		text := report(t, func() projections.Projection {
