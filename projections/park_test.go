@@ -12,7 +12,7 @@ import (
 )
 
 // TestFailingEventIsParkedWithItsKey checks that an event that fails is parked with the later ones of its key, and that
-// all other events are applied, whatever the size of a batch.
+// all other events are applied, with batches of any size.
 func TestFailingEventIsParkedWithItsKey(t *testing.T) {
 	t.Parallel()
 	failures := map[string]func() error{

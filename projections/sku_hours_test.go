@@ -8,7 +8,7 @@ import (
 )
 
 // TestSKUHoursCountsInTheHourOfTheEvent checks that each event counts in its own hour, and that hours start as in UTC,
-// whatever the time zone of the session.
+// in a session of any time zone.
 func TestSKUHoursCountsInTheHourOfTheEvent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
