@@ -162,7 +162,7 @@ func readError(err error, unknownCode, detail string) error {
 	if errors.Is(err, projections.ErrNotFound) {
 		return &requestError{unknownCode, detail}
 	}
-	if errors.Is(err, projections.ErrNotReady) {
+	if errors.Is(err, projections.ErrTableMissing) {
 		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the read table does not exist yet; its projection creates it at its first run"}, err)
 	}
 	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}, err)
