@@ -38,7 +38,7 @@ type app struct {
 	commands *commands.Service
 	router   *message.Router
 	rebuilds *rebuild.Background
-	lines    []*events.Line
+	workers    []*events.Line
 	listener net.Listener
 	server   *http.Server
 	draining chan struct{}
@@ -74,19 +74,19 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands); err != nil {
 		return a, err
 	}
-	if err := a.addLines(); err != nil {
+	if err := a.addWorkers(); err != nil {
 		return a, err
 	}
 	a.rebuilds = rebuild.NewBackground(rebuild.Config{Postgres: a.postgres.Config().ConnConfig, Pool: a.pool, Watched: projections.BuiltIn(), Log: log})
 	a.server = httpapi.NewServer(httpapi.Config{
 		Commands: a.commands, Ready: a.ready, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(), Rebuilds: a.rebuilds,
-		Lines: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
+		Lines: a.workers, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
 	})
 	return a, nil
 }
 
-// addLines puts the handlers of this process's roles on one Watermill Router.
-func (a *app) addLines() (err error) {
+// addWorkers puts the handlers of this process's roles on one Watermill Router.
+func (a *app) addWorkers() (err error) {
 	// What the Router has to say is a detail here: why a handler failed is told by its line.
 	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelDebug}
 	a.router, err = message.NewRouter(message.RouterConfig{}, watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
@@ -96,29 +96,29 @@ func (a *app) addLines() (err error) {
 	session := a.postgres.Config().ConnConfig
 	if a.config.has(roleJournal) {
 		journal := &events.Journal{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
-		a.lines = append(a.lines, journal.AddTo(a.router, events.StreamSubscriberConfig{
+		a.workers = append(a.workers, journal.AddTo(a.router, events.StreamSubscriberConfig{
 			Redis: a.redis, Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Keep: a.config.StreamKeep, Log: a.log,
 		}))
 	}
 	if a.config.has(roleProjections) {
-		a.lines = append(a.lines, projections.AddTo(a.router, projections.Config{
+		a.workers = append(a.workers, projections.AddTo(a.router, projections.Config{
 			Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Log: a.log,
 		}, projections.BuiltIn()...)...)
 	}
 	if a.config.has(roleSagas) {
 		expiry := &sagas.Expiry{Commands: a.commands, Redis: a.redis, Postgres: a.postgres, Pool: a.pool, Log: a.log}
-		a.lines = append(a.lines, expiry.AddTo(a.router))
+		a.workers = append(a.workers, expiry.AddTo(a.router))
 	}
 	return nil
 }
 
-// decides reports whether this process takes commands, from outside or from the saga.
-func (a *app) decides() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
+// takesCommands reports whether this process takes commands, from outside or from the saga.
+func (a *app) takesCommands() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
 
 // ready is what /readyz answers by. Commands do not need Postgres, once the pool is open; of the lines, the journal needs
 // Redis, too.
 func (a *app) ready(ctx context.Context) error {
-	if a.decides() {
+	if a.takesCommands() {
 		return a.commands.Ready(ctx)
 	}
 	if a.config.has(roleJournal) {
@@ -147,9 +147,9 @@ func (a *app) run(ctx context.Context) error {
 		if !a.awaitSchema(ctx) {
 			return nil
 		}
-		group.Go(func() error { return a.runLines(ctx) })
+		group.Go(func() error { return a.runWorkers(ctx) })
 		group.Go(func() error { return a.runAudits(ctx) })
-		if a.decides() {
+		if a.takesCommands() {
 			a.commands.KeepOpening(ctx, a.postgres.Config().ConnConfig, a.log)
 		}
 		return nil
@@ -161,9 +161,9 @@ func (a *app) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// runLines runs the Router until stopLines closes it. The lines do not see ctx: they are stopped when their turn has come.
-func (a *app) runLines(ctx context.Context) error {
-	if len(a.lines) == 0 || !a.beginLines() {
+// runWorkers runs the Router until stopLines closes it. The lines do not see ctx: they are stopped when their turn has come.
+func (a *app) runWorkers(ctx context.Context) error {
+	if len(a.workers) == 0 || !a.beginLines() {
 		return nil
 	}
 	defer close(a.linesDone)
@@ -229,7 +229,7 @@ func (a *app) drain() error {
 
 // awaitSchema waits for a schema that fits this build, and reports whether it came.
 func (a *app) awaitSchema(ctx context.Context) bool {
-	tell := tellOnce(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
+	tell := skipRepeats(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
 	for {
 		err := migrations.Check(ctx, a.postgres)
 		if err == nil {

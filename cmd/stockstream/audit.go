@@ -60,7 +60,7 @@ func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, er
 		return nil, err
 	}
 	defer client.Close()
-	postgres, err := fittingPostgres(ctx, config)
+	postgres, err := latestSchemaConfig(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +78,9 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 		fmt.Fprintln(out, "incomplete:", text)
 	}
 	table := newTable(out)
-	printAudited(table, "DIFFERENT", report.Differences)
-	printAudited(table, "PARKED", report.Parked)
-	printAudited(table, "PENDING", report.Pending)
+	printFindingsTable(table, "DIFFERENT", report.Differences)
+	printFindingsTable(table, "PARKED", report.Parked)
+	printFindingsTable(table, "PENDING", report.Pending)
 	if err := table.Flush(); err != nil {
 		return err
 	}
@@ -111,8 +111,8 @@ func printRemedies(out io.Writer, report *audit.Report) {
 	}
 }
 
-// printAudited prints one sort of what an audit found.
-func printAudited(out io.Writer, heading string, found audit.Findings) {
+// printFindingsTable prints one sort of what an audit found.
+func printFindingsTable(out io.Writer, heading string, found audit.Findings) {
 	if found.Count == 0 {
 		return
 	}

@@ -16,14 +16,14 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// crowds counts, so that no two have the same keys.
-var crowds atomic.Int64
+// shopperRounds counts, so that no two have the same keys.
+var shopperRounds atomic.Int64
 
-// shoppers reserve, pay, give back and let lapse until stop is called, which returns how many holds they made. An
+// startShoppers reserve, pay, give back and let lapse until stop is called, which returns how many holds they made. An
 // operator sets a counter by hand now and then.
-func (v *service) shoppers(count int) (stop func() int64) {
-	s := v.shop
-	round := crowds.Add(1)
+func (v *service) startShoppers(count int) (stop func() int64) {
+	s := v.fixture
+	round := shopperRounds.Add(1)
 	ctx, cancel := context.WithCancel(s.ctx)
 	var group sync.WaitGroup
 	var made atomic.Int64
@@ -63,9 +63,9 @@ func (v *service) shoppers(count int) (stop func() int64) {
 	}
 }
 
-func (s *shop) fillShelves() {
+func (s *fixture) stockSKUs() {
 	for i := range 7 {
-		s.typed(fmt.Sprintf("SET stock:sku-%d 1000000", i))
+		s.redisCommand(fmt.Sprintf("SET stock:sku-%d 1000000", i))
 	}
 }
 
@@ -73,13 +73,13 @@ func (s *shop) fillShelves() {
 // background audit. There must be no false alarm, and nothing may be skipped.
 func TestAuditUnderLoad(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "50ms").awaitReady()
-	stop := v.shoppers(8)
+	stop := v.startShoppers(8)
 	var verified int64
 	for i := range 30 {
-		report := s.audit(i%5 == 4)
+		report := s.runAudit(i%5 == 4)
 		if !report.OK || report.Seq < verified {
 			t.Fatalf("audit %d, after seq %d: a false alarm, or a step back: %+v", i, verified, report)
 		}
@@ -93,19 +93,19 @@ func TestAuditUnderLoad(t *testing.T) {
 		t.Errorf("the background audit raised a false alarm:\n%s", log)
 	}
 	s.serve("--roles", "journal,projections", "--audit-interval", "0").awaitReady()
-	last := s.wantClean(false)
+	last := s.wantCleanAudit(false)
 	if made < 200 || verified == 0 || last.From == 0 || last.Compared.Events != last.Seq-last.From {
 		t.Errorf("%d holds were made; the last audit: %+v", made, last)
 	}
-	s.wantClean(true)
+	s.wantCleanAudit(true)
 }
 
 // TestAuditInBackground holds that the last audit is shown by every process, that a difference is an error in the log and
 // leaves the service ready, and that it is looked at again until it is gone.
 func TestAuditInBackground(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	worker := s.serve("--roles", "journal,projections", "--audit-interval", "50ms")
 	api := s.serve("--roles", "api,sagas", "--audit-interval", "50ms").awaitReady()
 	_, hold, err := api.reserve("sku-1", "k1", 2, 600)
@@ -125,21 +125,21 @@ func TestAuditInBackground(t *testing.T) {
 	if strings.Contains(worker.log.String(), "level=ERROR") {
 		t.Errorf("the log has errors:\n%s", worker.log)
 	}
-	s.typed("HSET hold:" + hold + " qty 5")
+	s.redisCommand("HSET hold:" + hold + " qty 5")
 	await("differs", "hold:"+hold)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log is written behind the report
 		log := worker.log.String()
 		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from its journal"), log
 	})
-	s.typed("HSET hold:" + hold + " qty 2")
+	s.redisCommand("HSET hold:" + hold + " qty 2")
 	await("clean", "")
 }
 
 // TestAuditGoesOn holds that an audit folds only what is new, and that two that overlap in time take their turns.
 func TestAuditGoesOn(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
 	var verified int64
 	for round := range 3 {
@@ -148,11 +148,11 @@ func TestAuditGoesOn(t *testing.T) {
 				t.Fatal(hold, err)
 			}
 		}
-		s.awaitLevel()
+		s.awaitCaughtUp()
 		var both sync.WaitGroup
 		reports := make([]*audit.Report, 2)
 		for i := range reports {
-			both.Go(func() { reports[i] = s.wantClean(false) })
+			both.Go(func() { reports[i] = s.wantCleanAudit(false) })
 		}
 		both.Wait()
 		if t.Failed() {
@@ -169,10 +169,10 @@ func TestAuditGoesOn(t *testing.T) {
 // after, and never something in between.
 func TestAuditKilled(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
-	stop := v.shoppers(4)
+	stop := v.startShoppers(4)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -186,11 +186,11 @@ func TestAuditKilled(t *testing.T) {
 		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if report := s.audit(false); report.Outcome == audit.OutcomeDiffers {
+		if report := s.runAudit(false); report.Outcome == audit.OutcomeDiffers {
 			t.Fatalf("after kill %d: %+v", i, report)
 		}
 	}
 	stop()
-	s.wantClean(false)
-	s.wantClean(true)
+	s.wantCleanAudit(false)
+	s.wantCleanAudit(true)
 }

@@ -12,13 +12,13 @@ import (
 // where it stood and finds everything as it was, and so does one from zero after more was sold.
 func TestAuditOfARestoredRedis(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
 	sellSome := func() {
 		t.Helper()
 		from, _ := s.logEnd() // 0 where there is none
-		stop := v.shoppers(4)
+		stop := v.startShoppers(4)
 		defer stop()
 		testenv.Eventually(t, 60*time.Second, func() (bool, string) {
 			end, err := s.logEnd()
@@ -26,16 +26,16 @@ func TestAuditOfARestoredRedis(t *testing.T) {
 		})
 	}
 	sellSome()
-	verified := s.wantClean(false).Seq
+	verified := s.wantCleanAudit(false).Seq
 	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
 	v.awaitReady()
-	if report := s.wantClean(false); report.From != verified || report.Full {
+	if report := s.wantCleanAudit(false); report.From != verified || report.Full {
 		t.Errorf("restored: got %+v, want it to go on from %d", report, verified)
 	}
-	s.wantClean(true)
+	s.wantCleanAudit(true)
 	sellSome()
-	s.wantClean(false)
-	s.wantClean(true)
+	s.wantCleanAudit(false)
+	s.wantCleanAudit(true)
 }

@@ -15,7 +15,7 @@ import (
 // TestMigrateCommands goes up and down, and will not drop a journal by accident.
 func TestMigrateCommands(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	level := fmt.Sprintf("schema version %d, this build's is %d", migrations.Latest, migrations.Latest)
 	for range 2 {
 		if out, err := s.cli("migrate", "up"); err != nil || !strings.Contains(out, level) {
@@ -34,7 +34,7 @@ func TestMigrateCommands(t *testing.T) {
 	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
 		t.Errorf("down: %v", err)
 	}
-	if left := one[string](s, `SELECT coalesce(string_agg(relname, ' '), '') FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`); left != "schema_migrations" {
+	if left := queryValue[string](s, `SELECT coalesce(string_agg(relname, ' '), '') FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`); left != "schema_migrations" {
 		t.Errorf("down left %s", left)
 	}
 	for _, args := range []string{"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1", "dead-letters list", "projections list", "projections rebuild holds"} {
@@ -55,7 +55,7 @@ func TestMigrateCommands(t *testing.T) {
 // TestDoctor holds that the settings of `stockstream dev` are sound, and that each unsafe one is found.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	s := newShopOn(t, testenv.PostgresServer(t).URL())
+	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
 	out, err := s.cli("doctor")
 	if err != nil {
 		t.Fatalf("doctor on servers of our own: %v\n%s", err, out)
@@ -116,7 +116,7 @@ func TestDoctorAlone(t *testing.T) {
 // TestDeadLettersList shows what a foreign entry of the stream becomes.
 func TestDeadLettersList(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	if err := s.redis.Do(s.ctx, "XADD", "inventory.events", "*", "hello", "world").Err(); err != nil {
@@ -125,7 +125,7 @@ func TestDeadLettersList(t *testing.T) {
 	if status, _, err := v.reserve("shirt", "k", 1, 60); status != 201 || err != nil {
 		t.Fatal(status, err)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	out, err := s.cli("dead-letters", "list")
 	if err != nil || strings.Count(out, "\n") != 2 || !strings.Contains(out, "journal") || !strings.Contains(out, "not written by a command") {
 		t.Errorf("list: got %q (%v)", out, err)

@@ -39,8 +39,8 @@ func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 	l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
 }
 
-// session opens one connection to Postgres for a command that ends by itself.
-func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
+// connect opens one connection to Postgres for a command that ends by itself.
+func connect(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	conn, err := pgx.Connect(ctx, config.DatabaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres (STOCKSTREAM_DATABASE_URL or --database-url says where it is): %w", err)
@@ -48,9 +48,9 @@ func session(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// onSession does a piece of work with a session of its own.
-func onSession(ctx context.Context, config *Config, do func(*pgx.Conn) error) error {
-	conn, err := session(ctx, config)
+// withConnection does a piece of work with a session of its own.
+func withConnection(ctx context.Context, config *Config, do func(*pgx.Conn) error) error {
+	conn, err := connect(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -58,10 +58,10 @@ func onSession(ctx context.Context, config *Config, do func(*pgx.Conn) error) er
 	return do(conn)
 }
 
-// fittingSession opens a session on a schema that is this build's; what an operator would see otherwise is a table that
+// connectToLatestSchema opens a session on a schema that is this build's; what an operator would see otherwise is a table that
 // is not there.
-func fittingSession(ctx context.Context, config *Config) (*pgx.Conn, error) {
-	conn, err := session(ctx, config)
+func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, error) {
+	conn, err := connect(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -80,13 +80,13 @@ func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 	return postgres, nil
 }
 
-// fittingPostgres is postgresConfig of a Postgres whose schema is this build's.
-func fittingPostgres(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
+// latestSchemaConfig is postgresConfig of a Postgres whose schema is this build's.
+func latestSchemaConfig(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
 	postgres, err := postgresConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := fittingSession(ctx, config)
+	conn, err := connectToLatestSchema(ctx, config)
 	if err != nil {
 		return nil, err
 	}

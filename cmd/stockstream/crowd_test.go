@@ -16,7 +16,7 @@ import (
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const units, buyers = 1000, 5000
-	s := newShop(t)
+	s := newFixture(t)
 	s.client.Transport.(*http.Transport).MaxConnsPerHost = 150
 	services := []*service{s.serve().awaitReady(), s.serve().awaitReady()}
 	if status, body, err := s.send(http.MethodPost, services[0].url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
@@ -29,7 +29,7 @@ func TestCrowd(t *testing.T) {
 		crowd.Go(func() {
 			<-start
 			b := buyer{t: t, here: services[i%2], there: services[(i+1)%2], key: fmt.Sprint("buyer-", i)}
-			switch b.come(i%3 + 1) {
+			switch b.act(i%3 + 1) {
 			case bought:
 				paid.Add(int64(b.qty))
 			case soldOut:
@@ -46,7 +46,7 @@ func TestCrowd(t *testing.T) {
 	// What was cancelled and what lapsed is sold to those who come later.
 	testenv.Eventually(t, 60*time.Second, func() (bool, string) {
 		b := buyer{t: t, here: services[0], there: services[1], key: fmt.Sprint("late-", paid.Load(), "-", time.Now().UnixNano())}
-		if b.pays(1) == bought {
+		if b.payTwice(1) == bought {
 			paid.Add(1)
 		}
 		return paid.Load() == units, fmt.Sprintf("%d of %d sold", paid.Load(), units)
@@ -54,8 +54,8 @@ func TestCrowd(t *testing.T) {
 	if status, _, err := services[0].reserve("ticket", "one-too-many", 1, 60); status != http.StatusConflict || err != nil {
 		t.Errorf("one more: got %d (%v), want 409", status, err)
 	}
-	s.wantAgreement("ticket", units)
-	if sold := one[int64](s, `SELECT sold FROM stock_levels WHERE sku = 'ticket'`); sold != units {
+	s.wantStoresAgree("ticket", units)
+	if sold := queryValue[int64](s, `SELECT sold FROM stock_levels WHERE sku = 'ticket'`); sold != units {
 		t.Errorf("%d are sold, want %d", sold, units)
 	}
 }
@@ -76,20 +76,20 @@ const (
 	bought
 )
 
-// come asks for a unit, and then does one thing or another with it.
-func (b *buyer) come(kind int) outcome {
+// act asks for a unit, and then does one thing or another with it.
+func (b *buyer) act(kind int) outcome {
 	switch kind {
 	case 1:
-		return b.pays(1)
+		return b.payTwice(1)
 	case 2:
-		return b.cancels(2)
+		return b.cancelTwice(2)
 	default:
-		return b.lapses(1)
+		return b.letExpire(1)
 	}
 }
 
-// holds reserves, and again with the same key: the same hold, or none both times.
-func (b *buyer) holds(qty, ttlSeconds int) (id string) {
+// reserveTwice reserves, and again with the same key: the same hold, or none both times.
+func (b *buyer) reserveTwice(qty, ttlSeconds int) (id string) {
 	b.qty = qty
 	status, id, err := b.here.reserve("ticket", b.key, qty, ttlSeconds)
 	if err != nil || status != http.StatusCreated && status != http.StatusConflict {
@@ -105,15 +105,15 @@ func (b *buyer) holds(qty, ttlSeconds int) (id string) {
 }
 
 func (b *buyer) post(v *service, path, body string) (status int) {
-	status, _, err := v.shop.send(http.MethodPost, v.url+path, body)
+	status, _, err := v.fixture.send(http.MethodPost, v.url+path, body)
 	if err != nil {
 		b.t.Errorf("%s: %s: %v", b.key, path, err)
 	}
 	return status
 }
 
-func (b *buyer) pays(qty int) outcome {
-	id := b.holds(qty, 300)
+func (b *buyer) payTwice(qty int) outcome {
+	id := b.reserveTwice(qty, 300)
 	if id == "" {
 		return soldOut
 	}
@@ -128,8 +128,8 @@ func (b *buyer) pays(qty int) outcome {
 	return bought
 }
 
-func (b *buyer) cancels(qty int) outcome {
-	id := b.holds(qty, 300)
+func (b *buyer) cancelTwice(qty int) outcome {
+	id := b.reserveTwice(qty, 300)
 	if id == "" {
 		return soldOut
 	}
@@ -141,28 +141,28 @@ func (b *buyer) cancels(qty int) outcome {
 	return left
 }
 
-func (b *buyer) lapses(qty int) outcome {
-	if b.holds(qty, 1) == "" {
+func (b *buyer) letExpire(qty int) outcome {
+	if b.reserveTwice(qty, 1) == "" {
 		return soldOut
 	}
 	return left
 }
 
-// wantAgreement holds that Redis, the journal and the read tables tell the same story of a SKU, from its first event
+// wantStoresAgree holds that Redis, the journal and the read tables tell the same story of a SKU, from its first event
 // to its last, and that not a unit of it was lost or sold twice on the way.
-func (s *shop) wantAgreement(sku string, units int64) {
+func (s *fixture) wantStoresAgree(sku string, units int64) {
 	s.t.Helper()
-	s.wantAgreementWithout(sku, units)
+	s.wantStoresAgreeExceptStream(sku, units)
 	entries := s.redis.XLen(s.ctx, "inventory.events").Val()
 	if end, err := s.logEnd(); entries != end || err != nil {
 		s.t.Errorf("entries of the stream: got %d, want %d (%v)", entries, end, err)
 	}
 }
 
-// wantAgreementWithout is wantAgreement but for the stream, which is shorter than the log once Redis was restored.
-func (s *shop) wantAgreementWithout(sku string, units int64) {
+// wantStoresAgreeExceptStream is wantAgreement but for the stream, which is shorter than the log once Redis was restored.
+func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 	s.t.Helper()
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	same := func(what string, got, want int64) {
 		s.t.Helper()
 		if got != want {
@@ -177,10 +177,10 @@ func (s *shop) wantAgreementWithout(sku string, units int64) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	same("events in the journal", one[int64](s, `SELECT count(*) FROM events`), end)
-	same("the journal's last seq", one[int64](s, `SELECT max(seq) FROM events`), end)
-	same("dead letters", one[int64](s, `SELECT count(*) FROM dead_letters`), 0)
-	s.wantClean(true)
+	same("events in the journal", queryValue[int64](s, `SELECT count(*) FROM events`), end)
+	same("the journal's last seq", queryValue[int64](s, `SELECT max(seq) FROM events`), end)
+	same("dead letters", queryValue[int64](s, `SELECT count(*) FROM dead_letters`), 0)
+	s.wantCleanAudit(true)
 
 	const running = `
 		WITH steps AS (
@@ -188,16 +188,16 @@ func (s *shop) wantAgreementWithout(sku string, units int64) {
 			                      WHEN 'HOLD_CANCELLED' THEN (payload->>'qty')::bigint ELSE 0 END AS step
 			FROM events WHERE sku = $1)
 		SELECT min(level) FROM (SELECT sum(step) OVER (ORDER BY seq) AS level FROM steps) AS levels`
-	if lowest := one[int64](s, running, sku); lowest < 0 {
+	if lowest := queryValue[int64](s, running, sku); lowest < 0 {
 		s.t.Errorf("the stock fell to %d on the way: oversold", lowest)
 	}
-	same("available in stock_levels", one[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
-	held := one[int64](s, `SELECT held FROM stock_levels WHERE sku = $1`, sku)
-	sold := one[int64](s, `SELECT sold FROM stock_levels WHERE sku = $1`, sku)
+	same("available in stock_levels", queryValue[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
+	held := queryValue[int64](s, `SELECT held FROM stock_levels WHERE sku = $1`, sku)
+	sold := queryValue[int64](s, `SELECT sold FROM stock_levels WHERE sku = $1`, sku)
 	same("available + held + sold", available+held+sold, units)
 	const inHolds = `SELECT coalesce(sum(qty), 0)::bigint FROM holds WHERE sku = $1 AND status = $2`
-	same("active in holds", one[int64](s, inHolds, sku, "ACTIVE"), held)
-	same("confirmed in holds", one[int64](s, inHolds, sku, "CONFIRMED"), sold)
-	same("units in orders", one[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
-	same("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(), one[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
+	same("active in holds", queryValue[int64](s, inHolds, sku, "ACTIVE"), held)
+	same("confirmed in holds", queryValue[int64](s, inHolds, sku, "CONFIRMED"), sold)
+	same("units in orders", queryValue[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
+	same("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(), queryValue[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func newDeadLetters(config *Config) *cobra.Command {
-	parent := newNoun("dead-letters", "Look at the messages that could not be handled")
+	parent := newCommandGroup("dead-letters", "Look at the messages that could not be handled")
 	var (
 		filter deadletters.Filter
 		status string
@@ -23,7 +23,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 		Short: "List dead letters in the order in which they were parked",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}

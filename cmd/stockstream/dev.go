@@ -48,26 +48,26 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	if err := os.MkdirAll(options.dir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	unlock, err := lock(options.dir)
+	unlock, err := lockDirectory(options.dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	fmt.Fprintf(out, "starting Redis and Postgres in %s …\n", options.dir)
-	redis, err := startLogged(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
+	redis, err := startWithLogFile(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
 		return local.StartRedis(ctx, local.RedisOptions{Dir: dir, Addr: options.redisAddr, Log: log})
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n(another address for Redis: --dev-redis-addr)", err)
 	}
-	defer func() { err = errors.Join(err, stopServer(redis.Stop)) }()
-	postgres, err := startLogged(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
+	defer func() { err = errors.Join(err, stopInTime(redis.Stop)) }()
+	postgres, err := startWithLogFile(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
 		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Addr: options.postgresAddr, Log: log})
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n(another address for Postgres: --dev-postgres-addr)", err)
 	}
-	defer func() { err = errors.Join(err, stopServer(postgres.Stop)) }()
+	defer func() { err = errors.Join(err, stopInTime(postgres.Stop)) }()
 	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
 	if err := migrateUp(ctx, config); err != nil {
 		return err
@@ -79,16 +79,16 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching() // before they are stopped
-	go tellEnd(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
-	go tellEnd(watching, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
+	go logUnexpectedExit(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
+	go logUnexpectedExit(watching, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
 	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
 	return err
 }
 
-// tellEnd says that one of the servers ended before it was asked to.
-func tellEnd(ctx context.Context, log *slog.Logger, done <-chan struct{}, name, file string) {
+// logUnexpectedExit says that one of the servers ended before it was asked to.
+func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct{}, name, file string) {
 	select {
 	case <-ctx.Done():
 	case <-done:
@@ -98,8 +98,8 @@ func tellEnd(ctx context.Context, log *slog.Logger, done <-chan struct{}, name, 
 	}
 }
 
-// lock keeps a second `stockstream dev` from the data of one that runs: it would take its servers for leftovers.
-func lock(dir string) (unlock func(), err error) {
+// lockDirectory keeps a second `stockstream dev` from the data of one that runs: it would take its servers for leftovers.
+func lockDirectory(dir string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -110,8 +110,8 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-// startLogged starts a server with a directory and a log file of its own below dir.
-func startLogged[S any](dir, name string, start func(dir string, log io.Writer) (S, error)) (server S, err error) {
+// startWithLogFile starts a server with a directory and a log file of its own below dir.
+func startWithLogFile[S any](dir, name string, start func(dir string, log io.Writer) (S, error)) (server S, err error) {
 	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
 		return server, fmt.Errorf("log of %s: %w", name, err)
@@ -119,8 +119,8 @@ func startLogged[S any](dir, name string, start func(dir string, log io.Writer) 
 	return start(filepath.Join(dir, name), log)
 }
 
-// stopServer gives a server time to end in good order. By now the program's own context has ended.
-func stopServer(stop func(context.Context) error) error {
+// stopInTime gives a server time to end in good order. By now the program's own context has ended.
+func stopInTime(stop func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	return stop(ctx)

@@ -64,14 +64,14 @@ func printFindings(out io.Writer, findings []finding, form output) error {
 	return table.Flush()
 }
 
-// judge makes a finding: unsafe, with the advice, unless it is fine.
-func judge(name, found string, fine bool, advice string) finding {
+// newFinding makes a finding: unsafe, with the advice, unless it is fine.
+func newFinding(name, found string, fine bool, advice string) finding {
 	if fine {
 		return finding{Name: name, Verdict: verdictOK, Found: found}
 	}
 	return finding{Name: name, Verdict: verdictUnsafe, Found: found, Advice: advice}
 }
 
-func unknown(name string, err error) finding {
+func unknownFinding(name string, err error) finding {
 	return finding{Name: name, Verdict: verdictUnknown, Found: err.Error()}
 }

@@ -7,17 +7,17 @@ import (
 )
 
 func examinePostgres(ctx context.Context, config *Config) []finding {
-	conn, err := session(ctx, config)
+	conn, err := connect(ctx, config)
 	if err != nil {
-		return []finding{judge("postgres", err.Error(), false, "start it, or set STOCKSTREAM_DATABASE_URL")}
+		return []finding{newFinding("postgres", err.Error(), false, "start it, or set STOCKSTREAM_DATABASE_URL")}
 	}
 	defer conn.Close(ctx)
 	show := func(name string, fine func(string) bool, advice string) finding {
 		var value string
 		if err := conn.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value); err != nil {
-			return unknown("postgres "+name, err)
+			return unknownFinding("postgres "+name, err)
 		}
-		return judge("postgres "+name, value, fine(value), advice)
+		return newFinding("postgres "+name, value, fine(value), advice)
 	}
 	is := func(wanted string) func(string) bool { return func(value string) bool { return value == wanted } }
 	findings := []finding{
@@ -27,9 +27,9 @@ func examinePostgres(ctx context.Context, config *Config) []finding {
 		show("synchronous_commit", func(v string) bool { return v != "off" }, "off loses what the journal acknowledged to the stream"),
 		show("server_encoding", is("UTF8"), "create the database with the encoding UTF8"),
 	}
-	schema := judge("schema version", "fits this build", true, "")
+	schema := newFinding("schema version", "fits this build", true, "")
 	if err := migrations.Check(ctx, conn); err != nil {
-		schema = judge("schema version", err.Error(), false, "schema and build have to fit")
+		schema = newFinding("schema version", err.Error(), false, "schema and build have to fit")
 	}
 	return append(findings, schema)
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func newEvents(config *Config) *cobra.Command {
-	parent := newNoun("events", "Look at what happened, when, and caused by what")
+	parent := newCommandGroup("events", "Look at what happened, when, and caused by what")
 	parent.AddCommand(newEventsList(config), newEventsTail(config))
 	return parent
 }
@@ -67,7 +67,7 @@ func newEventsList(config *Config) *cobra.Command {
 			if h.query.Limit < 1 {
 				return fmt.Errorf("limit %d: must be at least 1", h.query.Limit)
 			}
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
@@ -121,13 +121,13 @@ func newEventsTail(config *Config) *cobra.Command {
 			if err := h.read(events.FromNow); err != nil {
 				return err
 			}
-			postgres, err := fittingPostgres(cmd.Context(), config)
+			postgres, err := latestSchemaConfig(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
 			h.query.Limit = eventsPageMax
 			tell := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) }
-			err = events.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.form))
+			err = events.Follow(cmd.Context(), postgres, h.query, skipRepeats(tell), newEventPrinter(cmd.OutOrStdout(), h.form))
 			if errors.Is(err, events.ErrRewritten) || errors.Is(err, events.ErrDetached) {
 				return fmt.Errorf("%w; begin anew, without --after or with a later one", err)
 			}
@@ -139,8 +139,8 @@ func newEventsTail(config *Config) *cobra.Command {
 	return cmd
 }
 
-// tellOnce leaves out what was just told.
-func tellOnce(tell func(error)) func(error) {
+// skipRepeats leaves out what was just told.
+func skipRepeats(tell func(error)) func(error) {
 	var last string
 	return func(err error) {
 		if err.Error() != last {

@@ -16,7 +16,7 @@ import (
 // TestEventsList tells a hold's life from the journal: what happened, when, and caused by what.
 func TestEventsList(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	_, expires, err := v.reserve("shirt", "k1", 1, 1)
@@ -30,7 +30,7 @@ func TestEventsList(t *testing.T) {
 		state := s.redis.HGet(s.ctx, "hold:"+expires, "state").Val()
 		return state == "EXPIRED", "the hold is " + state
 	})
-	s.awaitLevel()
+	s.awaitCaughtUp()
 
 	out, err := s.cli("events", "list", "--hold", expires)
 	lines := strings.Split(out, "\n")
@@ -65,7 +65,7 @@ func TestEventsList(t *testing.T) {
 }
 
 // tail runs `stockstream events tail` until stop, which returns what it ended with.
-func (s *shop) tail(args ...string) (out, errOut *syncBuffer, stop func() error) {
+func (s *fixture) tail(args ...string) (out, errOut *syncBuffer, stop func() error) {
 	s.t.Helper()
 	out, errOut = &syncBuffer{}, &syncBuffer{}
 	ctx, cancel := context.WithCancel(s.ctx)
@@ -93,13 +93,13 @@ func (s *shop) tail(args ...string) (out, errOut *syncBuffer, stop func() error)
 func TestEventsTail(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
-	s := newShopOn(t, postgres.URL())
+	s := newFixtureOn(t, postgres.URL())
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 100, 0)
 	if _, _, err := v.reserve("shirt", "before", 1, 60); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	out, errOut, stop := s.tail("--sku", "shirt", "-o", "json")
 	whole, _, stopWhole := s.tail("--after", "main:0")
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
@@ -154,7 +154,7 @@ func TestEventsTail(t *testing.T) {
 // TestEventsTailRefuses holds that a tail which cannot begin says so and ends.
 func TestEventsTailRefuses(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	for says, args := range map[string][]string{
 		"connect": {"--database-url", "postgres://app@127.0.0.1:1/inventory"}, "SOLD": {"--type", "SOLD"}, "want table or json": {"-o", "xml"},
 	} {

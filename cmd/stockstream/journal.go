@@ -16,14 +16,14 @@ import (
 )
 
 func newJournal(config *Config) *cobra.Command {
-	parent := newNoun("journal", "Look after the parts of the journal: list, detach and attach them")
+	parent := newCommandGroup("journal", "Look after the parts of the journal: list, detach and attach them")
 	parent.AddCommand(newJournalParts(config), newJournalDetach(config), newJournalAttach(config))
 	return parent
 }
 
-// journalReaders returns everybody who has yet to read a part of the journal. What the audit has not verified could
+// readersOfJournal returns everybody who has yet to read a part of the journal. What the audit has not verified could
 // never be audited once it is detached.
-func journalReaders(ctx context.Context, db events.Querier) ([]events.Reader, error) {
+func readersOfJournal(ctx context.Context, db events.Querier) ([]events.Reader, error) {
 	readers, err := events.JournalReaders(ctx, db, projections.Names(projections.BuiltIn())...)
 	if err != nil {
 		return nil, err
@@ -42,12 +42,12 @@ func newJournalParts(config *Config) *cobra.Command {
 		Short: "List the parts of the journal, and who still has to read them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			readers, err := journalReaders(cmd.Context(), conn)
+			readers, err := readersOfJournal(cmd.Context(), conn)
 			if err != nil {
 				return err
 			}
@@ -56,16 +56,16 @@ func newJournalParts(config *Config) *cobra.Command {
 				return err
 			}
 			if form == outputJSON {
-				return printPartsJSON(cmd.OutOrStdout(), reports)
+				return printPartitionsJSON(cmd.OutOrStdout(), reports)
 			}
-			return printParts(cmd.OutOrStdout(), reports)
+			return printPartitions(cmd.OutOrStdout(), reports)
 		},
 	}
 	addOutput(parts, &form, "table, or json, one part a line")
 	return parts
 }
 
-func printParts(out io.Writer, reports []events.PartReport) error {
+func printPartitions(out io.Writer, reports []events.PartReport) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
@@ -83,8 +83,8 @@ func namesOf(readers []events.Reader) []string {
 	return names
 }
 
-// partJSON is a part for other programs.
-type partJSON struct {
+// partitionJSON is a part for other programs.
+type partitionJSON struct {
 	Part     string     `json:"part"`
 	State    string     `json:"state"` // attached, detached, or gone from this database
 	FirstSeq int64      `json:"first_seq"`
@@ -96,10 +96,10 @@ type partJSON struct {
 	NeededBy []string   `json:"needed_by"`
 }
 
-func printPartsJSON(out io.Writer, reports []events.PartReport) error {
-	rows := make([]partJSON, len(reports))
+func printPartitionsJSON(out io.Writer, reports []events.PartReport) error {
+	rows := make([]partitionJSON, len(reports))
 	for i, r := range reports {
-		rows[i] = partJSON{
+		rows[i] = partitionJSON{
 			Part: r.Name, State: string(r.State), FirstSeq: r.First, LastSeq: r.Last, Events: r.Events, Bytes: r.Bytes, NeededBy: namesOf(r.NeededBy),
 		}
 		if !r.FirstAt.IsZero() {
@@ -116,14 +116,14 @@ func newJournalAttach(config *Config) *cobra.Command {
 		Short: "Bring a detached part back into the journal, once its table is found to hold what was detached",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
 			defer conn.Close(cmd.Context())
 			part, err := events.AttachPart(cmd.Context(), conn, args[0])
 			if errors.Is(err, events.ErrPartGone) {
-				return fmt.Errorf("%w\n%s", err, restoreCommands(args[0]))
+				return fmt.Errorf("%w\n%s", err, restoreCommand(args[0]))
 			}
 			if err != nil {
 				return err
@@ -134,7 +134,7 @@ func newJournalAttach(config *Config) *cobra.Command {
 	}
 }
 
-// restoreCommands bring the table of a part back. The URL is not spelt out: it may hold a password.
-func restoreCommands(part string) string {
+// restoreCommand bring the table of a part back. The URL is not spelt out: it may hold a password.
+func restoreCommand(part string) string {
 	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", part)
 }

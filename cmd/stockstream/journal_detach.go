@@ -20,7 +20,7 @@ import (
 type detachFlags struct {
 	before    int64
 	olderThan time.Duration
-	sure      bool
+	confirmed      bool
 	dryRun    bool
 }
 
@@ -37,19 +37,19 @@ func newJournalDetach(config *Config) *cobra.Command {
 			if (flags.before > 0) == (flags.olderThan > 0) {
 				return errors.New("say which parts to detach: --before SEQ, or --older-than DURATION")
 			}
-			return detachParts(cmd, config, flags)
+			return detachPartitions(cmd, config, flags)
 		},
 	}
 	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the parts whose events all have a lower seq")
 	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the parts whose events are all older, as in 2160h")
-	detach.Flags().BoolVar(&flags.sure, "yes", false, "detach them")
+	detach.Flags().BoolVar(&flags.confirmed, "yes", false, "detach them")
 	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be detached, or why it would be refused")
 	return detach
 }
 
-func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
+func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	conn, err := fittingSession(ctx, config)
+	conn, err := connectToLatestSchema(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -63,10 +63,10 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseDuringRebuild(ctx, conn); err != nil {
+	if err := checkNoRebuildRuns(ctx, conn); err != nil {
 		return err
 	}
-	readers, err := journalReaders(ctx, conn)
+	readers, err := readersOfJournal(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -84,14 +84,14 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 			return err
 		}
 	}
-	if err := printParts(out, chosen); err != nil {
+	if err := printPartitions(out, chosen); err != nil {
 		return err
 	}
 	if flags.dryRun {
 		fmt.Fprintln(out, "these would be detached")
 		return nil
 	}
-	if !flags.sure {
+	if !flags.confirmed {
 		return errors.New("without these parts no projection can be rebuilt or added, and no emptied Redis restored, until they are attached again; add --yes if that is meant")
 	}
 	for _, part := range chosen {
@@ -105,9 +105,9 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	return nil
 }
 
-// refuseDuringRebuild keeps parts that a rebuild is about to read: its checkpoint is not among the live ones. One that
+// checkNoRebuildRuns keeps parts that a rebuild is about to read: its checkpoint is not among the live ones. One that
 // begins a moment later finds the part missing, and says so.
-func refuseDuringRebuild(ctx context.Context, conn *pgx.Conn) error {
+func checkNoRebuildRuns(ctx context.Context, conn *pgx.Conn) error {
 	runs, err := rebuild.List(ctx, conn, 1)
 	if err != nil {
 		return err
@@ -144,6 +144,6 @@ func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, part strin
 To bring it back, the first command only where the table was dropped:
 %[3]s
   stockstream journal attach %[1]s
-`, part, schema, restoreCommands(part))
+`, part, schema, restoreCommand(part))
 	return nil
 }

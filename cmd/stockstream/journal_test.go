@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// smallParts divides an empty journal into parts of two events, up to seq 20.
-func (s *shop) smallParts() {
+// makeSmallPartitions divides an empty journal into parts of two events, up to seq 20.
+func (s *fixture) makeSmallPartitions() {
 	s.t.Helper()
 	var sql strings.Builder
 	sql.WriteString(`DROP TABLE events_1;`)
@@ -29,7 +29,7 @@ func (s *shop) smallParts() {
 }
 
 // shell runs a command as an operator would, in a directory, with the shop's database in the environment.
-func (s *shop) shell(dir, command string) {
+func (s *fixture) shell(dir, command string) {
 	s.t.Helper()
 	cmd := exec.CommandContext(s.ctx, "bash", "-c", command)
 	cmd.Dir = dir
@@ -43,8 +43,8 @@ func (s *shop) shell(dir, command string) {
 // that the program prints.
 func TestArchive(t *testing.T) {
 	t.Parallel()
-	s := newShopOn(t, testenv.PostgresServer(t).URL())
-	s.smallParts()
+	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
+	s.makeSmallPartitions()
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 100, 0)
 	for i := range 5 {
@@ -52,7 +52,7 @@ func TestArchive(t *testing.T) {
 			t.Fatal(status, err)
 		}
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the last batch is acknowledged after it is in the journal
 		out, err := s.cli("journal", "detach", "--before", "3", "--dry-run")
 		return err == nil && strings.Contains(out, "these would be detached") && strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
@@ -70,7 +70,7 @@ func TestArchive(t *testing.T) {
 	if err != nil {
 		t.Errorf("detach up to the end: %v", err)
 	}
-	archived := one[string](s, `SELECT string_agg(part, ' ' ORDER BY first_seq) FROM detached_parts`)
+	archived := queryValue[string](s, `SELECT string_agg(part, ' ' ORDER BY first_seq) FROM detached_parts`)
 	if archived != "events_1 events_3 events_5" {
 		t.Fatalf("detached %s", archived)
 	}
@@ -83,17 +83,17 @@ func TestArchive(t *testing.T) {
 		t.Error("a part was attached twice")
 	}
 	s.dumpDropAndRestore("events_1", printed)
-	if got := one[int](s, `SELECT count(*) FROM events`); got != 6 {
+	if got := queryValue[int](s, `SELECT count(*) FROM events`); got != 6 {
 		t.Errorf("the journal has %d events, want 6", got)
 	}
 	if status, _, err := v.reserve("shirt", "last", 1, 60); status != 201 || err != nil {
 		t.Error(status, err)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 }
 
 // dumpDropAndRestore does with a detached part what `journal detach` has printed.
-func (s *shop) dumpDropAndRestore(part, printed string) {
+func (s *fixture) dumpDropAndRestore(part, printed string) {
 	s.t.Helper()
 	var commands []string
 	for _, line := range strings.Split(printed, "\n") {
@@ -122,8 +122,8 @@ func (s *shop) dumpDropAndRestore(part, printed string) {
 // TestDetachRefusedByReaders holds that the command names who still needs a part, and that it asks Redis.
 func TestDetachRefusedByReaders(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.smallParts()
+	s := newFixture(t)
+	s.makeSmallPartitions()
 	at := map[string]int64{"journal": 4}
 	for _, name := range projections.Names(projections.BuiltIn()) {
 		at[name] = 4
@@ -142,7 +142,7 @@ func TestDetachRefusedByReaders(t *testing.T) {
 		t.Errorf("got %v, want it refused for orders, stock_levels and the audit", err)
 	}
 	out, err := s.cli("journal", "parts", "-o", "json")
-	var first partJSON
+	var first partitionJSON
 	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders stock_levels audit" {
 		t.Errorf("parts: got %s (%v)", out, err)
 	}

@@ -26,8 +26,8 @@ func kills(t *testing.T) int {
 	return n
 }
 
-// promises is what buyers were told.
-type promises struct {
+// acknowledged is what buyers were told.
+type acknowledged struct {
 	mu     sync.Mutex
 	holds  map[string]bool
 	orders map[string]bool
@@ -36,7 +36,7 @@ type promises struct {
 
 // buy buys one unit after the other, under keys of its own, until ctx ends. A request that got no answer, or a 503, is
 // sent again as it was: that is what a key is for.
-func (s *shop) buy(ctx context.Context, url, name string, p *promises) {
+func (s *fixture) buy(ctx context.Context, url, name string, p *acknowledged) {
 	for i := 0; ctx.Err() == nil; i++ {
 		key := fmt.Sprintf("%s-%d", name, i)
 		id := ""
@@ -70,7 +70,7 @@ func (s *shop) buy(ctx context.Context, url, name string, p *promises) {
 	}
 }
 
-func (p *promises) note(set map[string]bool, id string) {
+func (p *acknowledged) note(set map[string]bool, id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set[id] = true
@@ -92,14 +92,14 @@ func pause(ctx context.Context, reason bool) {
 func TestKill(t *testing.T) {
 	t.Parallel()
 	const units = 1_000_000
-	s := newShop(t)
+	s := newFixture(t)
 	addr := freeAddr(t)
 	p := s.program(addr)
 	awaitReady(t, s, p.url, p.log)
 	if status, body, err := s.send(http.MethodPost, p.url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
 		t.Fatal(status, body, err)
 	}
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}}
+	told := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
@@ -133,19 +133,19 @@ func TestKill(t *testing.T) {
 	if len(told.holds) < 50 {
 		t.Fatalf("only %d holds were made; that shows nothing", len(told.holds))
 	}
-	s.wantAgreement("ticket", units)
+	s.wantStoresAgree("ticket", units)
 	told.wantAll(s)
 }
 
 // wantAll holds that everything that was promised is in the read tables.
-func (p *promises) wantAll(s *shop) {
+func (p *acknowledged) wantAll(s *fixture) {
 	s.t.Helper()
 	missing := func(query string, set map[string]bool) (n int) {
 		ids := make([]string, 0, len(set))
 		for id := range set {
 			ids = append(ids, id)
 		}
-		return one[int](s, query, ids)
+		return queryValue[int](s, query, ids)
 	}
 	if n := missing(`SELECT count(*) FROM unnest($1::text[]) AS told (id) LEFT JOIN holds ON hold_id = id WHERE hold_id IS NULL`, p.holds); n > 0 {
 		s.t.Errorf("%d of %d acknowledged holds are missing", n, len(p.holds))

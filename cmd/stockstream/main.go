@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks for an orderly end; with the handler gone, a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	collectLess()
+	collectGarbageLessOften()
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
@@ -31,10 +31,10 @@ func main() {
 	}
 }
 
-// collectLess trades memory for speed: nearly all that this program allocates dies young, beside a small live heap, and
+// collectGarbageLessOften trades memory for speed: nearly all that this program allocates dies young, beside a small live heap, and
 // collecting it four times less often doubles the journal's speed. Where the live heap is not small, it collects more
 // often, rather than grow far beyond half a gigabyte. GOGC and GOMEMLIMIT, where they are set, say otherwise.
-func collectLess() {
+func collectGarbageLessOften() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 func newMigrate(config *Config) *cobra.Command {
-	migrate := newNoun("migrate", "Bring the schema to this build's version, or take it back")
+	migrate := newCommandGroup("migrate", "Bring the schema to this build's version, or take it back")
 	var sure bool
 	down := &cobra.Command{
 		Use:   "down",
@@ -59,7 +59,7 @@ func migrateUp(ctx context.Context, config *Config) error {
 	if err := migrations.Up(ctx, config.DatabaseURL); err != nil {
 		return err
 	}
-	return onSession(ctx, config, func(conn *pgx.Conn) error {
+	return withConnection(ctx, config, func(conn *pgx.Conn) error {
 		return projections.CreateTables(ctx, conn, projections.BuiltIn()...)
 	})
 }
@@ -75,7 +75,7 @@ func migrateDown(ctx context.Context, config *Config) error {
 			return err
 		}
 	}
-	err = onSession(ctx, config, func(conn *pgx.Conn) error {
+	err = withConnection(ctx, config, func(conn *pgx.Conn) error {
 		return projections.DropTables(ctx, conn, projections.BuiltIn()...)
 	})
 	if err != nil {
@@ -85,7 +85,7 @@ func migrateDown(ctx context.Context, config *Config) error {
 }
 
 func printSchema(cmd *cobra.Command, config *Config) error {
-	conn, err := session(cmd.Context(), config)
+	conn, err := connect(cmd.Context(), config)
 	if err != nil {
 		return err
 	}

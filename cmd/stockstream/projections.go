@@ -18,7 +18,7 @@ import (
 )
 
 func newProjections(config *Config) *cobra.Command {
-	parent := newNoun("projections", "Look at the read tables, and make them anew from the journal")
+	parent := newCommandGroup("projections", "Look at the read tables, and make them anew from the journal")
 	parent.AddCommand(
 		newProjectionsList(config), newProjectionsShow(config), newProjectionsRebuild(config), newProjectionsDropOld(config),
 		newProjectionsRestoreOld(config), newProjectionsCancel(config),
@@ -33,10 +33,10 @@ func newProjectionsList(config *Config) *cobra.Command {
 		Short: "List the projections, how far behind they are, and what is kept of older ones",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return describe(cmd, config, form, printProjections, projections.BuiltIn()...)
+			return printStatuses(cmd, config, form, printProjections, projections.BuiltIn()...)
 		},
 	}
-	addOutput(list, &form, describedOutput)
+	addOutput(list, &form, statusOutputUsage)
 	return list
 }
 
@@ -45,28 +45,28 @@ func newProjectionsShow(config *Config) *cobra.Command {
 	show := &cobra.Command{
 		Use:   "show NAME…",
 		Short: "Show projections with their newest rebuilds, and in what the new tables differed",
-		Args:  someNames,
+		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := projections.Named(args...)
 			if err != nil {
 				return err
 			}
-			return describe(cmd, config, form, printProjection, list...)
+			return printStatuses(cmd, config, form, printProjection, list...)
 		},
 	}
-	addOutput(show, &form, describedOutput)
+	addOutput(show, &form, statusOutputUsage)
 	return show
 }
 
-const describedOutput = "table, or json with everything that is known, one projection a line"
+const statusOutputUsage = "table, or json with everything that is known, one projection a line"
 
 func newProjectionsDropOld(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "drop-old NAME…",
 		Short: "Drop the tables that a rebuild replaced; there is no way back then",
-		Args:  someNames,
+		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onProjections(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
+			return forEachProjection(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
 				if err := rebuild.DropOld(cmd.Context(), with, p); err != nil {
 					return err
 				}
@@ -81,9 +81,9 @@ func newProjectionsRestoreOld(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore-old NAME…",
 		Short: "Put the tables back that a rebuild replaced; the ones of now are kept in their stead",
-		Args:  someNames,
+		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onProjections(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
+			return forEachProjection(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
 				outcome, err := rebuild.RestoreOld(cmd.Context(), with, p)
 				if err != nil {
 					return err
@@ -101,7 +101,7 @@ func newProjectionsCancel(config *Config) *cobra.Command {
 		Short: "End the rebuild that runs, in whichever process; nothing that serves is changed",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
+			return withConnection(cmd.Context(), config, func(conn *pgx.Conn) error {
 				id, err := rebuild.Cancel(cmd.Context(), conn)
 				if err != nil {
 					return err
@@ -113,17 +113,17 @@ func newProjectionsCancel(config *Config) *cobra.Command {
 	}
 }
 
-// someNames takes one name or more. Which there are, the error for a wrong one says, too.
-func someNames(_ *cobra.Command, args []string) error {
+// atLeastOneName takes one name or more. Which there are, the error for a wrong one says, too.
+func atLeastOneName(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return errors.New("name a projection; `stockstream projections list` shows them")
 	}
 	return nil
 }
 
-// onProjections does something with projections, one after the other, once the schema is known to fit. One that fails
+// forEachProjection does something with projections, one after the other, once the schema is known to fit. One that fails
 // does not keep the others from their turn.
-func onProjections(cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error) error {
+func forEachProjection(cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error) error {
 	list, err := projections.Named(names...)
 	if err != nil {
 		return err
@@ -140,12 +140,12 @@ func onProjections(cmd *cobra.Command, config *Config, names []string, do func(r
 
 // rebuildConfig is what this program rebuilds with. It fails where the schema is not this build's.
 func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebuild.Config, error) {
-	session, err := fittingPostgres(ctx, config)
+	session, err := latestSchemaConfig(ctx, config)
 	return rebuild.Config{Postgres: session, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: config.logger(errOut)}, err
 }
 
-func describe(cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
-	return onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
+func printStatuses(cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
+	return withConnection(cmd.Context(), config, func(conn *pgx.Conn) error {
 		if err := migrations.Check(cmd.Context(), conn); err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 				return err
 			}
 			view := newRebuildView(cmd.OutOrStdout())
-			with.AcceptDifferences, with.Accepting, with.Report = accept, view.accepting, view.progress
+			with.AcceptDifferences, with.Accepting, with.Report = accept, view.accepted, view.progress
 			job, err := rebuild.Begin(cmd.Context(), with, list...)
 			if err != nil {
 				return err
@@ -98,8 +98,8 @@ type acceptedLine struct {
 	Accepted []rebuild.Difference `json:"accepted_differences"`
 }
 
-// accepting shows what differs and is put in place nevertheless.
-func (v *rebuildView) accepting(differences []rebuild.Difference) {
+// accepted shows what differs and is put in place nevertheless.
+func (v *rebuildView) accepted(differences []rebuild.Difference) {
 	if !v.terminal {
 		v.line(acceptedLine{Accepted: differences})
 		return

@@ -17,7 +17,7 @@ import (
 )
 
 // projection returns what `projections show` says of one.
-func (s *shop) projection(name string) (found rebuild.Status) {
+func (s *fixture) projection(name string) (found rebuild.Status) {
 	s.t.Helper()
 	out, err := s.cli("projections", "show", name, "-o", "json")
 	if err != nil || json.Unmarshal([]byte(out), &found) != nil {
@@ -29,7 +29,7 @@ func (s *shop) projection(name string) (found rebuild.Status) {
 // TestProjectionsCommands goes through the life of a rebuild as an operator does, beside a service that sells.
 func TestProjectionsCommands(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 50, 0)
 	for i := range 20 {
@@ -37,7 +37,7 @@ func TestProjectionsCommands(t *testing.T) {
 			t.Fatal(status, err)
 		}
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	all := projections.BuiltIn()
 
 	out, err := s.cli("projections", "list")
@@ -53,7 +53,7 @@ func TestProjectionsCommands(t *testing.T) {
 			t.Errorf("not on a terminal, a line that is no JSON: %q", line)
 		}
 	}
-	if got := one[int](s, `SELECT count(*) FROM holds`); got != 20 {
+	if got := queryValue[int](s, `SELECT count(*) FROM holds`); got != 20 {
 		t.Errorf("%d holds after the rebuild, want 20", got)
 	}
 	if got := s.projection("holds"); got.Old == nil || got.Old.Seq != 21 || got.Checkpoint != 21 || got.Run == nil || got.Run.State != rebuild.Done {
@@ -76,10 +76,10 @@ func TestProjectionsCommands(t *testing.T) {
 	if out, err := s.cli("projections", "rebuild", "stock_levels", "--accept-differences"); err != nil || !strings.Contains(out, `{"accepted_differences":[{"projection":"stock_levels"`) {
 		t.Errorf("rebuild that accepts: got %q (%v), want what it accepted", out, err)
 	}
-	if got := one[int](s, `SELECT held FROM stock_levels`); got != 20 {
+	if got := queryValue[int](s, `SELECT held FROM stock_levels`); got != 20 {
 		t.Errorf("%d units held, want 20", got)
 	}
-	if out, err := s.cli("projections", "restore-old", "stock_levels"); err != nil || !strings.Contains(out, "stand at seq 21") || one[int](s, `SELECT held FROM stock_levels`) != 19 {
+	if out, err := s.cli("projections", "restore-old", "stock_levels"); err != nil || !strings.Contains(out, "stand at seq 21") || queryValue[int](s, `SELECT held FROM stock_levels`) != 19 {
 		t.Errorf("restore-old: got %q (%v)", out, err)
 	}
 	if out, err := s.cli("projections", "drop-old", "stock_levels"); err != nil || !strings.Contains(out, "dropped") {
@@ -106,7 +106,7 @@ func TestBar(t *testing.T) {
 }
 
 // fillJournal writes holds straight into the journal, each of which ends, and brings the read tables level.
-func (s *shop) fillJournal(holds int) {
+func (s *fixture) fillJournal(holds int) {
 	s.t.Helper()
 	const query = `
 		INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
@@ -124,7 +124,7 @@ func (s *shop) fillJournal(holds int) {
 	}
 	s.serve("--roles", "projections").awaitReady()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
-		behind := one[int](s, `SELECT 1 + $2 - count(*) FROM checkpoints WHERE seq = 2 * $1::int`, holds, len(projections.BuiltIn()))
+		behind := queryValue[int](s, `SELECT 1 + $2 - count(*) FROM checkpoints WHERE seq = 2 * $1::int`, holds, len(projections.BuiltIn()))
 		return behind == 0, fmt.Sprint(behind, " projections are behind")
 	})
 }
@@ -134,10 +134,10 @@ func (s *shop) fillJournal(holds int) {
 func TestKillRebuild(t *testing.T) {
 	t.Parallel()
 	const holds = 20_000
-	s := newShop(t)
+	s := newFixture(t)
 	s.fillJournal(holds)
 	const rows = `SELECT (SELECT sum(hashtextextended(t::text, 0)) || ' ' || count(*) FROM holds t) || ' ' || (SELECT sum(hashtextextended(t::text, 0)) || ' ' || count(*) FROM stock_levels t)`
-	before := one[string](s, rows)
+	before := queryValue[string](s, rows)
 	began := time.Now()
 	if out, err := s.cli("projections", "rebuild", "--all"); err != nil {
 		t.Fatal(err, out)
@@ -174,7 +174,7 @@ func TestKillRebuild(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			interrupted++
 		}
-		if after := one[string](s, rows); after != before {
+		if after := queryValue[string](s, rows); after != before {
 			t.Fatalf("what serves was changed from %s to %s\n%s", before, after, &log)
 		}
 		// Its sessions end a moment after it.
@@ -188,7 +188,7 @@ func TestKillRebuild(t *testing.T) {
 	if interrupted == 0 {
 		t.Error("none was interrupted; that shows nothing")
 	}
-	if out, err := s.cli("projections", "rebuild", "--all"); err != nil || one[string](s, rows) != before {
+	if out, err := s.cli("projections", "rebuild", "--all"); err != nil || queryValue[string](s, rows) != before {
 		t.Errorf("the last one: got %v\n%s", err, out)
 	}
 }

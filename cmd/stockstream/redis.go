@@ -14,7 +14,7 @@ import (
 )
 
 func newRedis(config *Config) *cobra.Command {
-	parent := newNoun("redis", "Look after what Redis keeps of the events")
+	parent := newCommandGroup("redis", "Look after what Redis keeps of the events")
 	parent.AddCommand(newRedisRebuild(config))
 	return parent
 }
@@ -60,7 +60,7 @@ func rebuildRedis(cmd *cobra.Command, config *Config, options commands.RebuildOp
 		return commands.Rebuilt{}, err
 	}
 	defer client.Close()
-	postgres, err := fittingPostgres(cmd.Context(), config)
+	postgres, err := latestSchemaConfig(cmd.Context(), config)
 	if err != nil {
 		return commands.Rebuilt{}, err
 	}

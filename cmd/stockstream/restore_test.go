@@ -19,28 +19,28 @@ import (
 )
 
 // openTickets stocks tickets through a service.
-func (s *shop) openTickets(url string, units int) {
+func (s *fixture) openTickets(url string, units int) {
 	s.t.Helper()
 	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
 		s.t.Fatal(status, body, err)
 	}
 }
 
-// recorded is a hold as the read tables have it once everything is journaled.
-type recorded struct {
+// recordedHold is a hold as the read tables have it once everything is journaled.
+type recordedHold struct {
 	id, key, status, paymentRef string
 }
 
-// wantAnswers asks a service about every hold that the journal knows, in the ways in which buyers would.
-func (s *shop) wantAnswers(url string) (asked int) {
+// wantHoldsAnswerAsBefore asks a service about every hold that the journal knows, in the ways in which buyers would.
+func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 	s.t.Helper()
 	rows, err := s.db.Query(s.ctx, `SELECT h.hold_id, h.idempotency_key, h.status, coalesce(o.payment_ref, '') FROM holds h LEFT JOIN orders o USING (hold_id) ORDER BY h.hold_id`)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	var holds []recorded
+	var holds []recordedHold
 	for rows.Next() {
-		var h recorded
+		var h recordedHold
 		if err := rows.Scan(&h.id, &h.key, &h.status, &h.paymentRef); err != nil {
 			s.t.Fatal(err)
 		}
@@ -72,37 +72,37 @@ func (s *shop) wantAnswers(url string) (asked int) {
 }
 
 // journaledHolds are the holds that are in the journal now: no loss of Redis may touch them.
-func (s *shop) journaledHolds() map[string]bool {
+func (s *fixture) journaledHolds() map[string]bool {
 	s.t.Helper()
 	ids := map[string]bool{}
-	for _, id := range one[[]string](s, `SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
+	for _, id := range queryValue[[]string](s, `SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
 		ids[id] = true
 	}
 	return ids
 }
 
-// settled stops the buying, waits until all is journaled and projected, and compares every side with every other.
-func (s *shop) settled(url string, known map[string]bool) {
+// wantAllRecovered stops the buying, waits until all is journaled and projected, and compares every side with every other.
+func (s *fixture) wantAllRecovered(url string, known map[string]bool) {
 	s.t.Helper()
-	s.awaitLevel()
-	asked := s.wantAnswers(url)
+	s.awaitCaughtUp()
+	asked := s.wantHoldsAnswerAsBefore(url)
 	for id := range known {
 		if !s.redis.HExists(s.ctx, "hold:"+id, "state").Val() {
 			s.t.Errorf("the hold %s was journaled before Redis lost its data, and is gone", id)
 		}
 	}
-	s.wantAgreementWithout("ticket", 1_000_000)
+	s.wantStoresAgreeExceptStream("ticket", 1_000_000)
 	if asked < 50 {
 		s.t.Errorf("only %d holds were made; that shows nothing", asked)
 	}
-	if n := one[int](s, `SELECT count(*) FROM dead_letters`); n != 0 {
+	if n := queryValue[int](s, `SELECT count(*) FROM dead_letters`); n != 0 {
 		s.t.Errorf("%d letters were parked", n)
 	}
 	s.t.Logf("%d holds answer as before", asked)
 }
 
 // awaitJournaledHolds waits until so many holds are in the journal.
-func (s *shop) awaitJournaledHolds(n int) map[string]bool {
+func (s *fixture) awaitJournaledHolds(n int) map[string]bool {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
 		got := len(s.journaledHolds())
@@ -112,7 +112,7 @@ func (s *shop) awaitJournaledHolds(n int) map[string]bool {
 }
 
 // epoch is that of Redis's log, 0 while it has none.
-func (s *shop) epoch() int64 {
+func (s *fixture) epoch() int64 {
 	epoch, err := s.redis.HGet(s.ctx, "inventory.meta", "epoch").Int64()
 	if err != nil {
 		return 0
@@ -120,7 +120,7 @@ func (s *shop) epoch() int64 {
 	return epoch
 }
 
-func (s *shop) awaitEpoch(least int64) {
+func (s *fixture) awaitEpoch(least int64) {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
 		got := s.epoch()
@@ -132,10 +132,10 @@ func (s *shop) awaitEpoch(least int64) {
 // restart. Buyers are answered 503 and nothing else meanwhile, and every hold that was journaled is as it was.
 func TestFlushAllUnderLoad(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	services := []*service{s.serve().awaitReady(), s.serve("--roles", "api,sagas").awaitReady()}
 	s.openTickets(services[0].url, 1_000_000)
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	told := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
@@ -156,7 +156,7 @@ func TestFlushAllUnderLoad(t *testing.T) {
 	for id := range known {
 		known2[id] = true
 	}
-	s.settled(services[1].url, known2)
+	s.wantAllRecovered(services[1].url, known2)
 
 	for _, v := range services {
 		if err := v.stop(); err != nil {
@@ -167,7 +167,7 @@ func TestFlushAllUnderLoad(t *testing.T) {
 	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
-	s.settled(s.serve().awaitReady().url, known)
+	s.wantAllRecovered(s.serve().awaitReady().url, known)
 	if got := s.epoch(); got != 3 {
 		t.Errorf("the log is in epoch %d, want 3", got)
 	}
@@ -176,10 +176,10 @@ func TestFlushAllUnderLoad(t *testing.T) {
 // TestOlderAOF puts an older copy of Redis's data in place of the newest, while a service serves and while none does.
 func TestOlderAOF(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 1_000_000)
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	told := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
@@ -212,7 +212,7 @@ func TestOlderAOF(t *testing.T) {
 		if round == 1 {
 			stop()
 			buyers.Wait()
-			s.awaitLevel()
+			s.awaitCaughtUp()
 			known = s.journaledHolds()
 			if err := v.stop(); err != nil {
 				t.Fatal(err)
@@ -232,7 +232,7 @@ func TestOlderAOF(t *testing.T) {
 		s.awaitEpoch(int64(round + 2))
 		v.awaitReady()
 		if round == 1 {
-			s.settled(v.url, known)
+			s.wantAllRecovered(v.url, known)
 		}
 	}
 }
@@ -240,19 +240,19 @@ func TestOlderAOF(t *testing.T) {
 // TestLapsedDuringOutage holds that a hold whose deadline passed while Redis was empty expires once it is restored.
 func TestLapsedDuringOutage(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 10)
 	_, lapsing, err := v.reserve("ticket", "short", 1, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	if err := v.stop(); err != nil {
 		t.Fatal(err)
 	}
 	s.redis.FlushAll(s.ctx)
-	expires := one[time.Time](s, `SELECT expires_at FROM holds`)
+	expires := queryValue[time.Time](s, `SELECT expires_at FROM holds`)
 	<-time.After(time.Until(expires))
 	v = s.serve().awaitReady()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
@@ -267,7 +267,7 @@ func TestLapsedDuringOutage(t *testing.T) {
 // TestRedisRebuild holds what the command says and does, beside a service that serves.
 func TestRedisRebuild(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	if _, err := s.cli("redis", "rebuild"); err == nil || !strings.Contains(err.Error(), "never set up") {
 		t.Errorf("of nothing: got %v", err)
 	}
@@ -301,18 +301,18 @@ func TestRedisRebuild(t *testing.T) {
 	if status, body, err := s.send(http.MethodPost, v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p"}`); status != http.StatusOK || err != nil {
 		t.Errorf("confirm: %d %v (%v)", status, body, err)
 	}
-	s.awaitLevel()
-	s.wantAgreement("ticket", 10)
+	s.awaitCaughtUp()
+	s.wantStoresAgree("ticket", 10)
 }
 
 // TestKillRedisRebuild kills the command with -9 at moments of chance while a service serves. Whatever it had come to, the
 // service serves again by itself, and nothing is different.
 func TestKillRedisRebuild(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 1_000_000)
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}}
+	told := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
@@ -338,8 +338,8 @@ func TestKillRedisRebuild(t *testing.T) {
 	}
 	stop()
 	buyers.Wait()
-	s.awaitLevel()
-	s.wantAgreement("ticket", 1_000_000)
+	s.awaitCaughtUp()
+	s.wantStoresAgree("ticket", 1_000_000)
 	told.wantAll(s) // nothing was lost: Redis never lost its stream
-	s.wantAnswers(v.url)
+	s.wantHoldsAnswerAsBefore(v.url)
 }

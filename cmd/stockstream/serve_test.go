@@ -15,7 +15,7 @@ import (
 // TestRolesApart runs each role in a service of its own, two of each, and sells through them.
 func TestRolesApart(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	var apis []*service
 	for range 2 {
 		for _, role := range allRoles {
@@ -44,7 +44,7 @@ func TestRolesApart(t *testing.T) {
 		_, hold, _ := s.send(http.MethodGet, apis[0].url+"/holds/"+lapsed, "")
 		return order["payment_ref"] == "p" && hold["status"] == "EXPIRED", fmt.Sprintf("order %v, hold %v", order, hold)
 	})
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	if got := s.redis.Get(s.ctx, "stock:shirt").Val(); got != "9" {
 		t.Errorf("stock: got %s, want 9", got)
 	}
@@ -53,7 +53,7 @@ func TestRolesApart(t *testing.T) {
 // TestPortTaken names the setting that helps.
 func TestPortTaken(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	_, err := s.cli("serve", "--http-addr", strings.TrimPrefix(v.url, "http://"))
 	if err == nil || !strings.Contains(err.Error(), "--http-addr or STOCKSTREAM_HTTP_ADDR") {
@@ -64,7 +64,7 @@ func TestPortTaken(t *testing.T) {
 // TestStoppedWhileStarting holds that a service which is told to stop before it has come up ends, and without a fault.
 func TestStoppedWhileStarting(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	for i := range 12 {
 		v := s.serve()
 		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
@@ -83,7 +83,7 @@ func TestStoppedWhileStarting(t *testing.T) {
 func TestServersComeLate(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
-	s := newShopOn(t, postgres.URL())
+	s := newFixtureOn(t, postgres.URL())
 	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
 		t.Fatal(err)
 	}
@@ -138,8 +138,8 @@ func TestServersComeLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.db = s.connect()
-	s.awaitLevel()
-	if got := one[int](s, `SELECT count(*) FROM holds`); got != 2 {
+	s.awaitCaughtUp()
+	if got := queryValue[int](s, `SELECT count(*) FROM holds`); got != 2 {
 		t.Errorf("holds has %d rows, want 2", got)
 	}
 }
@@ -148,7 +148,7 @@ func TestServersComeLate(t *testing.T) {
 // taken, and nothing healthy is parked.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve("--drain-delay", "200ms").awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 1_000_000, 0)
 	var accepted atomic.Int64
@@ -185,11 +185,11 @@ func TestDrain(t *testing.T) {
 		t.Errorf("%d were answered 201, the log has %d holds", accepted.Load(), created)
 	}
 	s.serve().awaitReady()
-	s.awaitLevel()
-	if got := one[int64](s, `SELECT count(*) FROM holds`); got != accepted.Load() {
+	s.awaitCaughtUp()
+	if got := queryValue[int64](s, `SELECT count(*) FROM holds`); got != accepted.Load() {
 		t.Errorf("holds has %d rows, want %d", got, accepted.Load())
 	}
-	if got := one[int](s, `SELECT count(*) FROM dead_letters`); got != 0 {
+	if got := queryValue[int](s, `SELECT count(*) FROM dead_letters`); got != 0 {
 		t.Errorf("%d letters were parked", got)
 	}
 }

@@ -2,9 +2,9 @@ package main
 
 import "github.com/spf13/cobra"
 
-// newNoun returns a command that only has commands below it. Alone it shows them. With a word that is none of them it
+// newCommandGroup returns a command that only has commands below it. Alone it shows them. With a word that is none of them it
 // fails, since a script that mistypes one must not take its help for success.
-func newNoun(use, short string) *cobra.Command {
+func newCommandGroup(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short,
 		Args: cobra.NoArgs,

@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// shop is a Redis and a Postgres schema for services to run on, and a client.
-type shop struct {
+// fixture is a Redis and a Postgres schema for services to run on, and a client.
+type fixture struct {
 	t      *testing.T
 	ctx    context.Context
 	server *local.Redis
@@ -46,16 +46,16 @@ type shop struct {
 	client *http.Client
 }
 
-func newShop(t *testing.T) *shop {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	return newShopOn(t, testenv.Postgres(t))
+	return newFixtureOn(t, testenv.Postgres(t))
 }
 
-func newShopOn(t *testing.T, databaseURL string) *shop {
+func newFixtureOn(t *testing.T, databaseURL string) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), dbURL: databaseURL}
+	s := &fixture{t: t, ctx: ctx, server: testenv.Redis(t), dbURL: databaseURL}
 	s.redis = testenv.RedisClient(t, s.server)
 	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 300}}
 	t.Cleanup(s.client.CloseIdleConnections)
@@ -66,18 +66,18 @@ func newShopOn(t *testing.T, databaseURL string) *shop {
 	return s
 }
 
-func (s *shop) connect() *pgx.Conn {
+func (s *fixture) connect() *pgx.Conn {
 	s.t.Helper()
 	return testenv.Connect(s.t, testenv.ParseURL(s.t, s.dbURL))
 }
 
 // environ is what the shop's processes are told by the environment.
-func (s *shop) environ() []string {
+func (s *fixture) environ() []string {
 	return []string{"STOCKSTREAM_REDIS_URL=" + s.server.URL(), "STOCKSTREAM_DATABASE_URL=" + s.dbURL}
 }
 
 // cli runs a command of the program to its end, and returns what it printed.
-func (s *shop) cli(args ...string) (string, error) {
+func (s *fixture) cli(args ...string) (string, error) {
 	var out bytes.Buffer
 	err := run(s.ctx, args, s.environ(), &out, &out)
 	return out.String(), err
@@ -95,17 +95,17 @@ func freeAddr(t *testing.T) string {
 
 // service is a `stockstream serve` in this process.
 type service struct {
-	shop *shop
+	fixture *fixture
 	url  string
 	log  *syncBuffer
 	stop func() error // asks it to end, and waits; may be called again
 }
 
-func (s *shop) serve(args ...string) *service {
+func (s *fixture) serve(args ...string) *service {
 	s.t.Helper()
 	addr := freeAddr(s.t)
 	ctx, cancel := context.WithCancel(s.ctx)
-	v := &service{shop: s, url: "http://" + addr, log: &syncBuffer{}}
+	v := &service{fixture: s, url: "http://" + addr, log: &syncBuffer{}}
 	done := make(chan error, 1)
 	go func() {
 		done <- run(ctx, append([]string{"serve", "--http-addr", addr}, args...), s.environ(), v.log, v.log)
@@ -124,12 +124,12 @@ func (s *shop) serve(args ...string) *service {
 
 // awaitReady waits until /readyz answers 200.
 func (v *service) awaitReady() *service {
-	v.shop.t.Helper()
-	awaitReady(v.shop.t, v.shop, v.url, v.log)
+	v.fixture.t.Helper()
+	awaitReady(v.fixture.t, v.fixture, v.url, v.log)
 	return v
 }
 
-func awaitReady(t *testing.T, s *shop, url string, log fmt.Stringer) {
+func awaitReady(t *testing.T, s *fixture, url string, log fmt.Stringer) {
 	t.Helper()
 	testenv.Eventually(t, 30*time.Second, func() (bool, string) {
 		status, body, err := s.send(http.MethodGet, url+"/readyz?verbose", "")
@@ -138,7 +138,7 @@ func awaitReady(t *testing.T, s *shop, url string, log fmt.Stringer) {
 }
 
 // send sends a request and reads the JSON object that comes back.
-func (s *shop) send(method, url, body string) (status int, answer map[string]any, err error) {
+func (s *fixture) send(method, url, body string) (status int, answer map[string]any, err error) {
 	request, err := http.NewRequestWithContext(s.ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, nil, err
@@ -160,10 +160,10 @@ func (s *shop) send(method, url, body string) (status int, answer map[string]any
 
 // reserve asks for units under a key; the hold's id is "" unless the status is 201.
 func (v *service) reserve(sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
-	return v.shop.reserveAt(v.url, sku, key, qty, ttlSeconds)
+	return v.fixture.reserveAt(v.url, sku, key, qty, ttlSeconds)
 }
 
-func (s *shop) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
+func (s *fixture) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
 	body := fmt.Sprintf(`{"sku":%q,"qty":%d,"user_id":"buyer","ttl_seconds":%d,"idempotency_key":%q}`, sku, qty, ttlSeconds, key)
 	status, answer, err := s.send(http.MethodPost, url+"/holds", body)
 	if status == http.StatusCreated {
@@ -173,10 +173,10 @@ func (s *shop) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int,
 }
 
 // logEnd is the seq that Redis's log ends at.
-func (s *shop) logEnd() (int64, error) { return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64() }
+func (s *fixture) logEnd() (int64, error) { return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64() }
 
-// awaitLevel waits until the journal and every projection have come to the end of the log.
-func (s *shop) awaitLevel() {
+// awaitCaughtUp waits until the journal and every projection have come to the end of the log.
+func (s *fixture) awaitCaughtUp() {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
 		end, err := s.logEnd()
@@ -195,8 +195,8 @@ func (s *shop) awaitLevel() {
 	})
 }
 
-// one returns a single value of a query.
-func one[T any](s *shop, sql string, args ...any) T {
+// queryValue returns a single value of a query.
+func queryValue[T any](s *fixture, sql string, args ...any) T {
 	s.t.Helper()
 	var value T
 	if err := s.db.QueryRow(s.ctx, sql, args...).Scan(&value); err != nil {
@@ -213,7 +213,7 @@ type program struct {
 	done chan error
 }
 
-func (s *shop) program(addr string, args ...string) *program {
+func (s *fixture) program(addr string, args ...string) *program {
 	s.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
