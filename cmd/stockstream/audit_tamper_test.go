@@ -21,7 +21,10 @@ func tamperCases(s *auditFixture) map[string]tamperCase {
 	due := "redis count holds:due"
 	return map[string]tamperCase{
 		"a counter, along with its record": {
-			func(s *auditFixture) { s.redisCommand("INCRBY stock:shirt 1"); s.redisCommand("HINCRBY inventory.meta stock:shirt 1") },
+			func(s *auditFixture) {
+				s.redisCommand("INCRBY stock:shirt 1")
+				s.redisCommand("HINCRBY inventory.meta stock:shirt 1")
+			},
 			[]string{"redis changed stock:shirt"}, []string{"redis changed stock:shirt"}},
 		"a record alone":     {func(s *auditFixture) { s.redisCommand("HINCRBY inventory.meta stock:mug -1") }, []string{"redis changed stock:mug"}, []string{"redis changed stock:mug"}},
 		"a counter, no more": {func(s *auditFixture) { s.redisCommand("SET stock:mug many") }, []string{"redis changed stock:mug"}, []string{"redis changed stock:mug"}},
@@ -66,12 +69,16 @@ func tamperCases(s *auditFixture) map[string]tamperCase {
 		"an hour":       {func(s *auditFixture) { s.exec(`UPDATE sku_hours SET sold = sold + 1 WHERE sku = 'shirt'`) }, []string{"sku_hours changed " + s.hour}, []string{"sku_hours changed " + s.hour}},
 		"an hour, gone": {func(s *auditFixture) { s.exec(`DELETE FROM sku_hours WHERE sku = 'shirt'`) }, []string{"sku_hours missing " + s.hour}, []string{"sku_hours missing " + s.hour}},
 		"an hour of nothing": {
-			func(s *auditFixture) { s.exec(`INSERT INTO sku_hours VALUES ('ghost', '2026-01-02T03:00Z', 1, 0, 0, 0)`) }, []string{"sku_hours unexpected ghost 2026-01-02T03:00:00Z"}, nil},
+			func(s *auditFixture) {
+				s.exec(`INSERT INTO sku_hours VALUES ('ghost', '2026-01-02T03:00Z', 1, 0, 0, 0)`)
+			}, []string{"sku_hours unexpected ghost 2026-01-02T03:00:00Z"}, nil},
 		"an event, gone": {
 			func(s *auditFixture) { s.exec(`DELETE FROM events WHERE seq = 2`) },
 			[]string{"journal hole seq 2", "journal missing seq 2", "redis changed stock:shirt", level}, nil},
 		"the journal's end, gone": {
-			func(s *auditFixture) { s.exec(`DELETE FROM events WHERE hold_id = $1 AND type = 'HOLD_CANCELLED'`, s.expired) },
+			func(s *auditFixture) {
+				s.exec(`DELETE FROM events WHERE hold_id = $1 AND type = 'HOLD_CANCELLED'`, s.expired)
+			},
 			[]string{"holds changed " + s.expired, "journal hole seq 10", "journal missing seq 10", "redis changed hold:" + s.expired, due,
 				"redis changed stock:mug", "stock_levels changed mug", "sku_hours changed " + s.mugHour},
 			[]string{"journal missing seq 10"}},
@@ -99,7 +106,10 @@ func tamperCases(s *auditFixture) map[string]tamperCase {
 		"a log that is behind": {
 			func(s *auditFixture) { s.redisCommand("HSET inventory.meta seq 7") }, []string{"redis behind inventory.meta"}, []string{"redis behind inventory.meta"}},
 		"a journal that is behind": {
-			func(s *auditFixture) { s.exec(`UPDATE checkpoints SET seq = 9`); s.exec(`DELETE FROM events WHERE seq = 10`) },
+			func(s *auditFixture) {
+				s.exec(`UPDATE checkpoints SET seq = 9`)
+				s.exec(`DELETE FROM events WHERE seq = 10`)
+			},
 			[]string{"holds changed " + s.expired, "journal behind main", "stock_levels changed mug", "sku_hours changed " + s.mugHour}, []string{"journal behind main", "journal missing seq 10"}},
 	}
 }

@@ -22,7 +22,7 @@ func TestConfigFaults(t *testing.T) {
 		"unknown flag":     {[]string{"--redis-ulr", "x"}, nil, []string{"unknown flag: --redis-ulr"}},
 		"bad values": {
 			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk", "--batch-max", "0", "--stream-keep", "-1s", "--drain-delay", "-1s", "--log-level", "loud", "--log-format", "xml"}, nil,
-			[]string{"redis URL", "database URL", `roles: "clerk" is none of api, journal`, "batch max 0", "stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
+			[]string{"redis URL", "database URL", `roles: "clerk" is not one of api, journal`, "batch max 0", "stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
 		},
 		"a password":     {[]string{"--redis-url", "redis://:s3cret@host:port/0", "--database-url", "postgres://app:s3cret@host:port/x"}, nil, []string{"redis URL", "database URL"}},
 		"relations":      {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil, []string{"must not be below the default", "must outlast"}},

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// examineRedis checks Redis's version, role and settings.
 func examineRedis(ctx context.Context, config *Config) []finding {
 	client, err := redisClient(config)
 	if err != nil {
@@ -24,14 +25,15 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 	return []finding{
 		newFinding("redis version", version, major(version) >= 7, "use Redis 7.0 or newer"),
 		newFinding("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master", "point STOCKSTREAM_REDIS_URL at the primary"),
-		examineSetting(ctx, client, "appendonly", "yes", "without the log of writes a restart loses everything"),
-		examineSetting(ctx, client, "appendfsync", "always", "anything else loses sales that were acknowledged when Redis dies"),
-		examineSetting(ctx, client, "no-appendfsync-on-rewrite", "no", "yes acknowledges before the disk has it while the log is rewritten"),
-		examineSetting(ctx, client, "maxmemory-policy", "noeviction", "an evicted stock counter or hold is a lost unit"),
+		examineSetting(ctx, client, "appendonly", "yes", "without the append-only file, a restart loses everything"),
+		examineSetting(ctx, client, "appendfsync", "always", "with any other value, a crash of Redis loses acknowledged sales"),
+		examineSetting(ctx, client, "no-appendfsync-on-rewrite", "no", "with yes, writes are acknowledged before they are on disk while the append-only file is rewritten"),
+		examineSetting(ctx, client, "maxmemory-policy", "noeviction", "an evicted stock counter or hold loses units"),
 		examineACL(ctx, client),
 	}
 }
 
+// examineSetting checks one setting of redis.conf.
 func examineSetting(ctx context.Context, client *redis.Client, name, want, why string) finding {
 	values, err := client.ConfigGet(ctx, name).Result()
 	if err != nil {
@@ -40,8 +42,8 @@ func examineSetting(ctx context.Context, client *redis.Client, name, want, why s
 	return newFinding("redis "+name, values[name], values[name] == want, fmt.Sprintf("CONFIG SET %s %s: %s", name, want, why))
 }
 
-// examineACL looks for a trap: when Redis replays its log of writes at a restart, it checks what scripts wrote against
-// the permissions of the user "default", and drops what that user may not do, without a word.
+// examineACL checks that the user "default" has all permissions. When Redis restarts and replays its append-only file, it
+// runs the writes of scripts with the permissions of this user, and silently drops those that the user may not run.
 func examineACL(ctx context.Context, client *redis.Client) finding {
 	const name = "redis user default"
 	reply, err := client.Do(ctx, "ACL", "GETUSER", "default").Result()
@@ -49,12 +51,12 @@ func examineACL(ctx context.Context, client *redis.Client) finding {
 		return unknownFinding(name, err)
 	}
 	fields := map[string]string{}
-	switch reply := reply.(type) { // by protocol: RESP3, RESP2
-	case map[any]any:
+	switch reply := reply.(type) {
+	case map[any]any: // RESP3
 		for field, value := range reply {
 			fields[fmt.Sprint(field)] = flatten(value)
 		}
-	case []any:
+	case []any: // RESP2
 		for i := 0; i+1 < len(reply); i += 2 {
 			fields[fmt.Sprint(reply[i])] = flatten(reply[i+1])
 		}
@@ -62,9 +64,10 @@ func examineACL(ctx context.Context, client *redis.Client) finding {
 	all := strings.HasPrefix(fields["commands"], "+@all") && !strings.Contains(fields["commands"], " -") &&
 		slices.Contains(strings.Fields(fields["keys"]), "~*")
 	return newFinding(name, "commands "+fields["commands"]+", keys "+fields["keys"], all,
-		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions a restart drops what scripts wrote")
+		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions, a restart drops writes of scripts")
 }
 
+// flatten returns a reply of ACL GETUSER as text; the items of a list are separated by spaces.
 func flatten(value any) string {
 	if list, isList := value.([]any); isList {
 		texts := make([]string, len(list))
@@ -76,7 +79,7 @@ func flatten(value any) string {
 	return fmt.Sprint(value)
 }
 
-// major returns the first number of a version, 0 for what is none.
+// major returns the major number of a version, or 0 if the text is not a version.
 func major(version string) int {
 	first, _, _ := strings.Cut(version, ".")
 	n, _ := strconv.Atoi(first)

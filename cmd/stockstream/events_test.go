@@ -49,14 +49,14 @@ func TestEventsList(t *testing.T) {
 	if err != nil || strings.Count(out, "\n") != 1 || json.Unmarshal([]byte(out), &event) != nil || event.Seq != 3 || event.Version != 1 || event.SKU != "shirt" {
 		t.Errorf("as JSON: got %q (%v)", out, err)
 	}
-	if out, err = s.cli("events", "list", "--limit", "2"); err != nil || strings.Count(out, "\n") != 4 || !strings.HasSuffix(out, "there are more: --after main:2\n") {
+	if out, err = s.cli("events", "list", "--limit", "2"); err != nil || strings.Count(out, "\n") != 4 || !strings.HasSuffix(out, "more events follow: --after main:2\n") {
 		t.Errorf("a part: got %q (%v)", out, err)
 	}
-	if out, err = s.cli("events", "list", "--limit", "4"); err != nil || strings.Contains(out, "there are more") {
+	if out, err = s.cli("events", "list", "--limit", "4"); err != nil || strings.Contains(out, "more events follow") {
 		t.Errorf("all of it: got %q (%v)", out, err)
 	}
 	for says, args := range map[string][]string{
-		"want table or json": {"-o", "xml"}, "SOLD": {"--type", "SOLD"}, "pool:seq": {"--after", "7"}, "there is only the pool main": {"--after", "eu:7"}, "at least 1": {"--limit", "0"},
+		"want table or json": {"-o", "xml"}, "SOLD": {"--type", "SOLD"}, "pool:seq": {"--after", "7"}, "the only pool is main": {"--after", "eu:7"}, "at least 1": {"--limit", "0"},
 	} {
 		if _, err := s.cli(append([]string{"events", "list"}, args...)...); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v: got %v, want it to say %q", args, err, says)

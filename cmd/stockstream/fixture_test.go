@@ -96,9 +96,9 @@ func freeAddr(t *testing.T) string {
 // service is a `stockstream serve` in this process.
 type service struct {
 	fixture *fixture
-	url  string
-	log  *syncBuffer
-	stop func() error // asks it to end, and waits; may be called again
+	url     string
+	log     *syncBuffer
+	stop    func() error // asks it to end, and waits; may be called again
 }
 
 func (s *fixture) serve(args ...string) *service {
@@ -173,7 +173,9 @@ func (s *fixture) reserveAt(url, sku, key string, qty, ttlSeconds int) (status i
 }
 
 // logEnd is the seq that Redis's log ends at.
-func (s *fixture) logEnd() (int64, error) { return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64() }
+func (s *fixture) logEnd() (int64, error) {
+	return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+}
 
 // awaitCaughtUp waits until the journal and every projection have come to the end of the log.
 func (s *fixture) awaitCaughtUp() {

@@ -16,13 +16,13 @@ import (
 )
 
 func newJournal(config *Config) *cobra.Command {
-	parent := newCommandGroup("journal", "Look after the parts of the journal: list, detach and attach them")
+	parent := newCommandGroup("journal", "List, detach and attach the journal's partitions")
 	parent.AddCommand(newJournalParts(config), newJournalDetach(config), newJournalAttach(config))
 	return parent
 }
 
-// readersOfJournal returns everybody who has yet to read a part of the journal. What the audit has not verified could
-// never be audited once it is detached.
+// readersOfJournal returns all readers of the journal with their checkpoints: the projections and, if there has been an
+// audit, the audit. Events that the audit has not verified cannot be audited after they are detached.
 func readersOfJournal(ctx context.Context, db events.Querier) ([]events.Reader, error) {
 	readers, err := events.JournalReaders(ctx, db, projections.Names(projections.BuiltIn())...)
 	if err != nil {
@@ -39,7 +39,7 @@ func newJournalParts(config *Config) *cobra.Command {
 	var form output
 	parts := &cobra.Command{
 		Use:   "parts",
-		Short: "List the parts of the journal, and who still has to read them",
+		Short: "List the journal's partitions, with the readers that still need each",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conn, err := connectToLatestSchema(cmd.Context(), config)
@@ -61,7 +61,7 @@ func newJournalParts(config *Config) *cobra.Command {
 			return printPartitions(cmd.OutOrStdout(), reports)
 		},
 	}
-	addOutput(parts, &form, "table, or json, one part a line")
+	addOutput(parts, &form, "table, or json, one partition a line")
 	return parts
 }
 
@@ -83,10 +83,10 @@ func namesOf(readers []events.Reader) []string {
 	return names
 }
 
-// partitionJSON is a part for other programs.
+// partitionJSON is a partition as `parts -o json` prints it.
 type partitionJSON struct {
 	Part     string     `json:"part"`
-	State    string     `json:"state"` // attached, detached, or gone from this database
+	State    string     `json:"state"` // attached, detached, or gone (detached, and its table dropped)
 	FirstSeq int64      `json:"first_seq"`
 	LastSeq  int64      `json:"last_seq"`
 	Events   int64      `json:"events"`
@@ -113,7 +113,7 @@ func printPartitionsJSON(out io.Writer, reports []events.PartReport) error {
 func newJournalAttach(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "attach PART",
-		Short: "Bring a detached part back into the journal, once its table is found to hold what was detached",
+		Short: "Attach a detached partition again, after checking that its rows are unchanged",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			conn, err := connectToLatestSchema(cmd.Context(), config)
@@ -128,13 +128,14 @@ func newJournalAttach(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: events %d to %d, the same %d as when it was detached\n", part.Name, part.First, part.Last, part.Events)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: seq %d to %d, with the same %d events as when it was detached\n", part.Name, part.First, part.Last, part.Events)
 			return nil
 		},
 	}
 }
 
-// restoreCommand bring the table of a part back. The URL is not spelt out: it may hold a password.
+// restoreCommand returns the command that restores a partition's table from its dump. It names the URL's variable, because
+// the URL itself may contain a password.
 func restoreCommand(part string) string {
 	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", part)
 }

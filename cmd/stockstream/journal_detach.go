@@ -16,11 +16,11 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
-// detachFlags say which parts to take out.
+// detachFlags select the partitions to detach.
 type detachFlags struct {
 	before    int64
 	olderThan time.Duration
-	confirmed      bool
+	confirmed bool
 	dryRun    bool
 }
 
@@ -28,22 +28,22 @@ func newJournalDetach(config *Config) *cobra.Command {
 	var flags detachFlags
 	detach := &cobra.Command{
 		Use:   "detach {--before SEQ | --older-than DURATION}",
-		Short: "Take old parts out of the journal, to be archived",
-		Long: "Take parts out of the journal that hold nothing but older events. They stay in the database as tables of\n" +
-			"their own. What replays the journal from its beginning is refused until they are attached again: the rebuild\n" +
-			"of a projection, a new projection, Redis from the journal, a full audit.",
+		Short: "Detach old partitions from the journal, to archive them",
+		Long: "Detach the partitions of the journal whose events are all older than the given seq or age. They stay in the\n" +
+			"database as tables of their own. While a partition is detached, every replay of the whole journal is refused:\n" +
+			"to rebuild or add a projection, to rebuild Redis, to run a full audit.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (flags.before > 0) == (flags.olderThan > 0) {
-				return errors.New("say which parts to detach: --before SEQ, or --older-than DURATION")
+				return errors.New("choose the partitions to detach with either --before SEQ or --older-than DURATION")
 			}
 			return detachPartitions(cmd, config, flags)
 		},
 	}
-	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the parts whose events all have a lower seq")
-	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the parts whose events are all older, as in 2160h")
-	detach.Flags().BoolVar(&flags.confirmed, "yes", false, "detach them")
-	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be detached, or why it would be refused")
+	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the partitions whose events all have a lower seq")
+	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the partitions whose events are all older, such as 2160h")
+	detach.Flags().BoolVar(&flags.confirmed, "yes", false, "confirm that the partitions are to be detached")
+	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "print the partitions that would be detached, or why it would be refused")
 	return detach
 }
 
@@ -76,7 +76,7 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 	}
 	chosen := flags.choose(reports, time.Now())
 	if len(chosen) == 0 {
-		fmt.Fprintln(out, "no part is to be detached; `stockstream journal parts` lists them")
+		fmt.Fprintln(out, "no partition matches; `stockstream journal parts` lists them")
 		return nil
 	}
 	for _, part := range chosen {
@@ -88,11 +88,11 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 		return err
 	}
 	if flags.dryRun {
-		fmt.Fprintln(out, "these would be detached")
+		fmt.Fprintln(out, "these partitions would be detached")
 		return nil
 	}
 	if !flags.confirmed {
-		return errors.New("without these parts no projection can be rebuilt or added, and no emptied Redis restored, until they are attached again; add --yes if that is meant")
+		return errors.New("until these partitions are attached again, no projection can be rebuilt or added, and Redis cannot be restored; to detach them, add --yes")
 	}
 	for _, part := range chosen {
 		if _, err := events.DetachPart(ctx, conn, part.Part, stream, projections.Names(projections.BuiltIn())...); err != nil {
@@ -105,20 +105,21 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 	return nil
 }
 
-// checkNoRebuildRuns keeps parts that a rebuild is about to read: its checkpoint is not among the live ones. One that
-// begins a moment later finds the part missing, and says so.
+// checkNoRebuildRuns fails while a rebuild runs, since a rebuild reads the whole journal and its checkpoint is not among
+// those of the readers. A rebuild that starts after this check finds the partition missing and fails with a clear error.
 func checkNoRebuildRuns(ctx context.Context, conn *pgx.Conn) error {
 	runs, err := rebuild.List(ctx, conn, 1)
 	if err != nil {
 		return err
 	}
 	if len(runs) > 0 && runs[0].State == rebuild.Running {
-		return fmt.Errorf("%w: a rebuild of %s runs; detach when it has ended", events.ErrPartNeeded, strings.Join(runs[0].Projections, ", "))
+		return fmt.Errorf("%w: a rebuild of %s runs; detach after it has ended", events.ErrPartNeeded, strings.Join(runs[0].Projections, ", "))
 	}
 	return nil
 }
 
-// choose returns the attached parts that the flags mean: whole ones, from the oldest on, and never the newest.
+// choose returns the attached partitions that the flags select, oldest first. It never returns the newest partition, and
+// it stops at the first partition that contains an event to keep.
 func (f detachFlags) choose(reports []events.PartReport, now time.Time) []events.PartReport {
 	var chosen []events.PartReport
 	for _, r := range reports[:max(0, len(reports)-1)] {
@@ -138,10 +139,10 @@ func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, part strin
 	if err := conn.QueryRow(cmd.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {
 		return fmt.Errorf("read the schema's name: %w", err)
 	}
-	fmt.Fprintf(out, `%[1]s is detached: a table of its own. To archive it:
+	fmt.Fprintf(out, `%[1]s is detached; it is now a table of its own. To archive it:
   pg_dump --format=custom --table=%[2]s.%[1]s --file=%[1]s.dump "$STOCKSTREAM_DATABASE_URL"
   psql "$STOCKSTREAM_DATABASE_URL" -c 'DROP TABLE %[2]s.%[1]s'
-To bring it back, the first command only where the table was dropped:
+To attach it again (the first command only if the table was dropped):
 %[3]s
   stockstream journal attach %[1]s
 `, part, schema, restoreCommand(part))

@@ -55,12 +55,12 @@ func TestArchive(t *testing.T) {
 	s.awaitCaughtUp()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the last batch is acknowledged after it is in the journal
 		out, err := s.cli("journal", "detach", "--before", "3", "--dry-run")
-		return err == nil && strings.Contains(out, "these would be detached") && strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
+		return err == nil && strings.Contains(out, "these partitions would be detached") && strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
 	})
 	if _, err := s.cli("journal", "detach", "--before", "3"); err == nil || !strings.Contains(err.Error(), "--yes") {
 		t.Errorf("detach without --yes: got %v", err)
 	}
-	if out, err := s.cli("journal", "detach", "--older-than", "1h", "--yes"); err != nil || !strings.Contains(out, "no part is to be detached") {
+	if out, err := s.cli("journal", "detach", "--older-than", "1h", "--yes"); err != nil || !strings.Contains(out, "no partition matches") {
 		t.Errorf("nothing is that old: got %q (%v)", out, err)
 	}
 	if _, err := s.cli("journal", "detach", "--yes"); err == nil {

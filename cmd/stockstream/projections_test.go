@@ -79,7 +79,7 @@ func TestProjectionsCommands(t *testing.T) {
 	if got := queryValue[int](s, `SELECT held FROM stock_levels`); got != 20 {
 		t.Errorf("%d units held, want 20", got)
 	}
-	if out, err := s.cli("projections", "restore-old", "stock_levels"); err != nil || !strings.Contains(out, "stand at seq 21") || queryValue[int](s, `SELECT held FROM stock_levels`) != 19 {
+	if out, err := s.cli("projections", "restore-old", "stock_levels"); err != nil || !strings.Contains(out, "are at seq 21") || queryValue[int](s, `SELECT held FROM stock_levels`) != 19 {
 		t.Errorf("restore-old: got %q (%v)", out, err)
 	}
 	if out, err := s.cli("projections", "drop-old", "stock_levels"); err != nil || !strings.Contains(out, "dropped") {
@@ -100,7 +100,7 @@ func TestProjectionsCommands(t *testing.T) {
 func TestBar(t *testing.T) {
 	t.Parallel()
 	got := bar(rebuild.Progress{Step: rebuild.StepReplay, Done: 500, Total: 1000, Rate: 100, ETA: 5 * time.Second, Paused: true})
-	if want := "replaying  [###############...............] 500 of 1000 events, 100/s, 5s left, giving way"; got != want {
+	if want := "replaying  [###############...............] 500 of 1000 events, 100/s, 5s left, paused"; got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }

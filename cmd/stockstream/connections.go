@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// redisClient returns a client that gives up early enough for a command's deadline to mean something. What the URL
-// says (?read_timeout=…) stands.
+// redisClient returns a client whose time-outs are short enough for a command's deadline to take effect. Time-outs that
+// the URL sets (?read_timeout=…) take precedence.
 func redisClient(config *Config) (*redis.Client, error) {
 	options, err := redis.ParseURL(config.RedisURL)
 	if err != nil {
@@ -31,24 +31,25 @@ func redisClient(config *Config) (*redis.Client, error) {
 	return redis.NewClient(options), nil
 }
 
-// redisLog takes what go-redis says of its connections. Whether Redis can be reached is told by those who need it.
+// redisLog logs go-redis's messages about its connections at debug level. The parts that need Redis report themselves
+// when they cannot reach it.
 type redisLog struct{ log *slog.Logger }
 
-// Printf implements the logger of go-redis.
+// Printf implements go-redis's logging interface.
 func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 	l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
 }
 
-// connect opens one connection to Postgres for a command that ends by itself.
+// connect opens one connection to Postgres, for a command that runs to its end.
 func connect(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	conn, err := pgx.Connect(ctx, config.DatabaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres (STOCKSTREAM_DATABASE_URL or --database-url says where it is): %w", err)
+		return nil, fmt.Errorf("connect to Postgres (set STOCKSTREAM_DATABASE_URL or --database-url to its address): %w", err)
 	}
 	return conn, nil
 }
 
-// withConnection does a piece of work with a session of its own.
+// withConnection calls do with a new connection to Postgres and closes the connection afterwards.
 func withConnection(ctx context.Context, config *Config, do func(*pgx.Conn) error) error {
 	conn, err := connect(ctx, config)
 	if err != nil {
@@ -58,8 +59,8 @@ func withConnection(ctx context.Context, config *Config, do func(*pgx.Conn) erro
 	return do(conn)
 }
 
-// connectToLatestSchema opens a session on a schema that is this build's; what an operator would see otherwise is a table that
-// is not there.
+// connectToLatestSchema opens a connection to Postgres and checks that the schema is at this build's version. Without
+// the check, an operator would see errors about missing tables.
 func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	conn, err := connect(ctx, config)
 	if err != nil {
@@ -71,7 +72,7 @@ func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, erro
 	return conn, nil
 }
 
-// postgresConfig is how whatever opens sessions of its own connects to Postgres.
+// postgresConfig returns the connection settings for parts that open Postgres connections themselves.
 func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 	postgres, err := pgx.ParseConfig(config.DatabaseURL)
 	if err != nil {
@@ -80,7 +81,7 @@ func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 	return postgres, nil
 }
 
-// latestSchemaConfig is postgresConfig of a Postgres whose schema is this build's.
+// latestSchemaConfig returns postgresConfig, after checking that the schema is at this build's version.
 func latestSchemaConfig(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
 	postgres, err := postgresConfig(config)
 	if err != nil {
