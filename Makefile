@@ -48,13 +48,13 @@ bench-http bench-pipeline bench-latency bench-rebuild bench-restore bench-audit:
 
 # bench runs the work of pipeline, restore and audit in its own process. In the other parts, the service is a child
 # process, and the profile shows the load generator.
-profile: deps build ## CPU profile in cpu.pprof of a benchmark (PART=pipeline, restore or audit) or a test (PKG= RUN=)
+profile: deps build ## write bin/cpu.pprof, the CPU profile of a benchmark (PART=pipeline, restore or audit) or a test (PKG= RUN=)
 ifeq ($(RUN),)
-	$(GO) run ./cmd/bench -only $(PART) -rounds 1 -cpuprofile cpu.pprof $(BENCHFLAGS)
+	$(GO) run ./cmd/bench -only $(PART) -rounds 1 -cpuprofile bin/cpu.pprof $(BENCHFLAGS)
 else
-	$(GO) test -count 1 -run '$(RUN)' -cpuprofile cpu.pprof -o bin/profiled.test $(PKG)
+	$(GO) test -count 1 -run '$(RUN)' -cpuprofile bin/cpu.pprof -o bin/profiled.test $(PKG)
 endif
-	@echo "To open the profile: $(GO) tool pprof -http 127.0.0.1:0 cpu.pprof"
+	@echo "To open the profile: $(GO) tool pprof -http 127.0.0.1:0 bin/cpu.pprof"
 
 lint: ## run go vet and golangci-lint, and check go.mod
 	$(GO) vet ./...
@@ -74,4 +74,4 @@ image: ## build the container image
 	docker build --build-arg VERSION=$(VERSION) -t stockstream:$(VERSION) .
 
 clean: ## remove build results; the data of `make run` stay in .stockstream
-	rm -rf bin cpu.pprof
+	rm -rf bin
