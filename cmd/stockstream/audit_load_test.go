@@ -16,11 +16,11 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// shopperRounds counts, so that no two have the same keys.
+// shopperRounds counts the calls of startShoppers, so that no two use the same idempotency keys.
 var shopperRounds atomic.Int64
 
-// startShoppers reserve, pay, give back and let lapse until stop is called, which returns how many holds they made. An
-// operator sets a counter by hand now and then.
+// startShoppers starts shoppers that reserve, confirm, cancel and let holds expire until stop is called. stop returns the
+// number of holds that they made. From time to time, a shopper also sets a stock counter by hand, like an operator.
 func (v *service) startShoppers(count int) (stop func() int64) {
 	s := v.fixture
 	round := shopperRounds.Add(1)
@@ -47,7 +47,7 @@ func (v *service) startShoppers(count int) (stop func() int64) {
 					_, _, err = s.send(http.MethodPost, v.url+"/holds/"+hold+"/cancel", ``)
 				case 2:
 					if i%50 == 2 {
-						err = s.redis.IncrBy(ctx, "stock:"+sku, 10).Err() // by hand, as it were
+						err = s.redis.IncrBy(ctx, "stock:"+sku, 10).Err() // like an operator, without a command
 					}
 				}
 				if err != nil && ctx.Err() == nil {
@@ -63,15 +63,16 @@ func (v *service) startShoppers(count int) (stop func() int64) {
 	}
 }
 
+// stockSKUs sets the stock counters of the seven SKUs that the shoppers buy.
 func (s *fixture) stockSKUs() {
 	for i := range 7 {
 		s.redisCommand(fmt.Sprintf("SET stock:sku-%d 1000000", i))
 	}
 }
 
-// TestAuditUnderLoad audits a shop in full swing, again and again, from where it stands and from zero, beside the
-// background audit. There must be no false alarm, and nothing may be skipped.
-func TestAuditUnderLoad(t *testing.T) {
+// TestAuditUnderLoadRaisesNoFalseAlarm runs 30 audits, full and incremental, while shoppers buy and the background audit
+// runs. It checks that no audit finds a difference, and that the incremental audits skip no event.
+func TestAuditUnderLoadRaisesNoFalseAlarm(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	s.stockSKUs()
@@ -81,7 +82,7 @@ func TestAuditUnderLoad(t *testing.T) {
 	for i := range 30 {
 		report := s.runAudit(i%5 == 4)
 		if !report.OK || report.Seq < verified {
-			t.Fatalf("audit %d, after seq %d: a false alarm, or a step back: %+v", i, verified, report)
+			t.Fatalf("audit %d, after seq %d: got a difference or a lower seq: %+v", i, verified, report)
 		}
 		verified = report.Seq
 	}
@@ -94,15 +95,24 @@ func TestAuditUnderLoad(t *testing.T) {
 	}
 	s.serve("--roles", "journal,projections", "--audit-interval", "0").awaitReady()
 	last := s.wantCleanAudit(false)
-	if made < 200 || verified == 0 || last.From == 0 || last.Compared.Events != last.Seq-last.From {
-		t.Errorf("%d holds were made; the last audit: %+v", made, last)
+	if made < 200 {
+		t.Errorf("the shoppers made %d holds, want at least 200", made)
+	}
+	if verified == 0 {
+		t.Error("no audit under load verified an event")
+	}
+	if last.From == 0 {
+		t.Errorf("the last audit started at seq 0, want it to continue: %+v", last)
+	}
+	if want := last.Seq - last.From; last.Compared.Events != want {
+		t.Errorf("the last audit read %d events, want %d: %+v", last.Compared.Events, want, last)
 	}
 	s.wantCleanAudit(true)
 }
 
-// TestAuditInBackground holds that the last audit is shown by every process, that a difference is an error in the log and
-// leaves the service ready, and that it is looked at again until it is gone.
-func TestAuditInBackground(t *testing.T) {
+// TestBackgroundAuditReportsADifference checks that every process shows the last audit in /readyz, that a difference is
+// logged as an error while the service stays ready, and that the audit is clean again after the difference is gone.
+func TestBackgroundAuditReportsADifference(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	s.stockSKUs()
@@ -127,7 +137,7 @@ func TestAuditInBackground(t *testing.T) {
 	}
 	s.redisCommand("HSET hold:" + hold + " qty 5")
 	await("differs", "hold:"+hold)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log is written behind the report
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log line follows the report
 		log := worker.log.String()
 		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from its journal"), log
 	})
@@ -135,8 +145,9 @@ func TestAuditInBackground(t *testing.T) {
 	await("clean", "")
 }
 
-// TestAuditGoesOn holds that an audit folds only what is new, and that two that overlap in time take their turns.
-func TestAuditGoesOn(t *testing.T) {
+// TestConcurrentAuditsReadEachEventOnce checks that an incremental audit reads only new events, and that two audits at the
+// same time run one after the other.
+func TestConcurrentAuditsReadEachEventOnce(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	s.stockSKUs()
@@ -158,16 +169,20 @@ func TestAuditGoesOn(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-		if folded := reports[0].Compared.Events + reports[1].Compared.Events; folded != reports[0].Seq-verified || reports[0].Full != reports[1].Full && round > 0 {
-			t.Errorf("round %d: %d events were folded from %d on, in %+v and %+v", round, folded, verified, reports[0], reports[1])
+		read := reports[0].Compared.Events + reports[1].Compared.Events
+		if want := reports[0].Seq - verified; read != want {
+			t.Errorf("round %d: the two audits read %d events, want %d: %+v and %+v", round, read, want, reports[0], reports[1])
+		}
+		if round > 0 && reports[0].Full != reports[1].Full {
+			t.Errorf("round %d: one audit was full: %+v and %+v", round, reports[0], reports[1])
 		}
 		verified = reports[0].Seq
 	}
 }
 
-// TestAuditKilled kills audits under load at any moment. What they leave behind is the verified state of before, or of
-// after, and never something in between.
-func TestAuditKilled(t *testing.T) {
+// TestKilledAuditLeavesAConsistentState kills audits at different moments under load. The next audit must be clean: a killed
+// audit has stored either all of its state or none.
+func TestKilledAuditLeavesAConsistentState(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	s.stockSKUs()

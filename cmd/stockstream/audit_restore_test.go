@@ -8,21 +8,21 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestAuditOfARestoredRedis empties Redis between two crowds. Once it is restored from the journal, an audit goes on from
-// where it stood and finds everything as it was, and so does one from zero after more was sold.
-func TestAuditOfARestoredRedis(t *testing.T) {
+// TestAuditIsCleanAfterARestore empties Redis under load. After Redis is restored from the journal, an audit that continues
+// from the last one is clean, and so is a full audit after further sales.
+func TestAuditIsCleanAfterARestore(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
 	sellSome := func() {
 		t.Helper()
-		from, _ := s.logEnd() // 0 where there is none
+		from, _ := s.logEnd() // 0 if Redis has no log
 		stop := v.startShoppers(4)
 		defer stop()
 		testenv.Eventually(t, 60*time.Second, func() (bool, string) {
 			end, err := s.logEnd()
-			return err == nil && end >= from+300, fmt.Sprintf("the log ends at %d (%v), and began at %d", end, err, from)
+			return err == nil && end >= from+300, fmt.Sprintf("the log ends at seq %d (%v), and started at %d", end, err, from)
 		})
 	}
 	sellSome()
@@ -32,7 +32,7 @@ func TestAuditOfARestoredRedis(t *testing.T) {
 	}
 	v.awaitReady()
 	if report := s.wantCleanAudit(false); report.From != verified || report.Full {
-		t.Errorf("restored: got %+v, want it to go on from %d", report, verified)
+		t.Errorf("restored: got %+v, want an audit that continues from seq %d", report, verified)
 	}
 	s.wantCleanAudit(true)
 	sellSome()

@@ -24,7 +24,7 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// asProgram turns this test binary into the program itself, for tests that kill it.
+// asProgram is the environment variable that makes this test binary run as `stockstream` itself, for tests that kill it.
 const asProgram = "RUN_AS_STOCKSTREAM"
 
 func TestMain(m *testing.M) {
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// fixture is a Redis and a Postgres schema for services to run on, and a client.
+// fixture has a Redis and a Postgres schema for services to run on, and clients of both and of HTTP.
 type fixture struct {
 	t      *testing.T
 	ctx    context.Context
@@ -71,36 +71,77 @@ func (s *fixture) connect() *pgx.Conn {
 	return testenv.Connect(s.t, testenv.ParseURL(s.t, s.dbURL))
 }
 
-// environ is what the shop's processes are told by the environment.
+// environ returns the settings of the fixture's processes: the URLs of its servers.
 func (s *fixture) environ() []string {
 	return []string{"STOCKSTREAM_REDIS_URL=" + s.server.URL(), "STOCKSTREAM_DATABASE_URL=" + s.dbURL}
 }
 
-// cli runs a command of the program to its end, and returns what it printed.
+// cli runs one command of the program in this process and returns its output.
 func (s *fixture) cli(args ...string) (string, error) {
 	var out bytes.Buffer
 	err := run(s.ctx, args, s.environ(), &out, &out)
 	return out.String(), err
 }
 
+// wantOutput runs a command, checks that it succeeds and prints every text, and returns the output.
+func (s *fixture) wantOutput(command string, texts ...string) string {
+	s.t.Helper()
+	out, err := s.cli(strings.Fields(command)...)
+	if err != nil {
+		s.t.Errorf("%s: got error %v, and printed:\n%s", command, err, out)
+	}
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			s.t.Errorf("%s: printed:\n%s\nwant it to contain %q", command, out, text)
+		}
+	}
+	return out
+}
+
+// wantError runs a command, checks that it fails with an error that contains every text, and returns output and error.
+func (s *fixture) wantError(command string, texts ...string) (string, error) {
+	s.t.Helper()
+	out, err := s.cli(strings.Fields(command)...)
+	if err == nil {
+		s.t.Errorf("%s: got no error, and printed:\n%s", command, out)
+		return out, nil
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			s.t.Errorf("%s: got error %v, want it to contain %q", command, err, text)
+		}
+	}
+	return out, err
+}
+
+// exec runs a statement in Postgres.
+func (s *fixture) exec(sql string, args ...any) {
+	s.t.Helper()
+	if _, err := s.db.Exec(s.ctx, sql, args...); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// freeAddr returns a loopback address on which no program listens at the moment.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // a test's
+	defer listener.Close() //nolint:errcheck // only a test's listener
 	return listener.Addr().String()
 }
 
-// service is a `stockstream serve` in this process.
+// service is a `stockstream serve` that runs in this process.
 type service struct {
 	fixture *fixture
 	url     string
 	log     *syncBuffer
-	stop    func() error // asks it to end, and waits; may be called again
+	stop    func() error // stops it and waits until it has ended; may be called again
 }
 
+// serve starts a service with the given flags. It is stopped when the test ends.
 func (s *fixture) serve(args ...string) *service {
 	s.t.Helper()
 	addr := freeAddr(s.t)
@@ -137,7 +178,7 @@ func awaitReady(t *testing.T, s *fixture, url string, log fmt.Stringer) {
 	})
 }
 
-// send sends a request and reads the JSON object that comes back.
+// send sends a request and decodes the JSON object of the answer.
 func (s *fixture) send(method, url, body string) (status int, answer map[string]any, err error) {
 	request, err := http.NewRequestWithContext(s.ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -158,7 +199,7 @@ func (s *fixture) send(method, url, body string) (status int, answer map[string]
 	return response.StatusCode, answer, json.Unmarshal(raw, &answer)
 }
 
-// reserve asks for units under a key; the hold's id is "" unless the status is 201.
+// reserve sends a reservation. holdID is "" unless the status is 201.
 func (v *service) reserve(sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
 	return v.fixture.reserveAt(v.url, sku, key, qty, ttlSeconds)
 }
@@ -172,12 +213,12 @@ func (s *fixture) reserveAt(url, sku, key string, qty, ttlSeconds int) (status i
 	return status, holdID, err
 }
 
-// logEnd is the seq that Redis's log ends at.
+// logEnd returns the last seq of Redis's log.
 func (s *fixture) logEnd() (int64, error) {
 	return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
 }
 
-// awaitCaughtUp waits until the journal and every projection have come to the end of the log.
+// awaitCaughtUp waits until the journal and every projection have reached the end of Redis's log.
 func (s *fixture) awaitCaughtUp() {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
@@ -197,7 +238,7 @@ func (s *fixture) awaitCaughtUp() {
 	})
 }
 
-// queryValue returns a single value of a query.
+// queryValue returns the single value of a query.
 func queryValue[T any](s *fixture, sql string, args ...any) T {
 	s.t.Helper()
 	var value T
@@ -207,7 +248,7 @@ func queryValue[T any](s *fixture, sql string, args ...any) T {
 	return value
 }
 
-// program is a `stockstream serve` in a process of its own.
+// program is a `stockstream serve` in a process of its own, which a test can kill.
 type program struct {
 	cmd  *exec.Cmd
 	url  string
@@ -215,6 +256,7 @@ type program struct {
 	done chan error
 }
 
+// program starts a `stockstream serve` on addr in a process of its own. It is killed when the test ends.
 func (s *fixture) program(addr string, args ...string) *program {
 	s.t.Helper()
 	self, err := os.Executable()
@@ -233,13 +275,13 @@ func (s *fixture) program(addr string, args ...string) *program {
 	return p
 }
 
-// kill ends it the hard way, and waits.
+// kill kills the process with SIGKILL and waits until it has ended.
 func (p *program) kill() {
 	_ = p.cmd.Process.Signal(syscall.SIGKILL)
 	p.done <- <-p.done
 }
 
-// syncBuffer is a log that is written by one goroutine and read by another.
+// syncBuffer is a buffer for a log that one goroutine writes and another reads.
 type syncBuffer struct {
 	mu     sync.Mutex
 	buffer bytes.Buffer

@@ -12,8 +12,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestRolesApart runs each role in a service of its own, two of each, and sells through them.
-func TestRolesApart(t *testing.T) {
+// TestRolesWorkInSeparateServices runs two services for each role, and sells through those with the role api.
+func TestRolesWorkInSeparateServices(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	var apis []*service
@@ -23,7 +23,7 @@ func TestRolesApart(t *testing.T) {
 			if role == roleAPI {
 				apis = append(apis, v)
 			} else if status, _, _ := s.send(http.MethodGet, v.url+"/stock/shirt", ""); status != http.StatusNotFound {
-				t.Errorf("the role %s serves the API: %d", role, status)
+				t.Errorf("a service with the role %s serves the API: got status %d, want 404", role, status)
 			}
 		}
 	}
@@ -50,19 +50,17 @@ func TestRolesApart(t *testing.T) {
 	}
 }
 
-// TestPortTaken names the setting that helps.
-func TestPortTaken(t *testing.T) {
+// TestErrorForATakenPortNamesTheSetting checks that serve, on a taken port, names the setting for another address.
+func TestErrorForATakenPortNamesTheSetting(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	v := s.serve().awaitReady()
-	_, err := s.cli("serve", "--http-addr", strings.TrimPrefix(v.url, "http://"))
-	if err == nil || !strings.Contains(err.Error(), "--http-addr or STOCKSTREAM_HTTP_ADDR") {
-		t.Errorf("got %v, want it to name the setting", err)
-	}
+	s.wantError("serve --http-addr "+strings.TrimPrefix(v.url, "http://"), "--http-addr or STOCKSTREAM_HTTP_ADDR")
 }
 
-// TestStoppedWhileStarting holds that a service which is told to stop before it has come up ends, and without a fault.
-func TestStoppedWhileStarting(t *testing.T) {
+// TestServiceCanBeStoppedWhileItStarts stops a service at different moments of its start, and checks that it ends within 5 s
+// and without an error.
+func TestServiceCanBeStoppedWhileItStarts(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	for i := range 12 {
@@ -73,14 +71,14 @@ func TestStoppedWhileStarting(t *testing.T) {
 			t.Errorf("stopped after %d ms: %v", i*i*2, err)
 		}
 		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("stopped after %d ms: it took %s", i*i*2, took)
+			t.Errorf("stopped after %d ms: the stop took %s, want at most 5 s", i*i*2, took)
 		}
 	}
 }
 
-// TestServersComeLate starts the service before its Redis, its Postgres and its schema are there, and takes each away
-// again.
-func TestServersComeLate(t *testing.T) {
+// TestServiceWaitsForItsServers starts a service before Redis, Postgres and the schema are there, and checks that it becomes
+// ready when they are. Then it kills Postgres, during which reservations must succeed, and Redis.
+func TestServiceWaitsForItsServers(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
 	s := newFixtureOn(t, postgres.URL())
@@ -144,9 +142,9 @@ func TestServersComeLate(t *testing.T) {
 	}
 }
 
-// TestDrain stops a service under load: whoever was answered 201 has a hold, nobody's request is cut off once it was
-// taken, and nothing healthy is parked.
-func TestDrain(t *testing.T) {
+// TestDrainFinishesAcceptedRequests stops a service under load. Every reservation answered 201 must be in the log and in the
+// read table, and no message may be parked.
+func TestDrainFinishesAcceptedRequests(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	v := s.serve("--drain-delay", "200ms").awaitReady()
@@ -162,7 +160,7 @@ func TestDrain(t *testing.T) {
 					if accepted.Load() < 200 {
 						t.Errorf("buyer %d, request %d, before the stop: %v", buyer, i, err)
 					}
-					return // the connection was closed before the request was taken, which the count below proves
+					return // the connection was closed before the service read the request; the count below proves it
 				}
 				if status != http.StatusCreated {
 					t.Errorf("buyer %d, request %d: %d", buyer, i, status)
@@ -182,7 +180,7 @@ func TestDrain(t *testing.T) {
 		t.Errorf("the log has errors:\n%s", log)
 	}
 	if created := s.redis.XLen(s.ctx, "inventory.events").Val() - 1; created != accepted.Load() {
-		t.Errorf("%d were answered 201, the log has %d holds", accepted.Load(), created)
+		t.Errorf("%d reservations were answered 201, but the log has %d holds", accepted.Load(), created)
 	}
 	s.serve().awaitReady()
 	s.awaitCaughtUp()
