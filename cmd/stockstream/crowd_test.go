@@ -152,8 +152,8 @@ func (b *buyer) letExpire(qty int) outcome {
 	return left
 }
 
-// wantStoresAgree checks that Redis, the stream, the journal and the read tables agree about a SKU, and that at every event
-// the available, held and sold units add up to units.
+// wantStoresAgree checks that Redis, the stream, the journal and the read tables agree about a SKU. It also checks that the
+// SKU was never oversold, and that the available, held and sold units add up to units.
 func (s *fixture) wantStoresAgree(sku string, units int64) {
 	s.t.Helper()
 	s.wantStoresAgreeExceptStream(sku, units)
@@ -163,7 +163,8 @@ func (s *fixture) wantStoresAgree(sku string, units int64) {
 	}
 }
 
-// wantStoresAgreeExceptStream is wantAgreement but for the stream, which is shorter than the log once Redis was restored.
+// wantStoresAgreeExceptStream is wantStoresAgree without the stream, which has fewer entries than the journal after Redis was
+// restored.
 func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 	s.t.Helper()
 	s.awaitCaughtUp()
