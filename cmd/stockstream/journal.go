@@ -121,14 +121,14 @@ func newJournalAttach(config *Config) *cobra.Command {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			part, err := events.AttachPart(cmd.Context(), conn, args[0])
+			partition, err := events.AttachPart(cmd.Context(), conn, args[0])
 			if errors.Is(err, events.ErrPartGone) {
 				return fmt.Errorf("%w\n%s", err, restoreCommand(args[0]))
 			}
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: seq %d to %d, with the same %d events as when it was detached\n", part.Name, part.First, part.Last, part.Events)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: seq %d to %d, with the same %d events as when it was detached\n", partition.Name, partition.First, partition.Last, partition.Events)
 			return nil
 		},
 	}
@@ -136,6 +136,6 @@ func newJournalAttach(config *Config) *cobra.Command {
 
 // restoreCommand returns the command that restores a partition's table from its dump. It names the URL's variable, because
 // the URL itself may contain a password.
-func restoreCommand(part string) string {
-	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", part)
+func restoreCommand(partition string) string {
+	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", partition)
 }

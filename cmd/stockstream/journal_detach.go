@@ -79,8 +79,8 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 		fmt.Fprintln(out, "no partition matches; `stockstream journal parts` lists them")
 		return nil
 	}
-	for _, part := range chosen {
-		if err := events.CheckDetachable(part.Part, append(readers, stream)); err != nil {
+	for _, partition := range chosen {
+		if err := events.CheckDetachable(partition.Part, append(readers, stream)); err != nil {
 			return err
 		}
 	}
@@ -94,11 +94,11 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 	if !flags.confirmed {
 		return errors.New("until these partitions are attached again, no projection can be rebuilt or added, and Redis cannot be restored; to detach them, add --yes")
 	}
-	for _, part := range chosen {
-		if _, err := events.DetachPart(ctx, conn, part.Part, stream, projections.Names(projections.BuiltIn())...); err != nil {
+	for _, partition := range chosen {
+		if _, err := events.DetachPart(ctx, conn, partition.Part, stream, projections.Names(projections.BuiltIn())...); err != nil {
 			return err
 		}
-		if err := printDetached(cmd, out, conn, part.Name); err != nil {
+		if err := printDetached(cmd, out, conn, partition.Name); err != nil {
 			return err
 		}
 	}
@@ -126,7 +126,9 @@ func (f detachFlags) choose(reports []events.PartReport, now time.Time) []events
 		if r.State != events.PartAttached {
 			continue
 		}
-		if f.before > 0 && r.Last >= f.before || f.olderThan > 0 && (r.LastAt.IsZero() || now.Sub(r.LastAt) < f.olderThan) {
+		tooHigh := f.before > 0 && r.Last >= f.before
+		tooYoung := f.olderThan > 0 && (r.LastAt.IsZero() || now.Sub(r.LastAt) < f.olderThan)
+		if tooHigh || tooYoung {
 			break
 		}
 		chosen = append(chosen, r)
@@ -134,7 +136,8 @@ func (f detachFlags) choose(reports []events.PartReport, now time.Time) []events
 	return chosen
 }
 
-func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, part string) error {
+// printDetached prints the commands that archive a detached partition, and those that attach it again.
+func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, partition string) error {
 	var schema string
 	if err := conn.QueryRow(cmd.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {
 		return fmt.Errorf("read the schema's name: %w", err)
@@ -145,6 +148,6 @@ func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, part strin
 To attach it again (the first command only if the table was dropped):
 %[3]s
   stockstream journal attach %[1]s
-`, part, schema, restoreCommand(part))
+`, partition, schema, restoreCommand(partition))
 	return nil
 }
