@@ -31,7 +31,7 @@ func TestAuditIsCleanAfterARestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.awaitReady()
-	if report := s.wantCleanAudit(false); report.From != verified || report.Full {
+	if report := s.wantCleanAudit(false); report.Full || report.From != verified {
 		t.Errorf("restored: got %+v, want an audit that continues from seq %d", report, verified)
 	}
 	s.wantCleanAudit(true)

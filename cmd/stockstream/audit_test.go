@@ -33,17 +33,10 @@ func newAuditFixture(t *testing.T) *auditFixture {
 	s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", `{"delta":20,"reason":"delivery","idempotency_key":"a1"}`))
 	s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", `{"delta":-3,"reason":"broken","idempotency_key":"a2"}`))
 	s.redis.Set(s.ctx, "stock:mug", 8, 0)
-	hold := func(sku, key string, qty, ttlSeconds int) string {
-		_, id, err := v.reserve(sku, key, qty, ttlSeconds)
-		if err != nil || id == "" {
-			t.Fatalf("reserve %s: %q (%v)", key, id, err)
-		}
-		return id
-	}
-	s.live = hold("shirt", "k1", 2, 600)
-	s.paid = hold("shirt", "k2", 3, 600)
-	s.cancelled = hold("mug", "k3", 1, 600)
-	s.expired = hold("mug", "k4", 2, 1)
+	s.live = v.mustReserve("shirt", "k1", 2, 600)
+	s.paid = v.mustReserve("shirt", "k2", 3, 600)
+	s.cancelled = v.mustReserve("mug", "k3", 1, 600)
+	s.expired = v.mustReserve("mug", "k4", 2, 1)
 	s.mustBeOK(s.send(http.MethodPost, v.url+"/holds/"+s.paid+"/confirm", `{"payment_ref":"pay-2"}`))
 	s.mustBeOK(s.send(http.MethodPost, v.url+"/holds/"+s.cancelled+"/cancel", ``))
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {

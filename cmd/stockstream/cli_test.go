@@ -124,9 +124,7 @@ func TestDeadLettersListShowsAForeignEntry(t *testing.T) {
 	if err := s.redis.Do(s.ctx, "XADD", "inventory.events", "*", "hello", "world").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, err := v.reserve("shirt", "k", 1, 60); status != 201 || err != nil {
-		t.Fatal(status, err)
-	}
+	v.mustReserve("shirt", "k", 1, 60)
 	s.awaitCaughtUp()
 	out := s.wantOutput("dead-letters list", "journal", "not written by a command")
 	if got := strings.Count(out, "\n"); got != 2 {

@@ -19,9 +19,7 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	s := newFixture(t)
 	s.client.Transport.(*http.Transport).MaxConnsPerHost = 150
 	services := []*service{s.serve().awaitReady(), s.serve().awaitReady()}
-	if status, body, err := s.send(http.MethodPost, services[0].url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
-		t.Fatal(status, body, err)
-	}
+	s.openTickets(services[0].url, units)
 	var paid, refused atomic.Int64
 	var crowd sync.WaitGroup
 	start := make(chan struct{})

@@ -39,7 +39,8 @@ func (h *historyFlags) add(cmd *cobra.Command) {
 
 // read checks the flags and completes the query. unset is the seq to start after if --after is not given.
 func (h *historyFlags) read(unset int64) error {
-	h.query.Pool, h.query.After = events.MainPool.Name(), unset
+	h.query.Pool = events.MainPool.Name()
+	h.query.After = unset
 	if h.query.Type != "" && !events.Known(h.query.Type) {
 		return fmt.Errorf("type %q: want one of %v", h.query.Type, events.Types())
 	}
@@ -98,7 +99,8 @@ func listEvents(ctx context.Context, conn *pgx.Conn, q events.HistoryQuery, show
 		if err := show(page.Events); err != nil {
 			return "", err
 		}
-		left, q.After = left-len(page.Events), page.Next
+		left -= len(page.Events)
+		q.After = page.Next
 		switch {
 		case !page.More:
 			return "", nil
@@ -138,17 +140,6 @@ func newEventsTail(config *Config) *cobra.Command {
 	h.add(cmd)
 	cmd.Flags().StringVar(&h.after, "after", "", "start after this position, such as main:42, instead of now")
 	return cmd
-}
-
-// skipRepeats returns a function that calls report, except for an error with the same text as the one before.
-func skipRepeats(report func(error)) func(error) {
-	var lastReported string
-	return func(err error) {
-		if err.Error() != lastReported {
-			lastReported = err.Error()
-			report(err)
-		}
-	}
 }
 
 // newEventPrinter returns a function that prints pages of events. The table's heading precedes the first page.

@@ -136,9 +136,7 @@ func TestEventsTailPrintsEachNewEventOnce(t *testing.T) {
 	})
 	for round := range 2 {
 		for i := range 3 {
-			if status, _, err := v.reserve("shirt", fmt.Sprintf("k%d-%d", round, i), 1, 60); status != 201 {
-				t.Fatal(status, err)
-			}
+			v.mustReserve("shirt", fmt.Sprintf("k%d-%d", round, i), 1, 60)
 		}
 		if round > 0 {
 			break

@@ -204,6 +204,32 @@ func (v *service) reserve(sku, key string, qty, ttlSeconds int) (status int, hol
 	return v.fixture.reserveAt(v.url, sku, key, qty, ttlSeconds)
 }
 
+// mustReserve sends a reservation, ends the test unless the status is 201, and returns the hold's id.
+func (v *service) mustReserve(sku, key string, qty, ttlSeconds int) (holdID string) {
+	v.fixture.t.Helper()
+	status, holdID, err := v.reserve(sku, key, qty, ttlSeconds)
+	if err != nil {
+		v.fixture.t.Fatalf("reserve %s with the key %s: %v", sku, key, err)
+	}
+	if status != http.StatusCreated {
+		v.fixture.t.Fatalf("reserve %s with the key %s: got status %d, want 201", sku, key, status)
+	}
+	return holdID
+}
+
+// wantPost sends a POST request and checks the status of the answer.
+func (s *fixture) wantPost(url, body string, want int) {
+	s.t.Helper()
+	status, answer, err := s.send(http.MethodPost, url, body)
+	if err != nil {
+		s.t.Errorf("POST %s: %v", url, err)
+		return
+	}
+	if status != want {
+		s.t.Errorf("POST %s %s: got status %d, want %d: %v", url, body, status, want, answer)
+	}
+}
+
 func (s *fixture) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
 	body := fmt.Sprintf(`{"sku":%q,"qty":%d,"user_id":"buyer","ttl_seconds":%d,"idempotency_key":%q}`, sku, qty, ttlSeconds, key)
 	status, answer, err := s.send(http.MethodPost, url+"/holds", body)

@@ -48,7 +48,8 @@ func newJournalDetach(config *Config) *cobra.Command {
 }
 
 func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) error {
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	ctx := cmd.Context()
+	out := cmd.OutOrStdout()
 	conn, err := connectToLatestSchema(ctx, config)
 	if err != nil {
 		return err

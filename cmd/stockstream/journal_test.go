@@ -48,9 +48,7 @@ func TestDetachedPartitionCanBeArchivedAndAttachedAgain(t *testing.T) {
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 100, 0)
 	for i := range 5 {
-		if status, _, err := v.reserve("shirt", fmt.Sprint("k", i), 1, 60); status != 201 || err != nil {
-			t.Fatal(status, err)
-		}
+		v.mustReserve("shirt", fmt.Sprint("k", i), 1, 60)
 	}
 	s.awaitCaughtUp()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the stream's group moves a moment after the batch is journaled
@@ -73,9 +71,7 @@ func TestDetachedPartitionCanBeArchivedAndAttachedAgain(t *testing.T) {
 	if got := queryValue[int](s, `SELECT count(*) FROM events`); got != 6 {
 		t.Errorf("the journal has %d events, want 6", got)
 	}
-	if status, _, err := v.reserve("shirt", "last", 1, 60); status != 201 || err != nil {
-		t.Error(status, err)
-	}
+	v.mustReserve("shirt", "last", 1, 60)
 	s.awaitCaughtUp()
 }
 

@@ -97,9 +97,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	addr := freeAddr(t)
 	p := s.program(addr)
 	awaitReady(t, s, p.url, p.log)
-	if status, body, err := s.send(http.MethodPost, p.url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
-		t.Fatal(status, body, err)
-	}
+	s.openTickets(p.url, units)
 	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()

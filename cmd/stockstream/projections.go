@@ -170,7 +170,8 @@ func printProjections(out io.Writer, all []rebuild.Status) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "NAME\tCHECKPOINT\tLAG EVENTS\tLAG\tPARKED\tOLD TABLES\tREBUILD")
 	for _, s := range all {
-		old, run := "-", "-"
+		old := "-"
+		run := "-"
 		if s.Old != nil {
 			old = fmt.Sprintf("at %d, of %s", s.Old.Seq, s.Old.Replaced.Format(time.RFC3339))
 		}

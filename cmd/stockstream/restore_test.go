@@ -21,9 +21,8 @@ import (
 // openTickets adds units of the SKU ticket through a service.
 func (s *fixture) openTickets(url string, units int) {
 	s.t.Helper()
-	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
-		s.t.Fatal(status, body, err)
-	}
+	body := fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)
+	s.wantPost(url+"/stock/ticket/adjustments", body, http.StatusOK)
 }
 
 // recordedHold is a hold as it is in the read tables.
@@ -56,19 +55,11 @@ func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 			s.t.Errorf("reserve with the key %s: %d, hold %q (%v), want the hold %s", h.key, status, id, err, h.id)
 		}
 		if h.status == "CONFIRMED" {
-			status, body, err := s.send(http.MethodPost, url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef))
-			if status != http.StatusOK || err != nil {
-				s.t.Errorf("confirm %s again: %d %v (%v), want 200", h.id, status, body, err)
-			}
-			status, body, err = s.send(http.MethodPost, url+"/holds/"+h.id+"/confirm", `{"payment_ref":"another"}`)
-			if status != http.StatusConflict || err != nil {
-				s.t.Errorf("confirm %s with another payment: %d %v (%v), want 409", h.id, status, body, err)
-			}
+			s.wantPost(url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef), http.StatusOK)
+			s.wantPost(url+"/holds/"+h.id+"/confirm", `{"payment_ref":"another"}`, http.StatusConflict)
 		}
 	}
-	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", `{"delta":1000000,"reason":"opening","idempotency_key":"open"}`); status != http.StatusOK || err != nil {
-		s.t.Errorf("adjust again: %d %v (%v), want 200", status, body, err)
-	}
+	s.openTickets(url, 1_000_000) // the same adjustment again, with the same key
 	return len(holds)
 }
 
@@ -302,9 +293,7 @@ func TestRedisRebuildCommand(t *testing.T) {
 		t.Errorf("as JSON: got %d live holds, want 1", done.LiveHolds)
 	}
 	v.awaitReady()
-	if status, body, err := s.send(http.MethodPost, v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p"}`); status != http.StatusOK || err != nil {
-		t.Errorf("confirm: %d %v (%v)", status, body, err)
-	}
+	s.wantPost(v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p"}`, http.StatusOK)
 	s.awaitCaughtUp()
 	s.wantStoresAgree("ticket", 10)
 }
