@@ -46,7 +46,7 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 		return err
 	}
 	if err := os.MkdirAll(options.dir, 0o700); err != nil {
-		return fmt.Errorf("data directory: %w", err)
+		return fmt.Errorf("create the data directory: %w", err)
 	}
 	unlock, err := lockDirectory(options.dir)
 	if err != nil {
@@ -103,7 +103,7 @@ func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct
 func lockDirectory(dir string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+		return nil, fmt.Errorf("open the lock file: %w", err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("another `stockstream dev` runs in %s; stop it, or choose another directory with --dir", dir), file.Close())

@@ -79,11 +79,11 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(p.options.Dir), 0o700); err != nil {
-		return fmt.Errorf("directory for Postgres: %w", err)
+		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
 	newDir := p.options.Dir + ".new"
 	if err := errors.Join(os.RemoveAll(newDir), os.Mkdir(newDir, 0o700), p.owner.own(newDir)); err != nil {
-		return fmt.Errorf("directory for Postgres: %w", err)
+		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, initdb, "-D", newDir, "-U", postgresUser, "--auth", "trust", "-E", "UTF8", "--locale", "C", "--no-sync") //nolint:gosec // our own settings
 	p.owner.runAs(cmd)
@@ -92,7 +92,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	}
 	_ = os.Remove(p.options.Dir) // removes an empty directory; if it is not empty, the rename fails
 	if err := os.Rename(newDir, p.options.Dir); err != nil {
-		return fmt.Errorf("directory for Postgres: %w", err)
+		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
 	return nil
 }

@@ -155,10 +155,10 @@ func startOn(addr string, start func(host string, port int) error) error {
 	if addr != "" {
 		h, p, err := net.SplitHostPort(addr)
 		if err != nil {
-			return fmt.Errorf("address %q: %w", addr, err)
+			return fmt.Errorf("address %q, want host:port: %w", addr, err)
 		}
 		if wanted, err = strconv.Atoi(p); err != nil {
-			return fmt.Errorf("address %q: %w", addr, err)
+			return fmt.Errorf("address %q, want host:port: %w", addr, err)
 		}
 		host = h
 	}

@@ -33,7 +33,7 @@ type Redis struct {
 // StartRedis starts a Redis server and waits until it answers.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("directory for Redis: %w", err)
+		return nil, fmt.Errorf("create the data directory of Redis: %w", err)
 	}
 	dir, err := filepath.Abs(options.Dir)
 	if err != nil {
