@@ -253,7 +253,7 @@ func (s *shell) awaitLevel() {
 	defer db.Close(ctx)
 	client := redis.NewClient(&redis.Options{Addr: s.dev.redis})
 	defer client.Close()
-	(&shop{t: s.t, ctx: ctx, redis: client, db: db}).awaitLevel()
+	(&fixture{t: s.t, ctx: ctx, redis: client, db: db}).awaitCaughtUp()
 	testenv.Eventually(s.t, 5*time.Second, func() (bool, string) {
 		groups, err := client.XInfoGroups(ctx, "inventory.events").Result()
 		return err != nil || groups[0].Lag == 0, fmt.Sprint(groups)

@@ -24,7 +24,7 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// asProgram turns this test binary into the program itself, for tests that kill it.
+// asProgram is the environment variable that makes this test binary run as `stockstream` itself, for tests that kill it.
 const asProgram = "RUN_AS_STOCKSTREAM"
 
 func TestMain(m *testing.M) {
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// shop is a Redis and a Postgres schema for services to run on, and a client.
-type shop struct {
+// fixture has a Redis and a Postgres schema for services to run on, and clients of both and of HTTP.
+type fixture struct {
 	t      *testing.T
 	ctx    context.Context
 	server *local.Redis
@@ -46,16 +46,16 @@ type shop struct {
 	client *http.Client
 }
 
-func newShop(t *testing.T) *shop {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	return newShopOn(t, testenv.Postgres(t))
+	return newFixtureOn(t, testenv.Postgres(t))
 }
 
-func newShopOn(t *testing.T, databaseURL string) *shop {
+func newFixtureOn(t *testing.T, databaseURL string) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), dbURL: databaseURL}
+	s := &fixture{t: t, ctx: ctx, server: testenv.Redis(t), dbURL: databaseURL}
 	s.redis = testenv.RedisClient(t, s.server)
 	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 300}}
 	t.Cleanup(s.client.CloseIdleConnections)
@@ -66,46 +66,87 @@ func newShopOn(t *testing.T, databaseURL string) *shop {
 	return s
 }
 
-func (s *shop) connect() *pgx.Conn {
+func (s *fixture) connect() *pgx.Conn {
 	s.t.Helper()
 	return testenv.Connect(s.t, testenv.ParseURL(s.t, s.dbURL))
 }
 
-// environ is what the shop's processes are told by the environment.
-func (s *shop) environ() []string {
+// environ returns the settings of the fixture's processes: the URLs of its servers.
+func (s *fixture) environ() []string {
 	return []string{"STOCKSTREAM_REDIS_URL=" + s.server.URL(), "STOCKSTREAM_DATABASE_URL=" + s.dbURL}
 }
 
-// cli runs a command of the program to its end, and returns what it printed.
-func (s *shop) cli(args ...string) (string, error) {
+// cli runs one command of the program in this process and returns its output.
+func (s *fixture) cli(args ...string) (string, error) {
 	var out bytes.Buffer
 	err := run(s.ctx, args, s.environ(), &out, &out)
 	return out.String(), err
 }
 
+// wantOutput runs a command, checks that it succeeds and prints every text, and returns the output.
+func (s *fixture) wantOutput(command string, texts ...string) string {
+	s.t.Helper()
+	out, err := s.cli(strings.Fields(command)...)
+	if err != nil {
+		s.t.Errorf("%s: got error %v, and printed:\n%s", command, err, out)
+	}
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			s.t.Errorf("%s: printed:\n%s\nwant it to contain %q", command, out, text)
+		}
+	}
+	return out
+}
+
+// wantError runs a command, checks that it fails with an error that contains every text, and returns output and error.
+func (s *fixture) wantError(command string, texts ...string) (string, error) {
+	s.t.Helper()
+	out, err := s.cli(strings.Fields(command)...)
+	if err == nil {
+		s.t.Errorf("%s: got no error, and printed:\n%s", command, out)
+		return out, nil
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			s.t.Errorf("%s: got error %v, want it to contain %q", command, err, text)
+		}
+	}
+	return out, err
+}
+
+// exec runs a statement in Postgres.
+func (s *fixture) exec(sql string, args ...any) {
+	s.t.Helper()
+	if _, err := s.db.Exec(s.ctx, sql, args...); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// freeAddr returns a loopback address on which no program listens at the moment.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // a test's
+	defer listener.Close() //nolint:errcheck // only a test's listener
 	return listener.Addr().String()
 }
 
-// service is a `stockstream serve` in this process.
+// service is a `stockstream serve` that runs in this process.
 type service struct {
-	shop *shop
-	url  string
-	log  *syncBuffer
-	stop func() error // asks it to end, and waits; may be called again
+	fixture *fixture
+	url     string
+	log     *syncBuffer
+	stop    func() error // stops it and waits until it has ended; may be called again
 }
 
-func (s *shop) serve(args ...string) *service {
+// serve starts a service with the given flags. It is stopped when the test ends.
+func (s *fixture) serve(args ...string) *service {
 	s.t.Helper()
 	addr := freeAddr(s.t)
 	ctx, cancel := context.WithCancel(s.ctx)
-	v := &service{shop: s, url: "http://" + addr, log: &syncBuffer{}}
+	v := &service{fixture: s, url: "http://" + addr, log: &syncBuffer{}}
 	done := make(chan error, 1)
 	go func() {
 		done <- run(ctx, append([]string{"serve", "--http-addr", addr}, args...), s.environ(), v.log, v.log)
@@ -124,12 +165,12 @@ func (s *shop) serve(args ...string) *service {
 
 // awaitReady waits until /readyz answers 200.
 func (v *service) awaitReady() *service {
-	v.shop.t.Helper()
-	awaitReady(v.shop.t, v.shop, v.url, v.log)
+	v.fixture.t.Helper()
+	awaitReady(v.fixture.t, v.fixture, v.url, v.log)
 	return v
 }
 
-func awaitReady(t *testing.T, s *shop, url string, log fmt.Stringer) {
+func awaitReady(t *testing.T, s *fixture, url string, log fmt.Stringer) {
 	t.Helper()
 	testenv.Eventually(t, 30*time.Second, func() (bool, string) {
 		status, body, err := s.send(http.MethodGet, url+"/readyz?verbose", "")
@@ -137,8 +178,8 @@ func awaitReady(t *testing.T, s *shop, url string, log fmt.Stringer) {
 	})
 }
 
-// send sends a request and reads the JSON object that comes back.
-func (s *shop) send(method, url, body string) (status int, answer map[string]any, err error) {
+// send sends a request and decodes the JSON object of the answer.
+func (s *fixture) send(method, url, body string) (status int, answer map[string]any, err error) {
 	request, err := http.NewRequestWithContext(s.ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, nil, err
@@ -158,12 +199,38 @@ func (s *shop) send(method, url, body string) (status int, answer map[string]any
 	return response.StatusCode, answer, json.Unmarshal(raw, &answer)
 }
 
-// reserve asks for units under a key; the hold's id is "" unless the status is 201.
+// reserve sends a reservation. holdID is "" unless the status is 201.
 func (v *service) reserve(sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
-	return v.shop.reserveAt(v.url, sku, key, qty, ttlSeconds)
+	return v.fixture.reserveAt(v.url, sku, key, qty, ttlSeconds)
 }
 
-func (s *shop) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
+// mustReserve sends a reservation, ends the test unless the status is 201, and returns the hold's id.
+func (v *service) mustReserve(sku, key string, qty, ttlSeconds int) (holdID string) {
+	v.fixture.t.Helper()
+	status, holdID, err := v.reserve(sku, key, qty, ttlSeconds)
+	if err != nil {
+		v.fixture.t.Fatalf("reserve %s with the key %s: %v", sku, key, err)
+	}
+	if status != http.StatusCreated {
+		v.fixture.t.Fatalf("reserve %s with the key %s: got status %d, want 201", sku, key, status)
+	}
+	return holdID
+}
+
+// wantPost sends a POST request and checks the status of the answer.
+func (s *fixture) wantPost(url, body string, want int) {
+	s.t.Helper()
+	status, answer, err := s.send(http.MethodPost, url, body)
+	if err != nil {
+		s.t.Errorf("POST %s: %v", url, err)
+		return
+	}
+	if status != want {
+		s.t.Errorf("POST %s %s: got status %d, want %d: %v", url, body, status, want, answer)
+	}
+}
+
+func (s *fixture) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
 	body := fmt.Sprintf(`{"sku":%q,"qty":%d,"user_id":"buyer","ttl_seconds":%d,"idempotency_key":%q}`, sku, qty, ttlSeconds, key)
 	status, answer, err := s.send(http.MethodPost, url+"/holds", body)
 	if status == http.StatusCreated {
@@ -172,11 +239,13 @@ func (s *shop) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int,
 	return status, holdID, err
 }
 
-// logEnd is the seq that Redis's log ends at.
-func (s *shop) logEnd() (int64, error) { return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64() }
+// logEnd returns the last seq of Redis's log.
+func (s *fixture) logEnd() (int64, error) {
+	return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+}
 
-// awaitLevel waits until the journal and every projection have come to the end of the log.
-func (s *shop) awaitLevel() {
+// awaitCaughtUp waits until the journal and every projection have reached the end of Redis's log.
+func (s *fixture) awaitCaughtUp() {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
 		end, err := s.logEnd()
@@ -195,8 +264,8 @@ func (s *shop) awaitLevel() {
 	})
 }
 
-// one returns a single value of a query.
-func one[T any](s *shop, sql string, args ...any) T {
+// queryValue returns the single value of a query.
+func queryValue[T any](s *fixture, sql string, args ...any) T {
 	s.t.Helper()
 	var value T
 	if err := s.db.QueryRow(s.ctx, sql, args...).Scan(&value); err != nil {
@@ -205,7 +274,7 @@ func one[T any](s *shop, sql string, args ...any) T {
 	return value
 }
 
-// program is a `stockstream serve` in a process of its own.
+// program is a `stockstream serve` in a process of its own, which a test can kill.
 type program struct {
 	cmd  *exec.Cmd
 	url  string
@@ -213,7 +282,8 @@ type program struct {
 	done chan error
 }
 
-func (s *shop) program(addr string, args ...string) *program {
+// program starts a `stockstream serve` on addr in a process of its own. It is killed when the test ends.
+func (s *fixture) program(addr string, args ...string) *program {
 	s.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -231,13 +301,13 @@ func (s *shop) program(addr string, args ...string) *program {
 	return p
 }
 
-// kill ends it the hard way, and waits.
+// kill kills the process with SIGKILL and waits until it has ended.
 func (p *program) kill() {
 	_ = p.cmd.Process.Signal(syscall.SIGKILL)
 	p.done <- <-p.done
 }
 
-// syncBuffer is a log that is written by one goroutine and read by another.
+// syncBuffer is a buffer for a log that one goroutine writes and another reads.
 type syncBuffer struct {
 	mu     sync.Mutex
 	buffer bytes.Buffer

@@ -13,7 +13,7 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// migrateTo brings a database to a version, up or down.
+// migrateTo migrates a database to a version, up or down.
 func migrateTo(t *testing.T, url string, version uint) {
 	t.Helper()
 	db := stdlib.OpenDB(*testenv.ParseURL(t, url))
@@ -29,12 +29,13 @@ func migrateTo(t *testing.T, url string, version uint) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close() //nolint:errcheck // a test's
+	defer m.Close() //nolint:errcheck // it holds only test data
 	if err := m.Migrate(version); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// text returns the single text value of a query.
 func text(t *testing.T, conn *pgx.Conn, query string) (value string) {
 	t.Helper()
 	if err := conn.QueryRow(t.Context(), query).Scan(&value); err != nil {
@@ -48,9 +49,9 @@ const (
 	constraintsOf = `SELECT coalesce(string_agg(conname, ' ' ORDER BY conname), '') FROM pg_constraint WHERE contype IN ('p', 'u', 'c') AND conrelid = `
 )
 
-// TestDivideJournal holds that a journal which has events keeps every row of theirs when it is divided into parts,
-// without being written anew, and when it is put together again.
-func TestDivideJournal(t *testing.T) {
+// TestPartitioningTheJournalKeepsItsRows checks that migration 4 keeps every event of a journal and does not rewrite its
+// table, and that the migration down merges the partitions without losing an event.
+func TestPartitioningTheJournalKeepsItsRows(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)
 	conn := connect(t, url)
@@ -62,7 +63,8 @@ func TestDivideJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, file := text(t, conn, journalRows), text(t, conn, `SELECT pg_relation_filenode('events')::text`)
+	before := text(t, conn, journalRows)
+	file := text(t, conn, `SELECT pg_relation_filenode('events')::text`)
 
 	migrateTo(t, url, 4)
 	for query, want := range map[string]string{
@@ -74,11 +76,11 @@ func TestDivideJournal(t *testing.T) {
 		constraintsOf + `'events_1'::regclass`:                                                 "events_1_event_id_once events_1_pkey part_bounds seq_from_one",
 	} {
 		if got := text(t, conn, query); got != want {
-			t.Errorf("divided: %s: got %s, want %s", query, got, want)
+			t.Errorf("partitioned: %s: got %s, want %s", query, got, want)
 		}
 	}
 
-	// Events of a second part come back from it, too.
+	// The migration down must also keep the events of a second partition.
 	_, err = conn.Exec(t.Context(), `
 		CREATE TABLE events_4000001 (LIKE events INCLUDING ALL);
 		ALTER TABLE events ATTACH PARTITION events_4000001 FOR VALUES FROM (4000001) TO (6000001);
@@ -86,20 +88,20 @@ func TestDivideJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	divided := text(t, conn, journalRows)
+	partitioned := text(t, conn, journalRows)
 	migrateTo(t, url, 3)
 	for query, want := range map[string]string{
-		journalRows: divided,
+		journalRows: partitioned,
 		`SELECT relkind::text FROM pg_class WHERE oid = 'events'::regclass`: "r",
 		`SELECT count(*)::text FROM processed_events`:                       "44",
 		constraintsOf + `'events'::regclass`:                                "event_id_once events_pkey seq_from_one",
 	} {
 		if got := text(t, conn, query); got != want {
-			t.Errorf("put together: %s: got %s, want %s", query, got, want)
+			t.Errorf("merged: %s: got %s, want %s", query, got, want)
 		}
 	}
 	migrateTo(t, url, 4)
-	if got := text(t, conn, journalRows); got != divided {
-		t.Errorf("divided again: got %s, want %s", got, divided)
+	if got := text(t, conn, journalRows); got != partitioned {
+		t.Errorf("partitioned again: got %s, want %s", got, partitioned)
 	}
 }
