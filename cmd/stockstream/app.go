@@ -100,7 +100,7 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 		Pool:        a.pool,
 		Projections: projections.BuiltIn(),
 		Rebuilds:    a.rebuilds,
-		Lines:       a.workers,
+		Workers:     a.workers,
 		Draining:    a.draining,
 		HealthOnly:  !config.has(roleAPI),
 		Log:         log,

@@ -199,7 +199,7 @@ func TestKilledAuditLeavesAConsistentState(t *testing.T) {
 		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if report := s.runAudit(false); report.Outcome == audit.OutcomeDiffers {
+		if report := s.runAudit(false); report.Verdict == audit.VerdictDiffers {
 			t.Fatalf("after kill %d: %+v", i, report)
 		}
 	}

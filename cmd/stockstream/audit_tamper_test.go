@@ -140,7 +140,7 @@ func TestAuditNamesEveryTamperedKey(t *testing.T) {
 				t.Errorf("%s (full: %t): got differences %q, want %q\n%+v", name, full, got, want, report)
 			}
 			if wantOK := len(want) == 0; report.OK != wantOK {
-				t.Errorf("%s (full: %t): got ok %t (%s), want %t", name, full, report.OK, report.Outcome, wantOK)
+				t.Errorf("%s (full: %t): got ok %t (%s), want %t", name, full, report.OK, report.Verdict, wantOK)
 			}
 		}
 		for _, restoreOne := range restore {

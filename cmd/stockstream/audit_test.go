@@ -176,12 +176,12 @@ func TestAuditIsIncompleteIfAStoreCannotBeCompared(t *testing.T) {
 				CREATE TABLE kept AS SELECT * FROM events WHERE seq = 10;
 				DELETE FROM events WHERE seq = 10`,
 			repairSQL: `UPDATE checkpoints SET seq = 10; INSERT INTO events SELECT * FROM kept`,
-			reason:    "the journal has not come there",
+			reason:    "the journal ends at seq 9",
 		},
 		"a table that does not exist": {
 			breakSQL:  `ALTER TABLE orders RENAME TO away`,
 			repairSQL: `ALTER TABLE away RENAME TO orders`,
-			reason:    "the read table orders is not there",
+			reason:    "the read table orders does not exist",
 		},
 	} {
 		s.exec(test.breakSQL)
@@ -197,8 +197,8 @@ func TestAuditIsIncompleteIfAStoreCannotBeCompared(t *testing.T) {
 
 func wantIncomplete(t *testing.T, name string, report *audit.Report, reason string) {
 	t.Helper()
-	if report.Outcome != audit.OutcomeIncomplete {
-		t.Errorf("%s: got outcome %s, want incomplete", name, report.Outcome)
+	if report.Verdict != audit.VerdictIncomplete {
+		t.Errorf("%s: got outcome %s, want incomplete", name, report.Verdict)
 	}
 	if report.OK {
 		t.Errorf("%s: got ok, want not ok", name)
@@ -236,8 +236,8 @@ func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 	want := []string{"holds changed " + s.paid, "redis changed hold:" + s.live, "stock_levels changed mug"}
 	for _, full := range []bool{true, false, false} {
 		report := s.runAudit(full)
-		if report.Outcome != audit.OutcomeParked || report.OK {
-			t.Errorf("parked (full: %t): got %s, ok %t, want parked and not ok", full, report.Outcome, report.OK)
+		if report.Verdict != audit.VerdictParked || report.OK {
+			t.Errorf("parked (full: %t): got %s, ok %t, want parked and not ok", full, report.Verdict, report.OK)
 		}
 		if got := keysOfFindings(report.Parked); !slices.Equal(got, want) {
 			t.Fatalf("parked (full: %t): got %q, want %q", full, got, want)
@@ -316,8 +316,8 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 		Pool:     events.MainPool,
 		LockWait: 100 * time.Millisecond,
 	}, false)
-	if !errors.Is(err, audit.ErrBusy) {
-		t.Errorf("while another audit runs: got %v, want ErrBusy", err)
+	if !errors.Is(err, audit.ErrAuditRunning) {
+		t.Errorf("while another audit runs: got %v, want ErrAuditRunning", err)
 	}
 	lease.Release()
 
@@ -332,7 +332,7 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if last.Outcome != audit.OutcomeIncomplete {
+	if last.Verdict != audit.VerdictIncomplete {
 		t.Errorf("the stored last audit: got %+v, want it incomplete", last)
 	}
 	if _, err := s.wantError("audit --timeout 1ns", "--timeout"); !errors.Is(err, context.DeadlineExceeded) {

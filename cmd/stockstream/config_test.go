@@ -90,29 +90,3 @@ func TestVersionNeedsNoValidSettings(t *testing.T) {
 		t.Errorf("printed %q, want it to start with stockstream", out.String())
 	}
 }
-
-// settingsTable returns the table of settings as it must be in the README.
-func settingsTable() string {
-	config := defaultConfig()
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	config.addFlags(flags)
-	flags.SortFlags = false
-	var table strings.Builder
-	table.WriteString("| variable | flag | default | what it sets |\n|---|---|---|---|\n")
-	flags.VisitAll(func(f *pflag.Flag) {
-		fmt.Fprintf(&table, "| `%s` | `--%s` | `%s` | %s |\n", environmentName(f.Name), f.Name, strings.Trim(f.DefValue, "[]"), f.Usage)
-	})
-	return table.String()
-}
-
-// TestSettingsInREADME checks that the README has the table of all settings, with their names, defaults and explanations.
-func TestSettingsInREADME(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(readme), settingsTable()) {
-		t.Errorf("README.md does not contain this table:\n%s", settingsTable())
-	}
-}

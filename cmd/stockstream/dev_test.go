@@ -9,7 +9,7 @@ import (
 // TestSecondDevInTheSameDirectoryIsRefused holds the lock of a data directory, as a running `stockstream dev` does.
 func TestSecondDevInTheSameDirectoryIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	unlock, err := lock(dir)
+	unlock, err := lockDirectory(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

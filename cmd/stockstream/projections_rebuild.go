@@ -50,7 +50,7 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 			}
 			outcomes, err := job.Run(cmd.Context())
 			view.end(outcomes, err)
-			if errors.Is(err, rebuild.ErrDiffers) {
+			if differs := new(rebuild.DifferencesError); errors.As(err, &differs) {
 				err = fmt.Errorf("%w; the rebuild changed nothing. If the new rows are right, run it again with --accept-differences", err)
 			}
 			return err
@@ -109,7 +109,7 @@ type acceptedLine struct {
 }
 
 // accepted prints the accepted differences, before the new tables are swapped in.
-func (v *rebuildView) accepted(differences []rebuild.Difference) {
+func (v *rebuildView) accepted(differences []rebuild.TableDifference) {
 	if !v.terminal {
 		v.line(acceptedLine{Accepted: differences})
 		return
@@ -144,7 +144,7 @@ type outcomeLine struct {
 }
 
 // end prints the result, and the differences if the rebuild failed because of them.
-func (v *rebuildView) end(outcomes []rebuild.Outcome, err error) {
+func (v *rebuildView) end(outcomes []rebuild.Result, err error) {
 	var differs *rebuild.DifferencesError
 	errors.As(err, &differs)
 	if !v.terminal {
@@ -178,7 +178,7 @@ func (v *rebuildView) line(value any) {
 }
 
 // printDifferences prints each table's number of differences, and its first differing keys with both rows.
-func printDifferences(out io.Writer, list []rebuild.Difference) {
+func printDifferences(out io.Writer, list []rebuild.TableDifference) {
 	for _, d := range list {
 		fmt.Fprintf(out, "%s\n", d)
 		for _, row := range d.First {

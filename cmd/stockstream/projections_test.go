@@ -76,8 +76,8 @@ func TestProjectionsCommandsOfARebuild(t *testing.T) {
 
 	s.exec(`UPDATE stock_levels SET sold = sold + 1, held = held - 1`)
 	out, err := s.wantError("projections rebuild stock_levels", "--accept-differences")
-	if !errors.Is(err, rebuild.ErrDiffers) {
-		t.Errorf("rebuild of a table that was tampered with: got %v, want ErrDiffers", err)
+	if differs := new(rebuild.DifferencesError); !errors.As(err, &differs) {
+		t.Errorf("rebuild of a table that was tampered with: got %v, want a DifferencesError", err)
 	}
 	if want := `"key":"shirt"`; !strings.Contains(out, want) {
 		t.Errorf("rebuild of a table that was tampered with: printed %q, want the differing key %s", out, want)
