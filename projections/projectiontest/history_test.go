@@ -67,7 +67,7 @@ func wantValidEnd(t *testing.T, active map[string]entry, id string, end entry, b
 		t.Fatalf("%s ends a hold that is not active", end)
 	}
 	delete(active, id)
-	ttlMs := created.event.(*events.HoldCreated).TTLMs //nolint:forcetypeassert // active has such events only
+	ttlMs := created.event.(*events.HoldCreated).TTLMs
 	if got := end.at.Sub(created.at).Milliseconds() < ttlMs; got != beforeDeadline {
 		t.Fatalf("%s ends %s before its deadline: got %t, want %t", end, created, got, beforeDeadline)
 	}
