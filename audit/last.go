@@ -13,33 +13,8 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// saveReport keeps the report. The bookmark stays where it is unless there is a new one.
-func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *bookmark, report *Report) error {
-	raw, err := json.Marshal(report)
-	if err != nil {
-		return fmt.Errorf("encode the report: %w", err)
-	}
-	var seq, live, floor *int64
-	var streamID, skuCursor, holdCursor *string
-	var verifiedAt *time.Time
-	if p != nil {
-		seq, live, floor, streamID, skuCursor, holdCursor, verifiedAt = &p.seq, &p.liveHolds, &p.hourFloor, &p.streamID, &p.skuCursor, &p.holdCursor, &report.StartedAt
-	}
-	const query = `
-		INSERT INTO audits AS a (pool, verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor, verified_at, last_at, report)
-		VALUES ($1, coalesce($2, 0), coalesce($3, 0), coalesce($4, ''), coalesce($5, ''), coalesce($6, ''), coalesce($9, 0), $7, now(), $8)
-		ON CONFLICT (pool) DO UPDATE SET
-		    verified_seq = coalesce($2, a.verified_seq), live_holds = coalesce($3, a.live_holds), stream_id = coalesce($4, a.stream_id),
-		    sku_cursor = coalesce($5, a.sku_cursor), hold_cursor = coalesce($6, a.hold_cursor), hour_floor = coalesce($9, a.hour_floor),
-		    verified_at = coalesce($7, a.verified_at), last_at = now(), report = $8`
-	if _, err := tx.Exec(ctx, query, pool, seq, live, streamID, skuCursor, holdCursor, verifiedAt, raw, floor); err != nil {
-		return fmt.Errorf("save the report: %w", err)
-	}
-	return nil
-}
-
-// Reader returns the audit of a pool as a reader of the journal, which has come to the verified seq; audited is false for
-// a pool that was never audited.
+// Reader returns the audits of a pool as a reader of the journal, whose position is the verified seq: events after it
+// must not be detached. audited is false if the pool was never audited.
 func Reader(ctx context.Context, db postgres.Querier, pool string) (reader journal.ReaderPosition, audited bool, err error) {
 	reader = journal.ReaderPosition{Name: "audit", Pool: pool}
 	err = db.QueryRow(ctx, `SELECT verified_seq FROM audits WHERE pool = $1`, pool).Scan(&reader.Seq)
@@ -52,7 +27,8 @@ func Reader(ctx context.Context, db postgres.Querier, pool string) (reader journ
 	return reader, true, nil
 }
 
-// Last returns the report of a pool's last audit, and when it ended; nil where there was none.
+// Last returns the report of a pool's last audit, and the time at which it ended, by Postgres's clock. The report is nil if
+// the pool was never audited.
 func Last(ctx context.Context, db postgres.Querier, pool string) (report *Report, at time.Time, err error) {
 	var raw []byte
 	err = db.QueryRow(ctx, `SELECT report, last_at FROM audits WHERE pool = $1`, pool).Scan(&raw, &at)
@@ -64,7 +40,7 @@ func Last(ctx context.Context, db postgres.Querier, pool string) (report *Report
 	}
 	report = new(Report)
 	if err := json.Unmarshal(raw, report); err != nil {
-		return nil, at, fmt.Errorf("read the last audit: %w", err)
+		return nil, at, fmt.Errorf("decode the last audit's report: %w", err)
 	}
 	return report, at, nil
 }

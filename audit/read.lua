@@ -1,12 +1,15 @@
--- Read: what Redis holds of some SKUs and some holds, and the end of the log at which all of it is so.
+-- read.lua reads some SKUs and some holds, together with the seq of the log at which all of them are so.
 --
--- KEYS  meta, due, then the stock key of each sku, then the hash of each hold
--- ARGV  1 how many skus there are (n), then n skus, then the id of each hold
--- Answers  {epoch, seq, live, skus, holds}: live is the number of members of due; of each sku {stock, recorded}; of
---          each hold {sku, qty, user_id, state, expires_at, payment_ref, ended_seq, score in due}, or nil where there
---          is neither a hash nor a score. What is not there is nil; of a key of the wrong type the first value is
---          WRONGTYPE. Without a log the answer is {}.
--- Keeps  it writes nothing.
+-- KEYS     meta, due, then the stock key of each SKU, then the hash of each hold
+-- ARGV     1 the number of SKUs (n), 2 to n+1 the SKUs, then the id of each hold
+-- Returns  {epoch, seq, due, skus, holds}
+--            due    the number of members of holds:due
+--            skus   for each SKU {counter, recorded}
+--            holds  for each hold {sku, qty, user_id, state, expires_at, payment_ref, ended_seq, score in holds:due},
+--                   or nil if it has neither a hash nor a score
+--          A value that Redis lacks is nil. If a key has the wrong type, its first value is WRONGTYPE.
+--          {} if Redis has no log for the pool.
+-- Writes   nothing
 local meta_key, due_key, skus = KEYS[1], KEYS[2], tonumber(ARGV[1])
 
 local log = redis.call('HMGET', meta_key, 'epoch', 'seq')
@@ -20,12 +23,13 @@ for i = 1, skus do
 end
 local count = #KEYS - 2 - skus
 if count > 0 then
-  -- Most holds that ended have been forgotten, so two calls for all of them usually say everything.
-  local remembered = redis.call('EXISTS', unpack(KEYS, 3 + skus)) > 0
+  -- Redis removes the hash of a hold some time after the hold ended. If no hash is left and no score, which is the common
+  -- case, the two calls for all holds replace one call for each.
+  local any_hash = redis.call('EXISTS', unpack(KEYS, 3 + skus)) > 0
   local scores = redis.call('ZMSCORE', due_key, unpack(ARGV, 2 + skus))
   for i = 1, count do
     local hold = false
-    if remembered or scores[i] then
+    if any_hash or scores[i] then
       hold = redis.pcall('HMGET', KEYS[2 + skus + i], 'sku', 'qty', 'user_id', 'state', 'expires_at', 'payment_ref', 'ended_seq')
       if hold.err then hold = {'WRONGTYPE', false, false, false, false, false, false} end
       hold[8] = scores[i]

@@ -6,60 +6,62 @@ import (
 	"time"
 )
 
-// Outcome is how an audit ended.
-type Outcome string
+// Verdict is the overall result of an audit.
+type Verdict string
 
-// The outcomes, from best to worst. Of several, the worst counts.
+// The verdicts, from best to worst. An audit to which several apply gets the worst of them, with one exception: if this
+// build could not decode some events, the differences may be false, and the verdict is VerdictIncomplete.
 const (
-	// OutcomeClean: everything that was compared agrees. Changes that an operator made to a counter, and that no command
-	// has seen yet, are listed as pending and are no fault.
-	OutcomeClean Outcome = "clean"
-	// OutcomeParked: what differs waits behind dead letters, which say why. Nothing is lost, and something is to be done.
-	OutcomeParked Outcome = "parked"
-	// OutcomeIncomplete: some of it could not be compared, because a part of the system does not come up to the journal,
-	// or because a newer build wrote what this one cannot decode. In that case what differs may come of it.
-	OutcomeIncomplete Outcome = "incomplete"
-	// OutcomeDiffers: something differs, and nothing explains it.
-	OutcomeDiffers Outcome = "differs"
+	// VerdictClean means that all stores agree with the journal. A counter that an operator changed and that no command
+	// has recorded yet is listed as pending, and is no difference.
+	VerdictClean Verdict = "clean"
+	// VerdictParked means that dead letters explain every difference. No event is lost, but an operator must retry or
+	// discard the letters.
+	VerdictParked Verdict = "parked"
+	// VerdictIncomplete means that some stores could not be compared: one of them does not reach the journal's end, or
+	// a newer build wrote events that this build cannot decode.
+	VerdictIncomplete Verdict = "incomplete"
+	// VerdictDiffers means that there are differences that no dead letter explains.
+	VerdictDiffers Verdict = "differs"
 )
 
-// Kind says in which way a key differs.
+// Kind is the way in which a key differs from the journal.
 type Kind string
 
-// The ways in which a key can differ.
+// The kinds of difference.
 const (
-	KindMissing    Kind = "missing"    // the journal says that it is there
-	KindUnexpected Kind = "unexpected" // the journal knows nothing of it
-	KindChanged    Kind = "changed"    // it is there, with another content
-	KindHole       Kind = "hole"       // events are missing from the sequence
-	KindForked     Kind = "forked"     // one seq is one event in the journal and another in the stream
-	KindBehind     Kind = "behind"     // it ends before a place that it had come to
-	KindImpossible Kind = "impossible" // an event that the rules do not allow after the events before it
-	KindCount      Kind = "count"      // there are more or fewer of them than the journal says
+	KindMissing    Kind = "missing"    // the store lacks a key that the journal has
+	KindUnexpected Kind = "unexpected" // the store has a key that no event accounts for
+	KindChanged    Kind = "changed"    // the key has another content
+	KindHole       Kind = "hole"       // one or more seqs are missing from the sequence
+	KindForked     Kind = "forked"     // journal and stream have different events under one seq
+	KindBehind     Kind = "behind"     // the log or the journal ends before a seq that it had reached
+	KindImpossible Kind = "impossible" // the event breaks a rule, given the events before it
+	KindCount      Kind = "count"      // the number of rows or members differs
 )
 
-// The stores that are compared. Read tables go by their own names.
+// The stores that are compared, beside the read tables, whose store is the table's name.
 const (
 	StoreJournal = "journal"
 	StoreStream  = "stream"
 	StoreRedis   = "redis"
 )
 
-// Difference is one key that is not what the journal says it is.
+// Difference is one key whose content is not the one that the journal implies.
 type Difference struct {
 	Store    string `json:"store"` // journal, stream, redis, or a read table
 	Kind     Kind   `json:"kind"`
 	Key      string `json:"key"`
 	Expected string `json:"expected,omitempty"`
 	Found    string `json:"found,omitempty"`
-	Seq      int64  `json:"seq"`               // where both sides stood
-	Because  string `json:"because,omitempty"` // what explains it, for what is parked or pending
+	Seq      int64  `json:"seq"`               // the seq at which the key was compared
+	Because  string `json:"because,omitempty"` // why it differs, if it is parked or pending
 }
 
-// listMax is how many differences of a sort a report lists. It counts all of them.
+// listMax is how many differences a Findings lists. It counts all of them.
 const listMax = 100
 
-// Findings counts what was found of one sort, and lists the first of it.
+// Findings counts differences, and lists the first listMax of them.
 type Findings struct {
 	Count int          `json:"count"`
 	First []Difference `json:"first"`
@@ -72,124 +74,139 @@ func (f *Findings) add(d Difference) {
 	}
 }
 
-// Compared counts what was looked at.
+// Compared counts the things that an audit compared.
 type Compared struct {
-	Events  int64 `json:"events"` // folded
+	Events  int64 `json:"events"` // applied to the expected state
 	SKUs    int64 `json:"skus"`
 	Holds   int64 `json:"holds"`
 	Entries int64 `json:"stream_entries"`
 }
 
-// Report is what an audit found.
+// Report is the result of an audit.
 type Report struct {
 	Pool        string    `json:"pool"`
-	OK          bool      `json:"ok"` // the outcome is clean
-	Outcome     Outcome   `json:"outcome"`
-	Full        bool      `json:"full"` // it began at zero
-	From        int64     `json:"from"` // the verified seq that it began at
-	Seq         int64     `json:"seq"`  // the end of the journal when it began: what happened up to here was compared
+	OK          bool      `json:"ok"` // the verdict is clean
+	Verdict     Verdict   `json:"outcome"`
+	Full        bool      `json:"full"` // the audit started at seq 0
+	From        int64     `json:"from"` // the verified seq at which the audit started
+	Seq         int64     `json:"seq"`  // the journal's seq when the audit started; every event up to it was compared
 	StartedAt   time.Time `json:"started_at"`
 	TookMs      int64     `json:"took_ms"`
 	Compared    Compared  `json:"compared"`
 	Differences Findings  `json:"differences"`
-	Parked      Findings  `json:"parked"`     // explained by dead letters
+	Parked      Findings  `json:"parked"`     // differences that dead letters explain
 	Pending     Findings  `json:"pending"`    // counters set by hand, which the next command will record
-	Incomplete  []string  `json:"incomplete"` // what could not be compared, and why
+	Incomplete  []string  `json:"incomplete"` // which stores could not be compared, and why
 }
 
-// Summary says in one line how it ended.
+// Summary describes the verdict in one line.
 func (r *Report) Summary() string {
-	switch r.Outcome {
-	case OutcomeDiffers:
-		return differences(r.Differences.Count)
-	case OutcomeIncomplete:
+	switch r.Verdict {
+	case VerdictDiffers:
+		return countDifferences(r.Differences.Count)
+	case VerdictIncomplete:
 		return "incomplete: " + r.Incomplete[0]
-	case OutcomeParked:
-		return differences(r.Parked.Count) + " behind dead letters"
+	case VerdictParked:
+		return countDifferences(r.Parked.Count) + " behind dead letters"
 	}
 	return fmt.Sprintf("clean up to seq %d", r.Seq)
 }
 
-func differences(count int) string {
+func countDifferences(count int) string {
 	if count == 1 {
 		return "1 difference"
 	}
 	return fmt.Sprintf("%d differences", count)
 }
 
-func (r *Report) conclude(took time.Duration, blind bool) {
+// conclude sets the duration and the verdict. If some events were unreadable, the differences may be false, and the
+// verdict is incomplete.
+func (r *Report) conclude(took time.Duration, unreadable bool) {
 	r.TookMs = took.Milliseconds()
 	switch {
-	case blind:
-		r.Outcome = OutcomeIncomplete
+	case unreadable:
+		r.Verdict = VerdictIncomplete
 	case r.Differences.Count > 0:
-		r.Outcome = OutcomeDiffers
+		r.Verdict = VerdictDiffers
 	case len(r.Incomplete) > 0:
-		r.Outcome = OutcomeIncomplete
+		r.Verdict = VerdictIncomplete
 	case r.Parked.Count > 0:
-		r.Outcome = OutcomeParked
+		r.Verdict = VerdictParked
 	default:
-		r.Outcome = OutcomeClean
+		r.Verdict = VerdictClean
 	}
-	r.OK = r.Outcome == OutcomeClean
+	r.OK = r.Verdict == VerdictClean
 }
 
-// findings is a report that several comparisons write to at once.
+// findings is the report of a running audit. Concurrent comparisons may add to it.
 type findings struct {
-	mu     sync.Mutex
-	report Report
-	again  recheck
+	mu      sync.Mutex
+	report  Report
+	recheck recheckKeys
 }
 
-// recheck is what the next audit must look at again: what differs, and is explained.
-type recheck struct {
+// recheckKeys are keys that the next audit must compare again, because they differ and a dead letter explains it.
+type recheckKeys struct {
 	skus  map[string]bool
-	holds map[string]*Hold
+	holds map[string]*expectedHold
 }
 
-func newFindings(pool string, full bool) *findings { // the lists are empty, not nil: JSON says []
+// newFindings returns an empty report. Its lists are empty and not nil, so that JSON has [] and not null.
+func newFindings(pool string, full bool) *findings {
 	return &findings{
 		report: Report{
-			Pool: pool, Full: full, StartedAt: time.Now().UTC(), Incomplete: []string{},
-			Differences: Findings{First: []Difference{}}, Parked: Findings{First: []Difference{}}, Pending: Findings{First: []Difference{}},
+			Pool:        pool,
+			Full:        full,
+			StartedAt:   time.Now().UTC(),
+			Differences: Findings{First: []Difference{}},
+			Parked:      Findings{First: []Difference{}},
+			Pending:     Findings{First: []Difference{}},
+			Incomplete:  []string{},
 		},
-		again: recheck{skus: map[string]bool{}, holds: map[string]*Hold{}},
+		recheck: recheckKeys{
+			skus:  map[string]bool{},
+			holds: map[string]*expectedHold{},
+		},
 	}
 }
 
-func (f *findings) differs(d Difference) {
+// addDifference adds a difference that nothing explains.
+func (f *findings) addDifference(d Difference) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.report.Differences.add(d)
 }
 
-// parked notes a difference that a dead letter explains. Either hold or sku says what to look at again.
-func (f *findings) parked(d Difference, hold *Hold, sku string) {
+// addParked adds a difference that a dead letter explains. The next audit compares its hold or SKU again.
+func (f *findings) addParked(d divergence) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.report.Parked.add(d)
-	if hold != nil && len(f.again.holds) <= recheckMax {
-		f.again.holds[hold.ID] = hold
+	f.report.Parked.add(d.difference)
+	if d.hold != nil && len(f.recheck.holds) <= recheckMax {
+		f.recheck.holds[d.hold.ID] = d.hold
 	}
-	if sku != "" {
-		f.again.skus[sku] = true
+	if d.sku != "" {
+		f.recheck.skus[d.sku] = true
 	}
 }
 
-func (f *findings) pending(d Difference) {
+// addPending adds a counter that differs only until the next command records it.
+func (f *findings) addPending(d Difference) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.report.Pending.add(d)
 }
 
-func (f *findings) incomplete(format string, args ...any) {
+// addIncomplete adds the reason why a store could not be compared.
+func (f *findings) addIncomplete(format string, args ...any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.report.Incomplete = append(f.report.Incomplete, fmt.Sprintf(format, args...))
 }
 
-func (f *findings) compared(count func(*Compared)) {
+// count adds to the numbers of things compared.
+func (f *findings) count(add func(*Compared)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	count(&f.report.Compared)
+	add(&f.report.Compared)
 }

@@ -9,49 +9,59 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Config says what to audit, and with what. The client stays the caller's to close; an audit opens connections to
-// Postgres of its own, so that it takes none away from the API.
+// Config is the pool to audit, and the stores that have it.
 type Config struct {
+	// Postgres is where an audit connects. It opens its own connections, so that it takes none from the API's pool.
 	Postgres *pgx.ConnConfig
-	Redis    redis.UniversalClient
-	Pool     events.Pool
-	// Wait is how long journal and projections may take to come to where the log is; 10 s unless set. What does not come
-	// there makes the audit incomplete.
+	// Redis is the caller's client; an audit does not close it.
+	Redis redis.UniversalClient
+	Pool  events.Pool
+	// Wait is how long the journal, the projections and Redis may take to reach a seq that the audit needs; 10 s unless set.
+	// A store that does not reach it makes the audit incomplete.
 	Wait time.Duration
-	// LockWait is how long another audit of the pool may take to end; 5 s unless set.
+	// LockWait is how long to wait for another audit of the pool to end; 5 s unless set.
 	LockWait time.Duration
 }
 
-// ErrBusy is returned where there is no audit: another one of the pool is running, or Postgres does not answer.
-var ErrBusy = errors.New("another audit is running")
+// ErrAuditRunning is returned if another audit of the pool is running, or if Postgres does not answer.
+var ErrAuditRunning = errors.New("another audit is running")
 
-// auditor is one audit under way.
+// auditor is one running audit.
 type auditor struct {
-	config     Config
-	full       bool
-	end        int64 // the end of the journal when the audit began
-	fold       *fold
-	follower   *follower
-	found      *findings
-	conns      conns
-	comparable map[string]bool // read tables whose projection has come to end
+	config Config
+	pool   string // the pool's name
+	full   bool
+	end    int64 // the audit's end: the journal's seq when the audit began
+	found  *findings
+	conns  conns
 
-	redisLost, journalStuck atomic.Bool // noted; there is no use in waiting again
+	expected   *expected
+	scan       *journalScan
+	comparable map[string]bool // the read tables whose projection has reached the audit's end
+
+	redisUnusable atomic.Bool // reported; do not wait for Redis again
+	journalStuck  atomic.Bool // reported; do not wait for the journal again
 }
 
-// conns are the sessions of an audit, each for one thing at a time. The first one holds the lease.
-type conns struct{ work, journal, ended, holds, orders, hours, stream *pgx.Conn }
+// conns are the audit's sessions with Postgres, one for each thing that runs concurrently.
+type conns struct {
+	work    *pgx.Conn            // holds the lease; for everything that runs alone
+	journal *pgx.Conn            // reads the journal
+	ended   *pgx.Conn            // reads dead letters of ended holds
+	hours   *pgx.Conn            // reads complete hours
+	stream  *pgx.Conn            // reads the events of stream entries
+	tables  map[string]*pgx.Conn // reads rows of ended holds, by read table
+}
 
-// Run audits a pool: from the last verified seq, or from zero if asked to, or where there is none. What it finds is
-// in the report, and kept for Last; an error says that there is no report. Of two at once, one waits, and gives up with
-// ErrBusy.
+// Run audits a pool. It starts at the last verified seq, or at seq 0 if full is set or no audit has verified anything.
+// The report has the differences, and is saved for Last; an error means that there is no report. Only one audit of
+// a pool runs at a time: a second one waits for config.LockWait, and then returns ErrAuditRunning.
 func Run(ctx context.Context, config Config, full bool) (*Report, error) {
 	if config.Wait == 0 {
 		config.Wait = 10 * time.Second
@@ -59,249 +69,192 @@ func Run(ctx context.Context, config Config, full bool) (*Report, error) {
 	if config.LockWait == 0 {
 		config.LockWait = 5 * time.Second
 	}
-	lease, err := acquire(ctx, config)
+	lease, err := acquireLease(ctx, config)
 	if err != nil {
 		return nil, err
 	}
 	defer lease.Release()
-	a := &auditor{config: config, comparable: map[string]bool{}, conns: conns{work: lease.Conn}}
-	report, err := a.attempt(ctx, full)
+	a := &auditor{
+		config:     config,
+		pool:       config.Pool.Name(),
+		full:       full,
+		found:      newFindings(config.Pool.Name(), full),
+		conns:      conns{work: lease.Conn, tables: map[string]*pgx.Conn{}},
+		comparable: map[string]bool{},
+	}
+	report, err := a.run(ctx)
 	if err != nil && ctx.Err() == nil {
-		a.keepFailure(ctx, err)
+		a.saveFailure(ctx, err)
 	}
 	return report, err
 }
 
-// attempt audits, and keeps the report.
-func (a *auditor) attempt(ctx context.Context, full bool) (*Report, error) {
+// acquireLease takes the lease of the pool's audits. It returns ErrAuditRunning if that takes longer than LockWait.
+func acquireLease(ctx context.Context, config Config) (*worker.Lease, error) {
+	short, cancel := context.WithTimeout(ctx, config.LockWait)
+	defer cancel()
+	lease, err := worker.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
+	if err != nil && ctx.Err() == nil && short.Err() != nil {
+		return nil, fmt.Errorf("%w (or Postgres does not answer); gave up after %s", ErrAuditRunning, config.LockWait)
+	}
+	return lease, err
+}
+
+// run performs the steps of an audit:
+//
+//  1. Decide where it starts and ends.
+//  2. Wait for the projections to reach the end.
+//  3. Apply the journal's events up to the end; meanwhile compare the stream, the holds that end on the way, and the
+//     hours that become complete.
+//  4. Copy the expected state at the end, to be saved if it proves true.
+//  5. Compare the keys that are still tracked, with Redis and with each read table.
+//  6. In a full audit, search Redis for keys that no event accounts for.
+//  7. Conclude, and save the report and the verified state.
+func (a *auditor) run(ctx context.Context) (*Report, error) {
 	began := time.Now()
-	a.found = newFindings(a.config.Pool.Name(), full)
 	closeConns, err := a.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConns()
-	from, err := a.begin(ctx, full)
+	start, err := a.chooseRange(ctx)
 	if err != nil {
 		return nil, err
 	}
-	verified, err := a.run(ctx, from)
+	if err := a.awaitProjections(ctx); err != nil {
+		return nil, err
+	}
+	next, err := a.applyToEnd(ctx, start)
 	if err != nil {
 		return nil, err
+	}
+	verified := copyState(a.expected, next)
+	a.expected.pastEnd = true
+	if err := a.compareRedis(ctx); err != nil {
+		return nil, err
+	}
+	for _, table := range readTables {
+		if err := a.compareTable(ctx, table); err != nil {
+			return nil, err
+		}
+	}
+	if a.full {
+		if err := a.compareForeignKeys(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return a.finish(ctx, verified, time.Since(began))
 }
 
-// keepFailure leaves word for Last that an audit was not possible, and why. That Postgres may be the reason is why its
-// own failure is not told.
-func (a *auditor) keepFailure(ctx context.Context, cause error) {
-	a.found.incomplete("%v", cause)
-	a.found.report.conclude(time.Since(a.found.report.StartedAt), false)
-	_ = a.keepReport(ctx)
-}
-
-// keepReport keeps the report alone: the verified state stays as it is.
-func (a *auditor) keepReport(ctx context.Context) error {
-	return pgx.BeginFunc(ctx, a.conns.work, func(tx pgx.Tx) error {
-		return saveReport(ctx, tx, a.config.Pool.Name(), nil, &a.found.report)
-	})
-}
-
-// acquire takes the lease, or fails with ErrBusy.
-func acquire(ctx context.Context, config Config) (*worker.Lease, error) {
-	short, cancel := context.WithTimeout(ctx, config.LockWait)
-	defer cancel()
-	lease, err := worker.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
-	if err != nil && ctx.Err() == nil && short.Err() != nil {
-		return nil, fmt.Errorf("%w (or Postgres does not answer); it was waited for %s", ErrBusy, config.LockWait)
-	}
-	return lease, err
-}
-
-// connect opens the other sessions.
+// connect opens the sessions beside that of the lease.
 func (a *auditor) connect(ctx context.Context) (closeAll func(), err error) {
 	var opened []*pgx.Conn
 	closeAll = func() {
 		for _, conn := range opened {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			_ = conn.Close(ctx) // nothing depends on a polite goodbye
+			_ = conn.Close(ctx) // Postgres ends the session in any case
 			cancel()
 		}
 	}
-	for _, conn := range []**pgx.Conn{&a.conns.journal, &a.conns.ended, &a.conns.holds, &a.conns.orders, &a.conns.hours, &a.conns.stream} {
-		if *conn, err = pgx.ConnectConfig(ctx, a.config.Postgres.Copy()); err != nil {
-			closeAll()
-			return nil, fmt.Errorf("connect to Postgres: %w", err)
+	open := func() (conn *pgx.Conn) {
+		if err != nil {
+			return nil
 		}
-		opened = append(opened, *conn)
+		if conn, err = pgx.ConnectConfig(ctx, a.config.Postgres.Copy()); err == nil {
+			opened = append(opened, conn)
+		}
+		return conn
+	}
+	a.conns.journal = open()
+	a.conns.ended = open()
+	a.conns.hours = open()
+	a.conns.stream = open()
+	for _, table := range readTables {
+		if table.compareEnded != nil {
+			a.conns.tables[table.name] = open()
+		}
+	}
+	if err != nil {
+		closeAll()
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
 	return closeAll, nil
 }
 
-// begin finds out where the audit goes from and to.
-func (a *auditor) begin(ctx context.Context, full bool) (p bookmark, err error) {
-	pool := a.config.Pool.Name()
-	if p, err = readBookmark(ctx, a.conns.work, pool); err != nil {
-		return p, err
+// chooseRange sets the audit's end, and returns the position where it starts.
+func (a *auditor) chooseRange(ctx context.Context) (start position, err error) {
+	if start, err = readPosition(ctx, a.conns.work, a.pool); err != nil {
+		return start, err
 	}
-	verified := p.seq
-	if full || p.seq == 0 {
-		full, p = true, bookmark{}
-	}
-	a.full, a.found.report.Full = full, full
-	if a.end, err = worker.ReadCheckpoint(ctx, a.conns.work, journal.CheckpointName, pool); err != nil {
-		return p, err
-	}
-	// A detached part ends the audit before it begins; any other hole is a difference, and found by the fold.
-	whole := journal.CheckComplete(ctx, a.conns.work, pool, p.seq)
-	if errors.Is(whole, journal.ErrDetached) || whole != nil && !errors.Is(whole, journal.ErrHole) {
-		return p, fmt.Errorf("audit from seq %d: %w", p.seq, whole)
-	}
-	a.found.report.From = p.seq
-	if a.end < verified {
-		a.found.differs(Difference{Store: StoreJournal, Kind: KindBehind, Key: pool, Seq: a.end,
-			Expected: fmt.Sprintf("a journal that ends at seq %d or later, as far as it was verified", verified), Found: fmt.Sprintf("it ends at seq %d", a.end)})
-		a.end = max(a.end, p.seq)
-	}
-	a.found.report.Seq = a.end
-	a.fold = newFold(full, a.found.differs)
-	a.fold.seq, a.fold.totals.live = p.seq, p.liveHolds
-	a.follower = &follower{conn: a.conns.journal, pool: pool, wait: a.config.Wait, fold: a.fold}
-	return p, nil
-}
-
-// run compares everything, and returns what will be verified if nothing was found.
-func (a *auditor) run(ctx context.Context, p bookmark) (*verifiedState, error) {
-	if err := a.awaitProjections(ctx); err != nil {
-		return nil, err
-	}
-	if !a.full {
-		pool, db := a.config.Pool.Name(), a.conns.work
-		if err := errors.Join(loadRechecks(ctx, db, pool, a.fold), loadHours(ctx, db, pool, a.fold.hours, p.hourFloor)); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.foldToEnd(ctx, &p); err != nil {
-		return nil, err
-	}
-	if !a.full {
-		if err := loadRound(ctx, a.conns.work, a.config.Pool.Name(), a.fold, &p); err != nil {
-			return nil, err
-		}
-	}
-	verified := stateToVerify(a.fold, a.full, p)
-	a.fold.settled = true
-	if err := a.compareLive(ctx); err != nil {
-		return nil, err
-	}
-	for _, table := range tables {
-		if err := a.compareLiveRows(ctx, table); err != nil {
-			return nil, err
-		}
+	verifiedSeq := start.seq
+	if verifiedSeq == 0 {
+		a.full = true
 	}
 	if a.full {
-		if err := a.compareStrangers(ctx); err != nil {
-			return nil, err
-		}
+		start = position{}
 	}
-	return verified, nil
-}
-
-// foldToEnd folds the journal up to the audit's end. Holds that end on the way are compared at once, and forgotten, by
-// three others side by side; a fourth compares the stream. So the memory that an audit takes does not grow with history.
-func (a *auditor) foldToEnd(ctx context.Context, p *bookmark) error {
-	group, ctx := errgroup.WithContext(ctx)
-	pages := make(chan []record, 2)
-	group.Go(func() error { return readAhead(ctx, a.conns.journal, a.config.Pool.Name(), p.seq, a.end, pages) })
-	group.Go(func() (err error) {
-		p.streamID, err = a.compareStream(ctx, a.conns.stream, p.streamID)
-		return err
-	})
-	ended := a.endedComparers(ctx, group)
-	group.Go(func() error {
-		defer func() {
-			for _, c := range ended {
-				close(c)
-			}
-		}()
-		for page := range pages {
-			if !a.full {
-				if err := loadPrior(ctx, a.conns.work, a.config.Pool.Name(), a.fold, page); err != nil {
-					return err
-				}
-			}
-			for i := range page {
-				a.fold.apply(&page[i])
-			}
-			a.found.compared(func(c *Compared) { c.Events += int64(len(page)) })
-			if err := errors.Join(a.compareOver(ctx), a.handOverEnded(ctx, ended)); err != nil {
-				return err
-			}
-		}
-		return a.handOverEnded(ctx, ended) // what was to be looked at again, where there were no events
-	})
-	if err := group.Wait(); err != nil {
-		return err
+	a.found.report.Full = a.full
+	if a.end, err = worker.ReadCheckpoint(ctx, a.conns.work, journal.CheckpointName, a.pool); err != nil {
+		return start, err
 	}
-	if a.fold.seq < a.end {
-		a.found.differs(Difference{Store: StoreJournal, Kind: KindHole, Key: fmt.Sprintf("seq %d", a.fold.seq+1), Seq: a.fold.seq,
-			Expected: fmt.Sprintf("events up to %d, where its checkpoint stands", a.end), Found: fmt.Sprintf("the last event is %d", a.fold.seq)})
-		a.fold.seq = a.end
+	// A journal with a detached partition cannot be audited from here. A hole of any other cause is a difference, which
+	// the expected state reports when it reaches it.
+	err = journal.CheckComplete(ctx, a.conns.work, a.pool, start.seq)
+	if errors.Is(err, journal.ErrDetached) || err != nil && !errors.Is(err, journal.ErrHole) {
+		return start, fmt.Errorf("audit from seq %d: %w", start.seq, err)
 	}
-	return nil
-}
-
-// endedComparers starts what compares ended holds with Redis and with the two tables that have a row for each.
-func (a *auditor) endedComparers(ctx context.Context, group *errgroup.Group) []chan []*Hold {
-	comparers := []func([]*Hold) error{func(holds []*Hold) error { return a.compareEnded(ctx, holds) }}
-	for table, conn := range map[string]*pgx.Conn{tableHolds: a.conns.holds, tableOrders: a.conns.orders} {
-		if a.comparable[table] {
-			comparers = append(comparers, func(holds []*Hold) error { return a.compareEndedRows(ctx, conn, table, holds) })
-		}
-	}
-	channels := make([]chan []*Hold, len(comparers))
-	for i, compare := range comparers {
-		in := make(chan []*Hold, 2)
-		channels[i] = in
-		group.Go(func() error {
-			for holds := range in {
-				if err := compare(holds); err != nil {
-					return err
-				}
-			}
-			return nil
+	if a.end < verifiedSeq {
+		a.found.addDifference(Difference{
+			Store:    StoreJournal,
+			Kind:     KindBehind,
+			Key:      a.pool,
+			Expected: fmt.Sprintf("a journal that ends at the verified seq %d or later", verifiedSeq),
+			Found:    fmt.Sprintf("it ends at seq %d", a.end),
+			Seq:      a.end,
 		})
+		a.end = max(a.end, start.seq)
 	}
-	return channels
+	a.found.report.From = start.seq
+	a.found.report.Seq = a.end
+	a.expected = newExpected(a.full, a.found.addDifference)
+	a.expected.seq = start.seq
+	a.expected.totals.live = start.liveHolds
+	a.scan = &journalScan{
+		conn:     a.conns.journal,
+		pool:     a.pool,
+		wait:     a.config.Wait,
+		expected: a.expected,
+	}
+	return start, nil
 }
 
-func (a *auditor) handOverEnded(ctx context.Context, comparers []chan []*Hold) error {
-	holds := a.fold.ended
-	a.fold.ended = nil
-	if len(holds) == 0 {
-		return nil
-	}
-	a.found.compared(func(c *Compared) { c.Holds += int64(len(holds)) })
-	for _, c := range comparers {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case c <- holds:
-		}
-	}
-	return nil
-}
-
-// finish concludes the report, and keeps it, with the new verified state if nothing stands against that.
+// finish sets the verdict and saves the report. If the verdict is clean or parked, it also saves the verified state.
 func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time.Duration) (*Report, error) {
-	report, again := &a.found.report, a.found.again
-	if a.fold.unreadable > 0 {
-		a.found.incomplete("%d events cannot be decoded by this build, and what differs may come of that; the first: %s", a.fold.unreadable, a.fold.firstFault)
+	report := &a.found.report
+	recheck := a.found.recheck
+	unreadable := a.expected.unreadable > 0
+	if unreadable {
+		a.found.addIncomplete("this build cannot decode %d events, so the differences may be false; the first is at %s",
+			a.expected.unreadable, a.expected.firstUnreadable)
 	}
-	report.conclude(took, a.fold.unreadable > 0)
-	agreed := report.Outcome == OutcomeClean || report.Outcome == OutcomeParked
-	if agreed && len(again.holds)+len(again.skus) <= recheckMax {
-		return report, verified.save(ctx, a.conns.work, a.config.Pool.Name(), again, report)
+	report.conclude(took, unreadable)
+	agreed := report.Verdict == VerdictClean || report.Verdict == VerdictParked
+	if agreed && len(recheck.holds)+len(recheck.skus) <= recheckMax {
+		return report, verified.save(ctx, a.conns.work, a.pool, recheck, report)
 	}
-	return report, a.keepReport(ctx)
+	return report, a.saveReportOnly(ctx)
+}
+
+// saveFailure saves a report that says why no audit was possible. It ignores an error: Postgres may be the reason.
+func (a *auditor) saveFailure(ctx context.Context, cause error) {
+	a.found.addIncomplete("%v", cause)
+	a.found.report.conclude(time.Since(a.found.report.StartedAt), false)
+	_ = a.saveReportOnly(ctx)
+}
+
+// saveReportOnly saves the report, and leaves the verified state as it is.
+func (a *auditor) saveReportOnly(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, a.conns.work, func(tx pgx.Tx) error {
+		return saveReport(ctx, tx, a.pool, nil, &a.found.report)
+	})
 }

@@ -14,9 +14,8 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// Schedule audits a pool again and again, in the background. Any number of processes may run one: whichever finds that
-// the last audit is long enough ago takes the next, and yields where another one is running. The result is kept where
-// Last finds it.
+// Schedule audits a pool periodically, in the background. Any number of processes may run one. A process that finds the
+// last audit long enough ago runs the next, unless another audit is running. Last returns the report.
 type Schedule struct {
 	Config
 	Interval time.Duration
@@ -24,28 +23,28 @@ type Schedule struct {
 	Log      *slog.Logger
 }
 
-// restFactor is how many times as long as it worked the background audit rests: what it costs stays below a tenth of the
-// time, even where a difference keeps it from moving on.
+// restFactor is how many times its own duration an audit is followed by a pause. So background audits run for less than
+// a tenth of the time, even while a difference makes each of them start at the same seq.
 const restFactor = 10
 
-// yieldAfter is how long the background audit waits for another one.
-const yieldAfter = time.Second
+// scheduleLockWait is how long a background audit waits for another audit to end.
+const scheduleLockWait = time.Second
 
 // Run audits until ctx ends.
 func (s *Schedule) Run(ctx context.Context) {
-	s.LockWait = yieldAfter
+	s.LockWait = scheduleLockWait
 	for {
 		if wait.For(ctx, s.Interval+rand.N(s.Interval/10+1)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}
-		if err := s.once(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrBusy) {
+		if err := s.auditIfDue(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrAuditRunning) {
 			s.Log.Warn("no audit was possible", "error", err)
 		}
 	}
 }
 
-// once audits if it is time to.
-func (s *Schedule) once(ctx context.Context) error {
+// auditIfDue audits if the last audit was long enough ago, and logs the verdict.
+func (s *Schedule) auditIfDue(ctx context.Context) error {
 	due, err := s.due(ctx)
 	if err != nil || !due {
 		return err
@@ -54,18 +53,20 @@ func (s *Schedule) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	switch report.Outcome {
-	case OutcomeDiffers:
-		s.Log.Error("audit: the system differs from its journal", "differences", report.Differences.Count, "first", report.Differences.First[0], "seq", report.Seq)
-	case OutcomeParked, OutcomeIncomplete:
+	switch report.Verdict {
+	case VerdictDiffers:
+		s.Log.Error("audit: Redis, the stream or a read table differs from the journal",
+			"differences", report.Differences.Count, "first", report.Differences.First[0], "seq", report.Seq)
+	case VerdictParked, VerdictIncomplete:
 		s.Log.Warn("audit: "+report.Summary(), "seq", report.Seq)
-	case OutcomeClean:
+	case VerdictClean:
 		s.Log.Debug("audit: clean", "seq", report.Seq, "events", report.Compared.Events, "took_ms", report.TookMs)
 	}
 	return nil
 }
 
-// due reports whether the last audit is long enough ago, by Postgres's clock.
+// due reports whether the last audit was long enough ago, by Postgres's clock: nearly the interval, and restFactor times
+// that audit's duration.
 func (s *Schedule) due(ctx context.Context) (due bool, err error) {
 	const query = `
 		SELECT extract(epoch FROM now() - last_at) * 1000 >= greatest($2 * 0.8, (report->>'took_ms')::bigint * $3)
@@ -75,7 +76,7 @@ func (s *Schedule) due(ctx context.Context) (due bool, err error) {
 	case errors.Is(err, pgx.ErrNoRows):
 		return true, nil
 	case err != nil:
-		return false, fmt.Errorf("look at the last audit: %w", err)
+		return false, fmt.Errorf("look up the last audit: %w", err)
 	}
 	return due, nil
 }

@@ -13,31 +13,33 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// bookmark is where the next audit goes on: after the verified seq, this entry of the stream, and the keys that were
-// looked at in turn.
-type bookmark struct {
-	seq        int64
-	liveHolds  int64
-	streamID   string
-	skuCursor  string
-	holdCursor string
-	hourFloor  int64
+// position is where the next audit starts.
+type position struct {
+	seq                 int64  // the verified seq
+	liveHolds           int64  // how many holds were live at seq
+	streamID            string // the last entry of the stream that was compared; "" if none
+	lastSKU             string // the last unchanged SKU that was compared in turn; "" to begin with the first
+	lastHold            string // likewise the id of the last hold
+	firstIncompleteHour int64  // see hours
 }
 
-// Keys that did not change, of which an audit looks at so many beside those that did.
+// How many unchanged keys an audit compares, in turn, beside those that changed.
 const (
-	roundSKUs  = 500
-	roundHolds = 1000
+	unchangedSKUs  = 500
+	unchangedHolds = 1000
 )
 
-// recheckMax is how many explained differences are kept for the next audit. With more of them the verified seq stays,
-// and the next audit finds them again by itself.
+// recheckMax is how many parked differences an audit saves for the next one. If there are more, the verified state is not
+// replaced, and the next audit finds them again by itself.
 const recheckMax = 10_000
 
-// readBookmark returns where the audit of a pool goes on, zero for one that was never audited.
-func readBookmark(ctx context.Context, db postgres.Querier, pool string) (p bookmark, err error) {
-	const query = `SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor FROM audits WHERE pool = $1`
-	err = db.QueryRow(ctx, query, pool).Scan(&p.seq, &p.liveHolds, &p.streamID, &p.skuCursor, &p.holdCursor, &p.hourFloor)
+// readPosition returns where the next audit of a pool starts: the zero position if it was never audited.
+func readPosition(ctx context.Context, db postgres.Querier, pool string) (p position, err error) {
+	const query = `
+		SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor
+		FROM audits WHERE pool = $1`
+	row := db.QueryRow(ctx, query, pool)
+	err = row.Scan(&p.seq, &p.liveHolds, &p.streamID, &p.lastSKU, &p.lastHold, &p.firstIncompleteHour)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return p, fmt.Errorf("read the verified seq: %w", err)
 	}
@@ -45,17 +47,22 @@ func readBookmark(ctx context.Context, db postgres.Querier, pool string) (p book
 }
 
 const selectHolds = `
-	SELECT hold_id, sku, qty, user_id, idempotency_key, created_at_ms, expires_at_ms, status, payment_ref, ended_at_ms, ended_seq
+	SELECT hold_id, sku, qty, user_id, idempotency_key, created_at_ms, expires_at_ms,
+	       status, payment_ref, ended_at_ms, ended_seq
 	FROM audit_holds WHERE pool = $1 `
 
-func readHolds(ctx context.Context, db postgres.Querier, condition string, args ...any) ([]*Hold, error) {
+// readHolds returns the verified holds of a pool that meet a condition.
+func readHolds(ctx context.Context, db postgres.Querier, condition string, args ...any) ([]*expectedHold, error) {
 	rows, err := db.Query(ctx, selectHolds+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified holds: %w", err)
 	}
-	holds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Hold, error) {
-		h := new(Hold)
-		return h, row.Scan(&h.ID, &h.SKU, &h.Qty, &h.UserID, &h.IdempotencyKey, &h.CreatedAtMs, &h.ExpiresAtMs, &h.Status, &h.PaymentRef, &h.EndedAtMs, &h.EndedSeq)
+	holds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*expectedHold, error) {
+		h := new(expectedHold)
+		return h, row.Scan(
+			&h.ID, &h.SKU, &h.Qty, &h.UserID, &h.IdempotencyKey, &h.CreatedAtMs, &h.ExpiresAtMs,
+			&h.Status, &h.PaymentRef, &h.EndedAtMs, &h.EndedSeq,
+		)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read verified holds: %w", err)
@@ -65,89 +72,95 @@ func readHolds(ctx context.Context, db postgres.Querier, condition string, args 
 
 const selectStock = `SELECT sku, received, removed, held, sold FROM audit_skus WHERE pool = $1 `
 
-// readStock adds verified stock to the fold, unless it follows the SKU already. It returns the SKUs in their order.
-func readStock(ctx context.Context, db postgres.Querier, f *fold, condition string, args ...any) ([]string, error) {
+// loadStock adds the verified stock of SKUs that meet a condition, unless it is tracked already. It returns the SKUs, in
+// the order of the query.
+func loadStock(ctx context.Context, db postgres.Querier, e *expected, condition string, args ...any) ([]string, error) {
 	rows, err := db.Query(ctx, selectStock+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified stock: %w", err)
 	}
 	var sku string
-	var s Stock
-	var found []string
-	_, err = pgx.ForEachRow(rows, []any{&sku, &s.Received, &s.Removed, &s.Held, &s.Sold}, func() error {
-		if f.stock[sku] == nil {
-			stock := s
-			f.stock[sku] = &stock
+	var row expectedStock
+	var skus []string
+	_, err = pgx.ForEachRow(rows, []any{&sku, &row.Received, &row.Removed, &row.Held, &row.Sold}, func() error {
+		if e.stock[sku] == nil {
+			stock := row
+			e.stock[sku] = &stock
 		}
-		found = append(found, sku)
+		skus = append(skus, sku)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read verified stock: %w", err)
 	}
-	return found, nil
+	return skus, nil
 }
 
-// loadPrior adds to the fold what the verified state says of the keys that a page of events is about to change.
-func loadPrior(ctx context.Context, db postgres.Querier, pool string, f *fold, page []record) error {
-	skus, holds, created := map[string]bool{}, map[string]bool{}, map[string]bool{}
+// loadChangedKeys adds the verified state of the keys that a page of events is about to change.
+func loadChangedKeys(ctx context.Context, db postgres.Querier, pool string, e *expected, page []journalEvent) error {
+	skus := map[string]bool{}
+	holds := map[string]bool{}
+	created := map[string]bool{}
 	for i := range page {
-		r := &page[i]
-		if f.stock[r.sku] == nil {
-			skus[r.sku] = true
+		event := &page[i]
+		if e.stock[event.sku] == nil {
+			skus[event.sku] = true
 		}
 		switch {
-		case r.kind == events.TypeHoldCreated:
-			created[r.hold] = true
-		case r.hold != "" && f.holds[r.hold] == nil && !created[r.hold]:
-			holds[r.hold] = true
+		case event.eventType == events.TypeHoldCreated:
+			created[event.hold] = true
+		case event.hold != "" && e.holds[event.hold] == nil && !created[event.hold]:
+			holds[event.hold] = true
 		}
 	}
 	if len(skus) > 0 {
-		if _, err := readStock(ctx, db, f, `AND sku = ANY ($2)`, pool, slices.Collect(maps.Keys(skus))); err != nil {
+		if _, err := loadStock(ctx, db, e, `AND sku = ANY ($2)`, pool, slices.Collect(maps.Keys(skus))); err != nil {
 			return err
 		}
 	}
 	if len(holds) == 0 {
 		return nil
 	}
-	prior, err := readHolds(ctx, db, `AND hold_id = ANY ($2) AND status = 'ACTIVE'`, pool, slices.Collect(maps.Keys(holds)))
-	for _, hold := range prior {
-		f.holds[hold.ID] = hold
-		f.gone[hold.ID] = true
+	verified, err := readHolds(ctx, db, `AND hold_id = ANY ($2) AND status = 'ACTIVE'`, pool, slices.Collect(maps.Keys(holds)))
+	for _, hold := range verified {
+		e.holds[hold.ID] = hold
+		e.outdated[hold.ID] = true
 	}
 	return err
 }
 
-// loadRechecks adds the keys that the last audit found different for a known reason. Holds that had ended go to the
-// ended ones of the fold.
-func loadRechecks(ctx context.Context, db postgres.Querier, pool string, f *fold) error {
-	if _, err := readStock(ctx, db, f, `AND recheck`, pool); err != nil {
+// loadRecheckKeys adds the keys for which the last audit found a difference that a dead letter explains.
+func loadRecheckKeys(ctx context.Context, db postgres.Querier, pool string, e *expected) error {
+	if _, err := loadStock(ctx, db, e, `AND recheck`, pool); err != nil {
 		return err
 	}
 	holds, err := readHolds(ctx, db, `AND recheck`, pool)
 	for _, hold := range holds {
 		if hold.Status != statusActive {
-			f.ended = append(f.ended, hold)
+			e.ended = append(e.ended, hold)
 			continue
 		}
-		f.holds[hold.ID] = hold
-		f.gone[hold.ID] = true // its row is written anew, or no more
+		e.holds[hold.ID] = hold
+		e.outdated[hold.ID] = true
 	}
 	return err
 }
 
-// loadHours adds what the verified state says of hours that were not over.
-func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, floor int64) error {
-	h.floor, h.latest = floor, floor+1
+// loadHours adds the verified hours: those that were not complete.
+func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, firstIncomplete int64) error {
+	h.firstIncomplete = firstIncomplete
+	h.latest = firstIncomplete + 1
 	rows, err := db.Query(ctx, `SELECT sku, hour, reserved, sold, cancelled, expired FROM audit_hours WHERE pool = $1`, pool)
 	if err != nil {
 		return fmt.Errorf("read verified hours: %w", err)
 	}
 	var key hourKey
-	var u hourUnits
-	_, err = pgx.ForEachRow(rows, []any{&key.sku, &key.hour, &u[hourReserved], &u[hourSold], &u[hourCancelled], &u[hourExpired]}, func() error {
-		units := u
+	var row hourUnits
+	columns := []any{
+		&key.sku, &key.hour, &row[hourReserved], &row[hourSold], &row[hourCancelled], &row[hourExpired],
+	}
+	_, err = pgx.ForEachRow(rows, columns, func() error {
+		units := row
 		h.units[key] = &units
 		return nil
 	})
@@ -157,27 +170,29 @@ func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, 
 	return nil
 }
 
-// loadRound adds keys that have not changed, the next in turn, and moves the cursors.
-func loadRound(ctx context.Context, db postgres.Querier, pool string, f *fold, p *bookmark) error {
-	skus, err := readStock(ctx, db, f, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.skuCursor, roundSKUs)
+// loadNextInTurn adds keys that have not changed, the next in turn, and moves the position past them. After the last key
+// it begins with the first again. So every key is compared once in so many audits, even if no event changes it.
+func loadNextInTurn(ctx context.Context, db postgres.Querier, pool string, e *expected, p *position) error {
+	skus, err := loadStock(ctx, db, e, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.lastSKU, unchangedSKUs)
 	if err != nil {
 		return err
 	}
-	p.skuCursor = ""
-	if len(skus) == roundSKUs {
-		p.skuCursor = skus[roundSKUs-1]
+	p.lastSKU = ""
+	if len(skus) == unchangedSKUs {
+		p.lastSKU = skus[unchangedSKUs-1]
 	}
-	holds, err := readHolds(ctx, db, `AND hold_id > $2 AND status = 'ACTIVE' ORDER BY hold_id LIMIT $3`, pool, p.holdCursor, roundHolds)
+	const nextHolds = `AND hold_id > $2 AND status = 'ACTIVE' ORDER BY hold_id LIMIT $3`
+	holds, err := readHolds(ctx, db, nextHolds, pool, p.lastHold, unchangedHolds)
 	if err != nil {
 		return err
 	}
-	p.holdCursor = ""
-	if len(holds) == roundHolds {
-		p.holdCursor = holds[roundHolds-1].ID
+	p.lastHold = ""
+	if len(holds) == unchangedHolds {
+		p.lastHold = holds[unchangedHolds-1].ID
 	}
 	for _, hold := range holds {
-		if !f.gone[hold.ID] && f.holds[hold.ID] == nil {
-			f.holds[hold.ID] = hold
+		if !e.outdated[hold.ID] && e.holds[hold.ID] == nil {
+			e.holds[hold.ID] = hold
 		}
 	}
 	return nil

@@ -23,7 +23,8 @@ type Gate struct {
 	seq   int64
 }
 
-func newGate() *Gate { return &Gate{refused: make(chan struct{}, 1)} }
+// NewGate returns a closed gate.
+func NewGate() *Gate { return &Gate{refused: make(chan struct{}, 1)} }
 
 // IsOpen reports whether commands are decided.
 func (g *Gate) IsOpen() bool { return g.open.Load() }

@@ -78,7 +78,7 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 	if err != nil {
 		return nil, err
 	}
-	gate := newGate()
+	gate := NewGate()
 	batcher := newBatcher(pool, client, config.Timeout, gate)
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     decidingClient{UniversalClient: client, batcher: batcher},

@@ -16,7 +16,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-func store(t *testing.T) (context.Context, *pgx.Conn) {
+// connect returns a connection to a schema of the test's own, and a context that ends after a minute.
+func connect(t *testing.T) (context.Context, *pgx.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -30,38 +31,80 @@ func park(t *testing.T, ctx context.Context, conn *pgx.Conn, letters ...Letter) 
 	}
 }
 
-// TestLetterKeepsEverything parks letters with awkward content and reads them back.
-func TestLetterKeepsEverything(t *testing.T) {
+// wantLetters lists letters and fails the test unless there are as many as wanted.
+func wantLetters(t *testing.T, ctx context.Context, conn *pgx.Conn, filter Filter, want int) []Letter { //nolint:revive // the test comes first
+	t.Helper()
+	letters, err := List(ctx, conn, filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(letters) != want {
+		t.Fatalf("%+v: got %d letters, want %d: %+v", filter, len(letters), want, letters)
+	}
+	return letters
+}
+
+func TestLetterKeepsAllFieldsAndBytes(t *testing.T) {
 	t.Parallel()
-	ctx, conn := store(t)
-	letters := []Letter{
-		{Source: "holds", MessageKey: "e1", SequenceKey: "h1", Pool: "main", Seq: 7, EventType: "HOLD_CREATED", Raw: []byte(`{"a":1}`),
-			Metadata: map[string]string{"stream_id": "1-1"}, Error: "it's \"bad\"; DROP TABLE", Stack: "goroutine 1"},
-		{Source: SourceJournal, MessageKey: "1-1", Pool: "main", EventType: "\xff\x00", Raw: []byte{0, 1, 0xff}, Error: "\xff\x00 odd"},
+	ctx, conn := connect(t)
+	quoted := Letter{
+		Source:      "holds",
+		MessageKey:  "e1",
+		SequenceKey: "h1",
+		Pool:        "main",
+		Seq:         7,
+		EventType:   "HOLD_CREATED",
+		Raw:         []byte(`{"a":1}`),
+		Metadata:    map[string]string{"stream_id": "1-1"},
+		Error:       "it's \"bad\"; DROP TABLE",
+		Stack:       "goroutine 1",
 	}
-	park(t, ctx, conn, letters...)
-	got, err := List(ctx, conn, Filter{})
-	if err != nil || len(got) != 2 {
-		t.Fatal(got, err)
+	binary := Letter{
+		Source:     SourceJournal,
+		MessageKey: "1-1",
+		Pool:       "main",
+		EventType:  "\xff\x00",
+		Raw:        []byte{0, 1, 0xff},
+		Error:      "\xff\x00 odd",
 	}
+	park(t, ctx, conn, quoted, binary)
+	got := wantLetters(t, ctx, conn, Filter{}, 2)
+
 	first := got[0]
-	if first.ID == 0 || first.FirstFailed.IsZero() || !first.FirstFailed.Equal(first.LastFailed) || first.Attempts != 1 || first.Status != StatusParked {
-		t.Errorf("got %+v", first)
+	if first.ID == 0 {
+		t.Error("the letter has no id")
 	}
-	want := letters[0]
-	want.ID, want.FirstFailed, want.LastFailed, want.Attempts, want.Status = first.ID, first.FirstFailed, first.LastFailed, 1, StatusParked
+	if first.FirstFailed.IsZero() {
+		t.Error("the letter has no time of its first failure")
+	}
+	if !first.LastFailed.Equal(first.FirstFailed) {
+		t.Errorf("last failed: got %s, want the time of the first failure %s", first.LastFailed, first.FirstFailed)
+	}
+	want := quoted
+	want.ID = first.ID
+	want.FirstFailed = first.FirstFailed
+	want.LastFailed = first.LastFailed
+	want.Attempts = 1
+	want.Status = StatusParked
 	if !reflect.DeepEqual(first, want) {
 		t.Errorf("got %+v, want %+v", first, want)
 	}
-	if second := got[1]; string(second.Raw) != "\x00\x01\xff" || second.Seq != 0 || second.Error != "\uFFFD odd" {
-		t.Errorf("got %+v, want the bytes as they came", second)
+
+	second := got[1]
+	if string(second.Raw) != "\x00\x01\xff" {
+		t.Errorf("raw: got %q, want the bytes that were parked", second.Raw)
+	}
+	if second.Seq != 0 {
+		t.Errorf("seq: got %d, want 0", second.Seq)
+	}
+	if second.Error != "\uFFFD odd" {
+		t.Errorf("error: got %q, want invalid bytes replaced and NUL removed", second.Error)
 	}
 }
 
-// TestParkedTwice holds that the same message is one letter, which counts its attempts.
-func TestParkedTwice(t *testing.T) {
+func TestParkingAMessageAgainCountsAnAttempt(t *testing.T) {
 	t.Parallel()
-	ctx, conn := store(t)
+	ctx, conn := connect(t)
 	letter := Letter{Source: "holds", MessageKey: "e1", SequenceKey: "h1", Pool: "main", Seq: 7, Error: "first"}
 	park(t, ctx, conn, letter)
 	if _, err := conn.Exec(ctx, `UPDATE dead_letters SET status = 'resolved'`); err != nil {
@@ -69,88 +112,114 @@ func TestParkedTwice(t *testing.T) {
 	}
 	letter.Error = "second"
 	park(t, ctx, conn, letter)
-	letter.Source = "orders"
+	letter.Source = "orders" // another source's letter of the same message
 	park(t, ctx, conn, letter)
-	got, err := List(ctx, conn, Filter{Source: "holds"})
-	if err != nil || len(got) != 1 || got[0].Attempts != 2 || got[0].Error != "second" || got[0].Status != StatusParked || got[0].LastFailed.Before(got[0].FirstFailed) {
-		t.Errorf("got %+v (%v), want one letter, parked again, with two attempts", got, err)
+
+	got := wantLetters(t, ctx, conn, Filter{Source: "holds"}, 1)[0]
+	if got.Attempts != 2 {
+		t.Errorf("attempts: got %d, want 2", got.Attempts)
+	}
+	if got.Error != "second" {
+		t.Errorf("error: got %q, want the newest", got.Error)
+	}
+	if got.Status != StatusParked {
+		t.Errorf("status: got %s, want a resolved letter to be parked again", got.Status)
+	}
+	if got.LastFailed.Before(got.FirstFailed) {
+		t.Errorf("last failed at %s, before the first failure at %s", got.LastFailed, got.FirstFailed)
 	}
 }
 
-// TestParkMany holds that a whole batch of the journal can be parked, however large, and keeps its order.
-func TestParkMany(t *testing.T) {
+// TestParkManyLettersKeepsTheirOrder parks more letters than one statement could take with a parameter per value.
+func TestParkManyLettersKeepsTheirOrder(t *testing.T) {
 	t.Parallel()
-	ctx, conn := store(t)
+	ctx, conn := connect(t)
 	letters := make([]Letter, 7000)
 	for i := range letters {
 		letters[i] = Letter{Source: SourceJournal, MessageKey: fmt.Sprintf("%d-0", i), Pool: "main", Raw: []byte("{}")}
 	}
 	park(t, ctx, conn, letters...)
-	got, err := List(ctx, conn, Filter{Limit: len(letters) + 1})
-	if err != nil || len(got) != len(letters) {
-		t.Fatalf("got %d letters (%v), want %d", len(got), err, len(letters))
-	}
+	got := wantLetters(t, ctx, conn, Filter{Limit: len(letters) + 1}, len(letters))
 	for i, letter := range got {
 		if letter.MessageKey != letters[i].MessageKey {
-			t.Fatalf("letter %d is of %s, want %s", i, letter.MessageKey, letters[i].MessageKey)
+			t.Fatalf("letter %d: got the message %s, want %s", i, letter.MessageKey, letters[i].MessageKey)
 		}
 	}
 }
 
-// TestParkedInTheTransaction holds that a letter is there exactly when the transaction is.
-func TestParkedInTheTransaction(t *testing.T) {
+func TestRollbackRemovesTheLetter(t *testing.T) {
 	t.Parallel()
-	ctx, conn := store(t)
-	undo := errors.New("undo")
+	ctx, conn := connect(t)
+	errRollback := errors.New("roll back")
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		return errors.Join(Park(ctx, tx, Letter{Source: "holds", MessageKey: "e1", Pool: "main"}), undo)
+		return errors.Join(Park(ctx, tx, Letter{Source: "holds", MessageKey: "e1", Pool: "main"}), errRollback)
 	})
-	if !errors.Is(err, undo) {
+	if !errors.Is(err, errRollback) {
 		t.Fatal(err)
 	}
-	if got, err := List(ctx, conn, Filter{}); err != nil || len(got) != 0 {
-		t.Errorf("got %+v (%v), want nothing", got, err)
-	}
+	wantLetters(t, ctx, conn, Filter{}, 0)
 }
 
-// TestListAndKeys holds what the filters leave, page by page, and which keys count as parked.
-func TestListAndKeys(t *testing.T) {
+// TestListFiltersAndParkedKeys checks paging by id, the filters by source and status, and that only parked letters with
+// a sequence key count as parked keys.
+func TestListFiltersAndParkedKeys(t *testing.T) {
 	t.Parallel()
-	ctx, conn := store(t)
+	ctx, conn := connect(t)
 	var letters []Letter
 	for _, key := range []string{"h1", "h2", "h3"} {
 		letters = append(letters, Letter{Source: "holds", MessageKey: key, SequenceKey: key, Pool: "main"})
 	}
-	letters = append(letters, Letter{Source: "orders", MessageKey: "h9", SequenceKey: "h9", Pool: "main"}, Letter{Source: "holds", MessageKey: "none", Pool: "main"})
-	park(t, ctx, conn, letters...)
+	otherSource := Letter{Source: "orders", MessageKey: "h9", SequenceKey: "h9", Pool: "main"}
+	withoutKey := Letter{Source: "holds", MessageKey: "none", Pool: "main"}
+	park(t, ctx, conn, append(letters, otherSource, withoutKey)...)
 	if _, err := conn.Exec(ctx, `UPDATE dead_letters SET status = 'discarded' WHERE message_key = 'h2'`); err != nil {
 		t.Fatal(err)
 	}
-	page, err := List(ctx, conn, Filter{Source: "holds", Limit: 2})
-	if err != nil || len(page) != 2 || page[0].MessageKey != "h1" || page[1].MessageKey != "h2" {
-		t.Fatal(page, err)
+
+	messageKeys := func(letters []Letter) (keys []string) {
+		for _, letter := range letters {
+			keys = append(keys, letter.MessageKey)
+		}
+		return keys
 	}
-	rest, err := List(ctx, conn, Filter{Source: "holds", Status: StatusParked, After: page[0].ID})
-	if err != nil || len(rest) != 2 || rest[0].MessageKey != "h3" || rest[1].MessageKey != "none" {
-		t.Errorf("got %+v (%v), want h3 and none", rest, err)
+	page := wantLetters(t, ctx, conn, Filter{Source: "holds", Limit: 2}, 2)
+	if got, want := messageKeys(page), []string{"h1", "h2"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("first page: got %v, want %v", got, want)
+	}
+	rest := wantLetters(t, ctx, conn, Filter{Source: "holds", Status: StatusParked, After: page[0].ID}, 2)
+	if got, want := messageKeys(rest), []string{"h3", "none"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("parked letters after h1: got %v, want %v", got, want)
 	}
 	keys, err := ParkedKeys(ctx, conn, "holds", "main")
-	if err != nil || !reflect.DeepEqual(keys, map[string]bool{"h1": true, "h3": true}) {
-		t.Errorf("keys: got %v (%v), want h1 and h3", keys, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]bool{"h1": true, "h3": true}; !reflect.DeepEqual(keys, want) {
+		t.Errorf("parked keys: got %v, want %v", keys, want)
 	}
 }
 
-// TestParkEntries holds what becomes of an entry of the stream that is no event.
-func TestParkEntries(t *testing.T) {
+func TestParkEntriesKeepsTheEntryThatIsNoEvent(t *testing.T) {
 	t.Parallel()
-	ctx, conn := store(t)
-	entry := events.Entry{StreamID: "5-0", Fields: map[string]any{"hello": "world"}, Err: errors.New("no seq"), Envelope: events.Envelope{Pool: "main"}}
+	ctx, conn := connect(t)
+	entry := events.Entry{
+		StreamID: "5-0",
+		Fields:   map[string]any{"hello": "world"},
+		Err:      errors.New("no seq"),
+		Envelope: events.Envelope{Pool: "main"},
+	}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return ParkEntries(ctx, tx, []events.Entry{entry}) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := List(ctx, conn, Filter{Source: SourceJournal})
-	if err != nil || len(got) != 1 || got[0].MessageKey != "5-0" || string(got[0].Raw) != `{"hello":"world"}` || got[0].Error != "no seq" {
-		t.Errorf("got %+v (%v)", got, err)
+	got := wantLetters(t, ctx, conn, Filter{Source: SourceJournal}, 1)[0]
+	if got.MessageKey != "5-0" {
+		t.Errorf("message key: got %q, want the stream id 5-0", got.MessageKey)
+	}
+	if string(got.Raw) != `{"hello":"world"}` {
+		t.Errorf("raw: got %s, want the entry's fields", got.Raw)
+	}
+	if got.Error != "no seq" {
+		t.Errorf("error: got %q, want %q", got.Error, "no seq")
 	}
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Filter narrows a listing; zero values do not.
+// Filter selects the letters to list. A field with its zero value selects all letters.
 type Filter struct {
 	Source string
 	Status Status
-	After  int64 // letters with a higher id only: the last id of the page before
-	Limit  int   // 100 unless set
+	After  int64 // only letters with a higher id; for the next page, pass the last id of this one
+	Limit  int   // at most this many letters; 100 if zero
 }
 
-// List returns letters in the order in which they were parked.
+// List returns the letters that match the filter, in the order in which they were first parked.
 func List(ctx context.Context, db postgres.Querier, filter Filter) ([]Letter, error) {
 	if filter.Limit <= 0 {
 		filter.Limit = 100

@@ -3,7 +3,8 @@ package deadletters
 import (
 	"context"
 	"database/sql"
-	"errors"
+	"database/sql/driver"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,45 +15,79 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// newPublisher returns a Watermill publisher that writes to the table dead_letters within a transaction of pgx.
-func newPublisher(ctx context.Context, tx pgx.Tx) (*watermillsql.Publisher, error) {
-	publisher, err := watermillsql.NewPublisher(executor{ctx: ctx, tx: tx}, watermillsql.PublisherConfig{SchemaAdapter: schemaAdapter{}}, watermill.NopLogger{})
+// Topic is the Watermill topic of dead letters. Messages published to it become rows of the table dead_letters.
+const Topic = "dead_letters"
+
+// Metadata keys of a message of Topic. The message's UUID is the letter's MessageKey and its payload is Raw.
+const (
+	metaSource      = "source"
+	metaSequenceKey = "sequence_key"
+	metaPool        = "pool"
+	metaSeq         = "seq"
+	metaEventType   = "event_type"
+	metaError       = "error"
+	metaStack       = "stack"
+	metaMetadata    = "metadata" // the letter's own metadata, as a JSON object
+)
+
+// message returns the letter as a message of Topic.
+func (l Letter) message() (*message.Message, error) {
+	metadata, err := json.Marshal(l.Metadata)
 	if err != nil {
-		return nil, fmt.Errorf("dead letter publisher: %w", err)
+		return nil, fmt.Errorf("encode metadata of a dead letter: %w", err)
+	}
+	msg := message.NewMessage(l.MessageKey, l.Raw)
+	msg.Metadata = message.Metadata{
+		metaSource:      l.Source,
+		metaSequenceKey: l.SequenceKey,
+		metaPool:        l.Pool,
+		metaSeq:         strconv.FormatInt(l.Seq, 10),
+		metaEventType:   string(l.EventType),
+		metaError:       l.Error,
+		metaStack:       l.Stack,
+		metaMetadata:    string(metadata),
+	}
+	return msg, nil
+}
+
+// newPublisher returns a watermill-sql publisher that inserts letters in the given transaction.
+func newPublisher(ctx context.Context, tx pgx.Tx) (*watermillsql.Publisher, error) {
+	publisher, err := watermillsql.NewPublisher(
+		txExecutor{ctx: ctx, tx: tx},
+		watermillsql.PublisherConfig{SchemaAdapter: letterSchema{}},
+		watermill.NopLogger{},
+	)
+	if err != nil {
+		return nil, fmt.Errorf("create the publisher of dead letters: %w", err)
 	}
 	return publisher, nil
 }
 
-// executor lets watermill-sql write with a transaction of pgx. The publisher only ever executes; it does so with a
-// context of its own, which this replaces by the one that the transaction lives under.
-type executor struct {
+// txExecutor runs the publisher's statements in a pgx transaction. It is needed because watermill-sql v3 has no adapter
+// for pgx, and because its Publish takes no context. A publisher calls only ExecContext; the methods of the embedded
+// interface, which is nil, are never called.
+type txExecutor struct {
 	watermillsql.ContextExecutor
-	ctx context.Context //nolint:containedctx // lives as long as one Publish
+	ctx context.Context //nolint:containedctx // the executor serves one call of Park, and this is that call's context
 	tx  pgx.Tx
 }
 
-func (e executor) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
+// ExecContext uses the context of Park: the one that it is given is always context.Background, which would let the
+// statement outlive its caller's deadline.
+func (e txExecutor) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
 	tag, err := e.tx.Exec(e.ctx, query, args...)
-	return result(tag.RowsAffected()), err
+	return driver.RowsAffected(tag.RowsAffected()), err
 }
 
-// result is the part of sql.Result that Postgres has.
-type result int64
-
-func (r result) RowsAffected() (int64, error) { return int64(r), nil }
-
-func (result) LastInsertId() (int64, error) { return 0, errors.New("not supported by Postgres") }
-
-// schemaAdapter makes a Watermill topic of the table dead_letters. Only what publishing needs differs from the
-// library's adapter for Postgres.
-type schemaAdapter struct {
+// letterSchema maps a message of Topic to a row of dead_letters. It replaces the one query that publishing uses; the
+// rest of the library's Postgres schema is for subscribers, and dead letters have none.
+type letterSchema struct {
 	watermillsql.DefaultPostgreSQLSchema
 }
 
-// InsertQuery returns the statement that stores the messages as letters. A message that is there already counts one
-// more attempt, and is parked again if somebody had thought it resolved. Each column is one parameter, an array: Postgres
-// takes 65535 parameters at most.
-func (schemaAdapter) InsertQuery(_ string, msgs message.Messages) (watermillsql.Query, error) {
+// InsertQuery returns one statement that inserts all messages. It passes each column as one array, because Postgres
+// allows at most 65,535 parameters per statement.
+func (letterSchema) InsertQuery(_ string, msgs message.Messages) (watermillsql.Query, error) {
 	var sources, messageKeys, sequenceKeys, pools, eventTypes, metadata, faults, stacks []string
 	var seqs []int64
 	var raws [][]byte
@@ -67,7 +102,7 @@ func (schemaAdapter) InsertQuery(_ string, msgs message.Messages) (watermillsql.
 		pools = append(pools, msg.Metadata.Get(metaPool))
 		seqs = append(seqs, seq)
 		eventTypes = append(eventTypes, storable(msg.Metadata.Get(metaEventType)))
-		raws = append(raws, append([]byte{}, msg.Payload...)) // never null
+		raws = append(raws, append([]byte{}, msg.Payload...)) // a nil payload would be NULL
 		metadata = append(metadata, msg.Metadata.Get(metaMetadata))
 		faults = append(faults, storable(msg.Metadata.Get(metaError)))
 		stacks = append(stacks, storable(msg.Metadata.Get(metaStack)))
@@ -78,17 +113,19 @@ func (schemaAdapter) InsertQuery(_ string, msgs message.Messages) (watermillsql.
 	}, nil
 }
 
+// insertLetters inserts the letters in the order given. If a message already has a letter, the statement counts one more
+// attempt, keeps the newest error, and parks the letter again even if it was resolved or discarded.
 const insertLetters = `
 	INSERT INTO dead_letters AS d
 	    (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, attempts, status)
 	SELECT source, message_key, sequence_key, pool, CASE WHEN seq > 0 THEN seq END, event_type, raw, metadata, error, stack, 1, 'parked'
 	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::jsonb[], $9::text[], $10::text[])
-	    WITH ORDINALITY AS l (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, place)
-	ORDER BY place
+	    WITH ORDINALITY AS l (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, ordinal)
+	ORDER BY ordinal
 	ON CONFLICT (source, message_key) DO UPDATE SET
 	    attempts = d.attempts + 1, last_failed_at = now(), error = excluded.error, stack = excluded.stack, status = 'parked'`
 
-// storable drops what a text in Postgres cannot hold.
+// storable replaces invalid UTF-8 and removes NUL bytes, because a Postgres text can hold neither.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "")
 }

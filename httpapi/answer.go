@@ -7,7 +7,6 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 )
@@ -17,7 +16,7 @@ const (
 	replayedHeader = "Idempotency-Replayed"
 )
 
-// handle turns a handler that returns its errors into Gin's kind, which answers them.
+// handle adapts a handler that returns an error to Gin. It answers an error with its problem document.
 func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := handler(c); err != nil {
@@ -26,7 +25,8 @@ func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
 	}
 }
 
-// decided answers a command that was taken.
+// decided answers a command that was accepted. replayed says that it was accepted for an earlier request, of which this
+// one is a repeat.
 func (a *api) decided(c *gin.Context, status int, position events.Position, replayed bool, body any) error {
 	c.Header(positionHeader, position.String())
 	if replayed {
@@ -35,7 +35,7 @@ func (a *api) decided(c *gin.Context, status int, position events.Position, repl
 	return a.write(c, status, body)
 }
 
-// plainAnswer is an answer that is worth writing the short way. It is written as encoding/json would.
+// plainAnswer is an answer that writes its own JSON, because it is sent often. The bytes are those of encoding/json.
 type plainAnswer interface{ plain() []byte }
 
 func (a *api) write(c *gin.Context, status int, body any) error {
@@ -50,32 +50,41 @@ func (a *api) write(c *gin.Context, status int, body any) error {
 	return nil
 }
 
-// hangUp asks clients of a process that is about to stop to come back on another connection. Without it, a request
-// sent on an idle connection in the moment in which that is closed would be lost on the way.
+// hangUp closes the client's connection after the answer if the process is about to stop, so that the client opens its
+// next one to another process. Otherwise a request sent just when the server closes the idle connection would be lost.
 func (a *api) hangUp(c *gin.Context) {
 	if a.draining() {
 		c.Header("Connection", "close")
 	}
 }
 
-// correlate carries the client's own ids into the events that its commands make.
-func (a *api) correlate(c *gin.Context) {
-	requestID, traceParent := traceHeader(c, "X-Request-Id"), traceHeader(c, "Traceparent")
+// echoRequestID answers with the request's X-Request-Id.
+func (a *api) echoRequestID(c *gin.Context) {
+	if requestID := traceHeader(c, "X-Request-Id"); requestID != "" {
+		c.Header("X-Request-Id", requestID)
+	}
+}
+
+// eventMetadata returns the metadata of the events that the request causes, from its headers X-Request-Id and
+// Traceparent; nil if it has neither.
+func eventMetadata(c *gin.Context) map[string]string {
+	requestID := traceHeader(c, "X-Request-Id")
+	traceParent := traceHeader(c, "Traceparent")
 	if requestID == "" && traceParent == "" {
-		return
+		return nil
 	}
 	metadata := map[string]string{}
 	if requestID != "" {
 		metadata[journal.MetadataCorrelationID] = requestID
-		c.Header("X-Request-Id", requestID)
 	}
 	if traceParent != "" {
 		metadata["traceparent"] = traceParent
 	}
-	c.Request = c.Request.WithContext(commands.WithMetadata(c.Request.Context(), metadata))
+	return metadata
 }
 
-// traceHeader returns a header that will be stored with events, or "" for one that should not be.
+// traceHeader returns a header's value, or "" if the value must not be stored with events: it is longer than 128 bytes, or
+// has characters other than printable ASCII.
 func traceHeader(c *gin.Context, name string) string {
 	value := c.GetHeader(name)
 	unprintable := func(r rune) bool { return r < ' ' || r > '~' }
@@ -85,5 +94,5 @@ func traceHeader(c *gin.Context, name string) string {
 	return value
 }
 
-// livez says that the process answers; nothing else decides whether to restart it.
+// livez answers 200 whenever the process can answer. It checks no dependency: restarting would not repair one.
 func (a *api) livez(c *gin.Context) error { return a.write(c, http.StatusOK, gin.H{"status": "alive"}) }

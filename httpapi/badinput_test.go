@@ -9,11 +9,13 @@ import (
 	"testing"
 )
 
-// TestBadInput holds that a bad request gets a clear error of its own, costs no connection, and changes nothing.
-func TestBadInput(t *testing.T) {
+// TestBadRequestsAreRefusedWithTheirFault checks that each bad request gets its own code and a detail that names the fault,
+// and that it changes nothing in Redis.
+func TestBadRequestsAreRefusedWithTheirFault(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
+	// field returns the body of a reservation in which one field has the given JSON value; "" leaves the field out.
 	field := func(name, value string) string {
 		all := map[string]string{"sku": `"shirt"`, "qty": "1", "user_id": `"ann"`, "idempotency_key": `"k"`}
 		all[name] = value
@@ -29,11 +31,11 @@ func TestBadInput(t *testing.T) {
 		name, method, path, body string
 		headers                  []string
 		status                   int
-		code, says               string
+		code, says               string // says is a part of the detail
 	}{
 		{"no body", "POST", "/holds", "", nil, 415, "WRONG_CONTENT_TYPE", "application/json"},
 		{"empty JSON body", "POST", "/holds", " ", nil, 400, "MALFORMED_BODY", "ends in the middle"},
-		{"no JSON", "POST", "/holds", "sku=shirt", nil, 400, "MALFORMED_BODY", "byte 1"},
+		{"not JSON", "POST", "/holds", "sku=shirt", nil, 400, "MALFORMED_BODY", "byte 1"},
 		{"cut off", "POST", "/holds", `{"sku":`, nil, 400, "MALFORMED_BODY", "ends in the middle"},
 		{"a list", "POST", "/holds", `[]`, nil, 400, "MALFORMED_BODY", "JSON object"},
 		{"null", "POST", "/holds", `null`, nil, 400, "INVALID_REQUEST", ""},
@@ -52,17 +54,17 @@ func TestBadInput(t *testing.T) {
 		{"no user", "POST", "/holds", field("user_id", ""), nil, 400, "INVALID_REQUEST", "user_id must not be empty"},
 		{"no key", "POST", "/holds", field("idempotency_key", ""), nil, 400, "INVALID_REQUEST", "Idempotency-Key"},
 		{"two keys", "POST", "/holds", field("", ""), []string{"Idempotency-Key", "other"}, 400, "INVALID_REQUEST", "differs"},
-		{"odd key in the header", "POST", "/holds", field("idempotency_key", ""), []string{"Idempotency-Key", "a b"}, 400, "INVALID_REQUEST", "idempotency_key may hold only"},
+		{"malformed key in the header", "POST", "/holds", field("idempotency_key", ""), []string{"Idempotency-Key", "a b"}, 400, "INVALID_REQUEST", "idempotency_key may hold only"},
 		{"ttl 0", "POST", "/holds", field("ttl_seconds", "0"), nil, 400, "INVALID_REQUEST", "ttl_seconds"},
 		{"ttl too long", "POST", "/holds", field("ttl_seconds", "3601"), nil, 400, "INVALID_REQUEST", "from 1 to 3600"},
 		{"ttl absurd", "POST", "/holds", field("ttl_seconds", "9223372036854775807"), nil, 400, "INVALID_REQUEST", "ttl_seconds"},
 		{"confirm without payment", "POST", "/holds/h1/confirm", `{}`, nil, 400, "INVALID_REQUEST", "payment_ref"},
 		{"two hold ids", "POST", "/holds/h1/confirm", `{"hold_id":"h2","payment_ref":"p"}`, nil, 400, "INVALID_REQUEST", "hold_id differs"},
 		{"cancel nothing", "POST", "/holds/cancel", `{}`, nil, 400, "INVALID_REQUEST", "hold_id"},
-		{"odd hold id in the path", "POST", "/holds/%7Bh%7D/cancel", ``, nil, 400, "INVALID_REQUEST", "hold_id"},
+		{"malformed hold id in the path", "POST", "/holds/%7Bh%7D/cancel", ``, nil, 400, "INVALID_REQUEST", "hold_id"},
 		{"delta 0", "POST", "/stock/shirt/adjustments", `{"delta":0,"reason":"r","idempotency_key":"k"}`, nil, 400, "INVALID_REQUEST", "delta"},
-		{"odd sku in the path", "POST", "/stock/a%2Fb/adjustments", `{"delta":1,"reason":"r","idempotency_key":"k"}`, nil, 400, "INVALID_REQUEST", "sku"},
-		{"odd sku to look at", "GET", "/stock/%20", "", nil, 400, "INVALID_REQUEST", "sku"},
+		{"malformed sku in the path", "POST", "/stock/a%2Fb/adjustments", `{"delta":1,"reason":"r","idempotency_key":"k"}`, nil, 400, "INVALID_REQUEST", "sku"},
+		{"malformed sku to read", "GET", "/stock/%20", "", nil, 400, "INVALID_REQUEST", "sku"},
 		{"unknown route", "GET", "/nothing/here", "", nil, 404, "UNKNOWN_ROUTE", ""},
 		{"trailing slash", "POST", "/holds/", field("", ""), nil, 404, "UNKNOWN_ROUTE", ""},
 		{"wrong method", "DELETE", "/holds", "", nil, 405, "WRONG_METHOD", ""},
@@ -75,25 +77,25 @@ func TestBadInput(t *testing.T) {
 		r := s.send(test.method, test.path, test.body, test.headers...)
 		r.want(t, test.name, test.status, test.code)
 		if !strings.Contains(r.text("detail"), test.says) {
-			t.Errorf("%s: got the detail %q, want it to say %q", test.name, r.text("detail"), test.says)
+			t.Errorf("%s: got the detail %q, want it to contain %q", test.name, r.text("detail"), test.says)
 		}
 		if test.status == 405 && r.header.Get("Allow") == "" {
 			t.Errorf("%s: no Allow header", test.name)
 		}
 	}
 	if after := keys(); after != before {
-		t.Errorf("Redis had %d keys and has %d", before, after)
+		t.Errorf("keys in Redis: got %d after the refused requests, want %d", after, before)
 	}
 	several := s.post("/holds", `{"sku":"","qty":0,"idempotency_key":"k"}`)
 	if list, _ := several.body["errors"].([]any); len(list) != 3 {
-		t.Errorf("three faults at once: got %s", several.raw)
+		t.Errorf("three faults at once: got %s, want three errors", several.raw)
 	}
 }
 
-// TestConnectionSurvives holds that a refused request leaves the connection to the next one.
-func TestConnectionSurvives(t *testing.T) {
+// TestRefusedRequestKeepsTheConnection checks that the connection of a refused request is used for the next request.
+func TestRefusedRequestKeepsTheConnection(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.get("/livez")
 	for _, body := range []string{"{", `{"sku":` + strings.Repeat(" ", 70_000), `{"qty":0}`} {
 		request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.url+"/holds", strings.NewReader(body))
@@ -109,15 +111,18 @@ func TestConnectionSurvives(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, response.Body)
 		response.Body.Close()
-		if response.StatusCode < 400 || !reused {
-			t.Errorf("%.10s…: answered %d on a connection that was used before: %t", body, response.StatusCode, reused)
+		if response.StatusCode < 400 {
+			t.Errorf("%.10s…: got the status %d, want an error", body, response.StatusCode)
+		}
+		if !reused {
+			t.Errorf("%.10s…: the request needed a new connection", body)
 		}
 	}
 }
 
-// FuzzReserve holds that any body at all is either a hold or a problem, and never a fault of ours.
+// FuzzReserve checks that the answer to any body is a hold or a problem document, and never a status of 500 or above.
 func FuzzReserve(f *testing.F) {
-	s := openShop(f)
+	s := startServer(f)
 	s.redis.Set(s.ctx, "stock:shirt", 1_000_000, 0)
 	f.Add(reserveBody, "")
 	f.Add(`{"sku":"shirt","qty":1,"user_id":"ann"}`, "k")
@@ -130,10 +135,13 @@ func FuzzReserve(f *testing.F) {
 		}
 		r := s.post("/holds", body, "Idempotency-Key", key)
 		if r.status >= 500 {
-			t.Errorf("%q with the key %q: got %d %s", body, key, r.status, r.raw)
+			t.Errorf("%q with the key %q: got %d %s, want a status below 500", body, key, r.status, r.raw)
 		}
-		if r.status != 201 && (r.text("code") == "" || r.text("title") == "") {
-			t.Errorf("%q: got %d %s, want a problem", body, r.status, r.raw)
+		if r.status != 201 && r.text("code") == "" {
+			t.Errorf("%q: got %d %s, want a problem with a code", body, r.status, r.raw)
+		}
+		if r.status != 201 && r.text("title") == "" {
+			t.Errorf("%q: got %d %s, want a problem with a title", body, r.status, r.raw)
 		}
 	})
 }

@@ -17,11 +17,11 @@ import (
 
 const (
 	bodyMaxBytes   = 64 << 10
-	bodyPlainBytes = 1 << 10 // room is made for at once; for more than that, as it comes
+	bodyPlainBytes = 1 << 10 // a body up to this size is read into one buffer of its announced size
 )
 
-// decode reads a request's body into a struct: one JSON object, no unknown fields, nothing behind it. An empty body
-// is an empty object where the route allows one.
+// decode reads the request's body into a struct. The body must be one JSON object without unknown fields, and nothing may
+// follow it. If emptyAllowed, an empty body counts as an empty object.
 func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	body, err := readBody(c)
 	if err != nil {
@@ -47,12 +47,14 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	return nil
 }
 
-// plainRequest is a request that is worth reading the short way.
+// plainRequest is a request that plainjson can read, because it is received often. field returns the address of a field's
+// text or number; both are nil for an unknown field.
 type plainRequest interface {
 	field(name string) (text *string, number *int64)
 }
 
-// readBody reads no more than it must to know that a body is too large, which leaves the connection usable.
+// readBody reads at most one byte more than a body may have. net/http discards the rest of a larger body, so that the
+// connection can be used again.
 func readBody(c *gin.Context) ([]byte, error) {
 	tooLarge := &requestError{codeTooLarge, fmt.Sprintf("a body may have %d bytes", bodyMaxBytes)}
 	if c.Request.ContentLength > bodyMaxBytes {
@@ -88,7 +90,7 @@ func requireJSON(c *gin.Context) error {
 	return nil
 }
 
-// malformed says in a client's words what is wrong with its JSON.
+// malformed returns an error that explains a JSON fault without names of Go types.
 func malformed(err error) error {
 	var wrongType *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
@@ -116,8 +118,8 @@ func invalid(field, message string) error {
 	return &commands.ValidationError{Fields: []commands.FieldError{{Field: field, Message: message}}}
 }
 
-// idempotencyKey returns the key from the header or from the body; where both are given they must agree. The header
-// may be a quoted string, as the IETF's draft has it, or plain.
+// idempotencyKey returns the key from the header Idempotency-Key or from the body. If both are given, they must be equal.
+// The header's value may be quoted, as the IETF draft requires, or not.
 func idempotencyKey(c *gin.Context, inBody string) (string, error) {
 	header := c.GetHeader("Idempotency-Key")
 	if len(header) >= 2 && header[0] == '"' && header[len(header)-1] == '"' {
@@ -134,7 +136,7 @@ func idempotencyKey(c *gin.Context, inBody string) (string, error) {
 	return "", invalid("idempotency_key", "differs from the header Idempotency-Key")
 }
 
-// holdID returns the hold's id from the path or from the body; where both are given they must agree.
+// holdID returns the hold's id from the path or from the body. If both are given, they must be equal.
 func holdID(c *gin.Context, inBody string) (string, error) {
 	inPath := c.Param("id")
 	if inPath != "" && inBody != "" && inPath != inBody {

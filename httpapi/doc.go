@@ -1,6 +1,6 @@
-// Package httpapi is the service over HTTP: routes, bodies, and errors as RFC 9457 problem documents.
+// Package httpapi serves the commands and the read tables over HTTP. Errors are RFC 9457 problem documents.
 //
-// Handlers are plain Gin; the types of their requests and answers stand beside them, so that an API document can be
-// made from the same types (docs/adr/0002 says why there is no framework in between). What a request may hold is
-// decided by commands; this package decides only whether it is a request at all.
+// Handlers are plain Gin; docs/adr/0002 explains why there is no framework on top. The types of a route's request and
+// answer stand beside its handler, so that an API document can be generated from them. This package rejects requests
+// that it cannot read; whether their values are valid is decided by package commands.
 package httpapi

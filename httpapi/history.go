@@ -16,20 +16,20 @@ import (
 	"github.com/stockstream/stockstream/events/journal"
 )
 
-// EventAnswer is an event as the journal has it: what happened, when, and caused by what.
+// EventAnswer is one event of the journal.
 type EventAnswer struct {
 	Seq        int64           `json:"seq"`
-	Position   string          `json:"position"` // pool and seq, as in main:42
+	Position   string          `json:"position"` // pool and seq, such as main:42
 	EventID    string          `json:"event_id"`
 	Type       string          `json:"type"`
-	Version    int             `json:"version"` // of the payload
-	At         time.Time       `json:"at"`      // by Redis's clock, when it was decided
+	Version    int             `json:"version"` // the payload's schema version
+	At         time.Time       `json:"at"`      // when the command was decided, by Redis's clock
 	RecordedAt time.Time       `json:"recorded_at"`
 	SKU        string          `json:"sku"`
-	HoldID     string          `json:"hold_id"` // "" for an event of no hold
-	Payload    json.RawMessage `json:"payload"` // as it was stored
+	HoldID     string          `json:"hold_id"` // "" if the event concerns no hold
+	Payload    json.RawMessage `json:"payload"` // exactly as stored
 	Metadata   json.RawMessage `json:"metadata"`
-	// CausationID and CorrelationID stand in the metadata, too: what made it happen, and the request that began it.
+	// CausationID names the direct cause of the event, and CorrelationID the client's request. Both are also in Metadata.
 	CausationID   string `json:"causation_id,omitempty"`
 	CorrelationID string `json:"correlation_id,omitempty"`
 }
@@ -37,12 +37,12 @@ type EventAnswer struct {
 // EventsAnswer is a page of events, oldest first.
 type EventsAnswer struct {
 	Events []EventAnswer `json:"events"`
-	// Next is the position to go on after: ?after= with it continues here, now or later, without a gap or a repeat.
-	// A page that is not the last for now has a Link rel="next" as well.
+	// Next is the position of the end of this page: ?after=<next> reads on from there, now or later, without a gap or a
+	// repeat. If there are more events now, the answer also has a Link header with rel="next".
 	Next string `json:"next"`
 }
 
-// NewEventAnswer returns a recorded event in the form in which it is shown.
+// NewEventAnswer returns the answer for one event of the journal.
 func NewEventAnswer(r *journal.Recorded) EventAnswer {
 	causation, correlation := r.Causes()
 	return EventAnswer{
@@ -53,39 +53,45 @@ func NewEventAnswer(r *journal.Recorded) EventAnswer {
 	}
 }
 
-// allEvents serves GET /events: the journal, narrowed by type, sku and hold.
+// allEvents serves GET /events?type=…&sku=…&hold=…: the events of the journal that match all filters given.
 func (a *api) allEvents(c *gin.Context) error {
 	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
-		q.SKU, q.HoldID = nameParam(c, "sku", faults), nameParam(c, "hold", faults)
+		q.SKU = nameParam(c, "sku", faults)
+		q.HoldID = nameParam(c, "hold", faults)
 	})
 }
 
-// stockEvents serves GET /stock/{sku}/events. A SKU that was never stocked has no events, which is an answer.
+// stockEvents serves GET /stock/{sku}/events. For a SKU without events it answers an empty page, not 404.
 func (a *api) stockEvents(c *gin.Context) error {
 	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
-		if q.SKU = c.Param("sku"); q.SKU == "" || q.SKU != text(q.SKU) {
-			*faults = append(*faults, commands.FieldError{Field: "sku", Message: "is no name"})
+		q.SKU = c.Param("sku")
+		if q.SKU == "" || q.SKU != cleanText(q.SKU) {
+			*faults = append(*faults, commands.FieldError{Field: "sku", Message: notAName})
 		}
 	})
 }
 
-// holdEvents serves GET /holds/{id}/events.
+// holdEvents serves GET /holds/{id}/events. It answers 404 if the journal has no event of the hold.
 func (a *api) holdEvents(c *gin.Context) error {
 	id := c.Param("id")
-	if id == "" || id != text(id) {
+	if id == "" || id != cleanText(id) {
 		return errNoHistory
 	}
 	return a.history(c, func(q *journal.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
 }
 
-var errNoHistory = &requestError{"UNKNOWN_HOLD", "the journal has no event of such a hold; one made this moment appears within a second, and those of parts that were detached are not shown"}
+var errNoHistory = &requestError{codeUnknownHold, "the journal has no event of this hold; events of a new hold appear " +
+	"within a second, and events of detached partitions are not shown"}
+
+// notAName is the fault of a name that is empty or that Postgres cannot store.
+const notAName = "must be valid UTF-8 without NUL characters, and not empty"
 
 const (
 	historyLimit    = 100
 	historyLimitMax = 1000
 )
 
-// history answers with a page of the journal. Which part of it the route is about is for narrow to say.
+// history answers with a page of the journal. narrow adds the route's own filters to the query.
 func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]commands.FieldError)) error {
 	var faults []commands.FieldError
 	q := a.historyQuery(c, &faults)
@@ -97,7 +103,7 @@ func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]comm
 	defer cancel()
 	page, err := journal.ReadHistory(ctx, a.Postgres, q)
 	if err == nil && c.Param("id") != "" && len(page.Events) == 0 {
-		err = a.knowsHold(ctx, q)
+		err = a.requireHold(ctx, q)
 	}
 	if err != nil {
 		return historyError(err)
@@ -116,8 +122,8 @@ func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]comm
 	return a.write(c, http.StatusOK, answer)
 }
 
-// knowsHold tells a hold that has no further events from one that has none at all.
-func (a *api) knowsHold(ctx context.Context, q journal.HistoryQuery) error {
+// requireHold returns errNoHistory unless the journal has any event of the query's hold, filtered out or not.
+func (a *api) requireHold(ctx context.Context, q journal.HistoryQuery) error {
 	page, err := journal.ReadHistory(ctx, a.Postgres, journal.HistoryQuery{Pool: q.Pool, HoldID: q.HoldID, Limit: 1})
 	if err == nil && len(page.Events) == 0 {
 		return errNoHistory
@@ -125,22 +131,24 @@ func (a *api) knowsHold(ctx context.Context, q journal.HistoryQuery) error {
 	return err
 }
 
+// historyError turns an error of the journal into one with a code of this package.
 func historyError(err error) error {
 	var known *requestError
 	switch {
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, journal.ErrDetached):
-		return &requestError{codeDetached, "the journal no longer has the events right after this position; without ?after= it begins where it begins now"}
+		return &requestError{codeDetached, "the journal no longer has the events right after this position; leave out ?after= to read from its first event"}
 	}
 	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the journal cannot be reached; commands are not affected"}, err)
 }
 
+// position returns the position of a seq in this API's pool, such as main:42.
 func (a *api) position(seq int64) string {
 	return events.Position{Pool: a.Pool.Name(), Seq: seq}.String()
 }
 
-// historyQuery reads what all routes of the history take: after, limit and type.
+// historyQuery reads the query parameters that all history routes share: after, limit and type.
 func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journal.HistoryQuery {
 	add := func(field, message string) {
 		*faults = append(*faults, commands.FieldError{Field: field, Message: message})
@@ -149,7 +157,7 @@ func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journa
 	if after := c.Query("after"); after != "" {
 		position, err := events.ParsePosition(after)
 		if err != nil || position.Pool != q.Pool {
-			add("after", "must be a position in the log, as in "+a.position(42))
+			add("after", "must be a position in the log, such as "+a.position(42))
 		}
 		q.After = position.Seq
 	}
@@ -165,11 +173,12 @@ func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journa
 	return q
 }
 
-// nameParam returns a name from the query. One that no store could hold must not narrow to nothing, and so to all.
+// nameParam returns a name from the query string, "" if it is not given. It rejects a name that Postgres cannot store:
+// cleaning it could leave "", which would select all events.
 func nameParam(c *gin.Context, field string, faults *[]commands.FieldError) string {
 	name := c.Query(field)
-	if name != text(name) {
-		*faults = append(*faults, commands.FieldError{Field: field, Message: "is no name"})
+	if name != cleanText(name) {
+		*faults = append(*faults, commands.FieldError{Field: field, Message: notAName})
 	}
 	return name
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// journal runs the journal until what is on the stream now is in it.
-func (s *shop) journal() {
+// runJournal runs the journal until it has all events that are in the stream now.
+func (s *testServer) runJournal() {
 	s.t.Helper()
 	writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: s.redis, Log: slog.New(slog.DiscardHandler)}
 	stop := testenv.RunRouter(s.t, func(router *message.Router) {
@@ -35,21 +35,25 @@ func (s *shop) journal() {
 	}
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
 		seq, err := worker.ReadCheckpoint(s.ctx, s.postgres, journal.CheckpointName, "main")
-		return seq == log.Seq, fmt.Sprintf("the journal is at %d of %d (%v)", seq, log.Seq, err)
+		return seq == log.Seq, fmt.Sprintf("the journal has reached seq %d of %d (%v)", seq, log.Seq, err)
 	})
 	stop()
 }
 
-// history reads a page.
-func (s *shop) history(path string) (page EventsAnswer, header http.Header) {
+// history requests a page of events and fails the test unless the answer is one.
+func (s *testServer) history(path string) (page EventsAnswer, header http.Header) {
 	s.t.Helper()
 	r := s.get(path)
-	if err := json.Unmarshal([]byte(r.raw), &page); err != nil || r.status != http.StatusOK {
-		s.t.Fatalf("%s: got %d %s (%v)", path, r.status, r.raw, err)
+	if r.status != http.StatusOK {
+		s.t.Fatalf("%s: got %d %s, want a page", path, r.status, r.raw)
+	}
+	if err := json.Unmarshal([]byte(r.raw), &page); err != nil {
+		s.t.Fatalf("%s: got %s: %v", path, r.raw, err)
 	}
 	return page, r.header
 }
 
+// typesOf returns the types of a page's events, separated by spaces.
 func typesOf(page EventsAnswer) string {
 	var types []string
 	for _, e := range page.Events {
@@ -58,37 +62,78 @@ func typesOf(page EventsAnswer) string {
 	return strings.Join(types, " ")
 }
 
-// TestHistory tells what happened to a hold and to a SKU, when, and caused by what.
-func TestHistory(t *testing.T) {
+// TestHistoryOfHoldAndSKU checks the events of a hold and of a SKU with all their fields, and each filter.
+func TestHistoryOfHoldAndSKU(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 3, 0)
 	s.redis.Set(s.ctx, "stock:sock", 3, 0)
 	id := s.post("/holds", reserveBody, "X-Request-Id", "req-1").text("hold_id")
 	s.post("/holds", `{"sku":"sock","qty":1,"user_id":"bob","idempotency_key":"k2"}`).want(t, "reserve a sock", 201, "")
 	s.post("/holds/"+id+"/confirm", `{"payment_ref":"p1"}`, "X-Request-Id", "req-2").want(t, "confirm", 200, "")
-	s.journal()
+	s.runJournal()
 
 	ofHold, _ := s.history("/holds/" + id + "/events")
-	if got := typesOf(ofHold); got != "HOLD_CREATED HOLD_CONFIRMED" || ofHold.Next != "main:5" {
-		t.Fatalf("of the hold: got %s, next %s", got, ofHold.Next)
+	if got, want := typesOf(ofHold), "HOLD_CREATED HOLD_CONFIRMED"; got != want {
+		t.Fatalf("events of the hold: got %s, want %s", got, want)
 	}
-	made, paid := ofHold.Events[0], ofHold.Events[1]
-	if made.Seq != 2 || made.Position != "main:2" || made.Version != 1 || made.SKU != "shirt" || made.HoldID != id || made.CorrelationID != "req-1" ||
-		made.EventID == "" || time.Since(made.At) > time.Minute || made.RecordedAt.Before(made.At) || string(made.Metadata) != `{"correlation_id":"req-1"}` {
-		t.Errorf("made: got %+v", made)
+	if ofHold.Next != "main:5" {
+		t.Fatalf("next of the hold's events: got %s, want main:5", ofHold.Next)
 	}
+	created := ofHold.Events[0]
+	if created.EventID == "" {
+		t.Errorf("the event has no id: %+v", created)
+	}
+	if time.Since(created.At) > time.Minute {
+		t.Errorf("at: got %s, want a time within the last minute", created.At)
+	}
+	if created.RecordedAt.Before(created.At) {
+		t.Errorf("recorded at %s, before it happened at %s", created.RecordedAt, created.At)
+	}
+	for _, field := range []struct {
+		name      string
+		got, want any
+	}{
+		{"seq", created.Seq, int64(2)},
+		{"position", created.Position, "main:2"},
+		{"version", created.Version, 1},
+		{"sku", created.SKU, "shirt"},
+		{"hold_id", created.HoldID, id},
+		{"correlation_id", created.CorrelationID, "req-1"},
+		{"metadata", string(created.Metadata), `{"correlation_id":"req-1"}`},
+	} {
+		if field.got != field.want {
+			t.Errorf("%s of the created hold: got %v, want %v", field.name, field.got, field.want)
+		}
+	}
+	confirmed := ofHold.Events[1]
 	var payload events.HoldConfirmed
-	if err := json.Unmarshal(paid.Payload, &payload); err != nil || payload.PaymentRef != "p1" || paid.CorrelationID != "req-2" || paid.CausationID != "" {
-		t.Errorf("paid: got %+v (%v)", paid, err)
+	if err := json.Unmarshal(confirmed.Payload, &payload); err != nil {
+		t.Fatal(err)
+	}
+	if payload.PaymentRef != "p1" {
+		t.Errorf("payment of the confirmed hold: got %s, want p1", payload.PaymentRef)
+	}
+	if confirmed.CorrelationID != "req-2" {
+		t.Errorf("correlation_id of the confirmed hold: got %s, want req-2", confirmed.CorrelationID)
+	}
+	if confirmed.CausationID != "" {
+		t.Errorf("causation_id of the confirmed hold: got %s, want none", confirmed.CausationID)
 	}
 	if raw := s.get("/holds/" + id + "/events").raw; strings.Contains(raw, "causation_id") {
-		t.Errorf("a cause that nobody gave is shown: %s", raw)
+		t.Errorf("got a causation_id without a cause: %s", raw)
 	}
 
 	ofSKU, _ := s.history("/stock/shirt/events")
-	if got := typesOf(ofSKU); got != "STOCK_ADJUSTED HOLD_CREATED HOLD_CONFIRMED" || ofSKU.Events[0].Version != 2 || ofSKU.Events[0].HoldID != "" {
-		t.Errorf("of the SKU: got %s: %+v", got, ofSKU.Events[0])
+	if got, want := typesOf(ofSKU), "STOCK_ADJUSTED HOLD_CREATED HOLD_CONFIRMED"; got != want {
+		t.Fatalf("events of the SKU: got %s, want %s", got, want)
+	}
+	adjusted := ofSKU.Events[0]
+	if adjusted.Version != 2 {
+		t.Errorf("version of the adjustment: got %d, want 2", adjusted.Version)
+	}
+	if adjusted.HoldID != "" {
+		t.Errorf("hold of the adjustment: got %s, want none", adjusted.HoldID)
 	}
 	for path, want := range map[string]string{
 		"/stock/nothing/events":                      "",
@@ -103,23 +148,26 @@ func TestHistory(t *testing.T) {
 		"/events?hold=none":                          "",
 	} {
 		page, _ := s.history(path)
-		if got := typesOf(page); got != want || page.Events == nil {
+		if got := typesOf(page); got != want {
 			t.Errorf("%s: got %q, want %q", path, got, want)
+		}
+		if page.Events == nil {
+			t.Errorf("%s: the list of events is null, want an empty list", path)
 		}
 	}
 }
 
-// TestHistoryLinks holds that following the links gives every event once, in order, and that a page which is the last
-// for now says where to go on later.
-func TestHistoryLinks(t *testing.T) {
+// TestHistoryLinksGiveEveryEventOnce checks that the Link headers lead to every event once, in order, that the last page
+// names the position to continue from later, and that a position in a detached partition is refused.
+func TestHistoryLinksGiveEveryEventOnce(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 3, 0)
-	s.project(`
+	s.exec(`
 		INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
 		SELECT 'main', n, gen_random_uuid(), 'STOCK_ADJUSTED', 's/' || n % 2, '', '{}', '{}', now() FROM generate_series(1, 25) AS n`)
-	s.project(`INSERT INTO checkpoints VALUES ('journal', 'main', 25)`)
-	for path, want := range map[string][2]int64{ // how many events, and pages
+	s.exec(`INSERT INTO checkpoints VALUES ('journal', 'main', 25)`)
+	for path, want := range map[string][2]int64{ // the number of events and of pages
 		"/events?limit=10":                               {25, 3},
 		"/events?limit=25":                               {25, 1},
 		"/events?limit=5&sku=s%2F1":                      {13, 3},
@@ -130,37 +178,39 @@ func TestHistoryLinks(t *testing.T) {
 		for next := path; next != ""; pages++ {
 			page, header := s.history(next)
 			for _, e := range page.Events {
-				if count++; e.Seq <= last {
-					t.Errorf("%s: event %d comes after %d", next, e.Seq, last)
+				count++
+				if e.Seq <= last {
+					t.Errorf("%s: event %d comes after event %d", next, e.Seq, last)
 				}
 				last = e.Seq
 			}
-			link, isLink := strings.CutSuffix(header.Get("Link"), `>; rel="next"`)
-			if next = strings.TrimPrefix(link, "<"); !isLink {
+			link, hasNext := strings.CutSuffix(header.Get("Link"), `>; rel="next"`)
+			next = strings.TrimPrefix(link, "<")
+			if !hasNext {
 				next = ""
 				if page.Next != "main:25" {
-					t.Errorf("%s: the last page goes on at %s, want main:25", path, page.Next)
+					t.Errorf("%s: next of the last page: got %s, want main:25", path, page.Next)
 				}
 			}
 		}
 		if got := [2]int64{count, pages}; got != want {
-			t.Errorf("%s: got %d events on %d pages, want %v", path, count, pages, want)
+			t.Errorf("%s: got %d events on %d pages, want %d on %d", path, count, pages, want[0], want[1])
 		}
 	}
-	s.project(`DELETE FROM events WHERE seq <= 5`)
-	s.get("/events?after=main:3").want(t, "after what was detached", 410, "EVENTS_DETACHED")
+	s.exec(`DELETE FROM events WHERE seq <= 5`)
+	s.get("/events?after=main:3").want(t, "after a detached event", 410, "EVENTS_DETACHED")
 	if page, _ := s.history("/events?limit=1"); page.Events[0].Seq != 6 {
-		t.Errorf("without a position: got %d first, want 6", page.Events[0].Seq)
+		t.Errorf("first event without a position: got seq %d, want 6", page.Events[0].Seq)
 	}
 }
 
-// TestHistoryRefuses holds that a bad question is told from an empty answer.
-func TestHistoryRefuses(t *testing.T) {
+// TestHistoryRefusesBadParameters checks that an unknown hold is 404, and that a bad parameter is 400 and named.
+func TestHistoryRefusesBadParameters(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.get("/holds/none/events").want(t, "no such hold", 404, "UNKNOWN_HOLD")
 	s.get("/holds/none/events?after=main:7&type=HOLD_CREATED").want(t, "no such hold, later", 404, "UNKNOWN_HOLD")
-	s.get("/holds/%00/events").want(t, "a hold that is none", 404, "UNKNOWN_HOLD")
+	s.get("/holds/%00/events").want(t, "an id that cannot exist", 404, "UNKNOWN_HOLD")
 	for path, field := range map[string]string{
 		"/events?after=42": "after", "/events?after=eu:42": "after", "/events?after=main:-1": "after", "/events?after=main:x": "after",
 		"/events?limit=0": "limit", "/events?limit=1001": "limit", "/events?limit=x": "limit", "/events?limit=-1": "limit",
@@ -169,22 +219,26 @@ func TestHistoryRefuses(t *testing.T) {
 	} {
 		r := s.get(path)
 		r.want(t, path, 400, "INVALID_REQUEST")
-		if faults, _ := r.body["errors"].([]any); len(faults) != 1 || !strings.Contains(fmt.Sprint(faults[0]), "field:"+field) {
-			t.Errorf("%s: got %v, want the field %s", path, r.body["errors"], field)
+		faults, _ := r.body["errors"].([]any)
+		if len(faults) != 1 {
+			t.Errorf("%s: got %d faults, want 1: %s", path, len(faults), r.raw)
+		}
+		if !strings.Contains(fmt.Sprint(faults), "field:"+field) {
+			t.Errorf("%s: got the faults %v, want the field %s", path, faults, field)
 		}
 	}
 	if r := s.get("/events?after=x&limit=x&type=x"); len(r.body["errors"].([]any)) != 3 {
-		t.Errorf("three faults at once: got %s", r.raw)
+		t.Errorf("three faults at once: got %s, want three errors", r.raw)
 	}
 	s.send(http.MethodPost, "/events", "{}").want(t, "another method", 405, "WRONG_METHOD")
 }
 
-// TestHistoryWithoutPostgres holds that a journal that cannot be asked is no fault of the request.
-func TestHistoryWithoutPostgres(t *testing.T) {
+// TestHistoryWithoutPostgresIsUnavailable checks that events are 503 while Postgres is down, and back after its restart.
+func TestHistoryWithoutPostgresIsUnavailable(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
 	testenv.Migrate(t, postgres.URL())
-	s := openShopOn(t, postgres.URL())
+	s := startServerOn(t, postgres.URL())
 	if err := postgres.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// ReserveRequest is the body of POST /holds. The key may come as the header Idempotency-Key instead.
+// ReserveRequest is the body of POST /holds. The header Idempotency-Key may carry the key instead.
 type ReserveRequest struct {
 	SKU            string `json:"sku"`
 	Qty            int64  `json:"qty"`
@@ -20,6 +20,7 @@ type ReserveRequest struct {
 	IdempotencyKey string `json:"idempotency_key"`
 }
 
+// field implements plainRequest.
 func (r *ReserveRequest) field(name string) (text *string, number *int64) {
 	switch name {
 	case "sku":
@@ -37,7 +38,7 @@ func (r *ReserveRequest) field(name string) (text *string, number *int64) {
 	return nil, nil
 }
 
-// ReserveAnswer is a hold as it was made, or, for a repeated request, as it stands.
+// ReserveAnswer is the hold that a request created. For a repeated request it is the same hold in its present state.
 type ReserveAnswer struct {
 	HoldID      string    `json:"hold_id"`
 	SKU         string    `json:"sku"`
@@ -48,6 +49,7 @@ type ReserveAnswer struct {
 	ExpiresInMs int64     `json:"expires_in_ms"`
 }
 
+// plain implements plainAnswer.
 func (r ReserveAnswer) plain() []byte {
 	return make(plainjson.Object, 0, 256).Text("hold_id", r.HoldID).Text("sku", r.SKU).Int("qty", r.Qty).Text("user_id", r.UserID).
 		Text("status", r.Status).Text("expires_at", r.ExpiresAt.Format(time.RFC3339Nano)).Int("expires_in_ms", r.ExpiresInMs).End()
@@ -67,7 +69,12 @@ func (a *api) reserve(c *gin.Context) error {
 		return err
 	}
 	r, err := a.Commands.Reserve(c.Request.Context(), commands.Reserve{
-		SKU: request.SKU, Qty: request.Qty, UserID: request.UserID, TTL: ttl, IdempotencyKey: key,
+		SKU:            request.SKU,
+		Qty:            request.Qty,
+		UserID:         request.UserID,
+		TTL:            ttl,
+		IdempotencyKey: key,
+		Metadata:       eventMetadata(c),
 	})
 	if err != nil {
 		return err
@@ -79,25 +86,25 @@ func (a *api) reserve(c *gin.Context) error {
 	})
 }
 
-// ttlOf returns 0 for a ttl that was not given; one that was must be above 0. The limit above is the command's.
+// ttlOf returns the requested time to live, or 0 if the request has none. The command checks the upper limit.
 func ttlOf(seconds *int64) (time.Duration, error) {
-	const secondsMax = 1 << 32 // keeps the product within a Duration
+	const secondsMax = 1 << 32 // more could overflow time.Duration
 	switch {
 	case seconds == nil:
 		return 0, nil
 	case *seconds < 1 || *seconds > secondsMax:
-		return 0, invalid("ttl_seconds", "must be a number of seconds above 0, and not absurd")
+		return 0, invalid("ttl_seconds", "must be a number of seconds above 0 and within the limit")
 	}
 	return time.Duration(*seconds) * time.Second, nil
 }
 
-// ConfirmRequest is the body of POST /holds/confirm. With the id in the path, hold_id may be left out.
+// ConfirmRequest is the body of POST /holds/confirm. hold_id may be left out if the path has the id.
 type ConfirmRequest struct {
 	HoldID     string `json:"hold_id"`
 	PaymentRef string `json:"payment_ref"`
 }
 
-// ConfirmAnswer is the order that a hold became.
+// ConfirmAnswer is the order that a confirmed hold became.
 type ConfirmAnswer struct {
 	OrderID    string `json:"order_id"`
 	HoldID     string `json:"hold_id"`
@@ -117,7 +124,11 @@ func (a *api) confirm(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	done, err := a.Commands.Confirm(c.Request.Context(), commands.Confirm{HoldID: id, PaymentRef: request.PaymentRef})
+	done, err := a.Commands.Confirm(c.Request.Context(), commands.Confirm{
+		HoldID:     id,
+		PaymentRef: request.PaymentRef,
+		Metadata:   eventMetadata(c),
+	})
 	if err != nil {
 		return err
 	}
@@ -127,12 +138,12 @@ func (a *api) confirm(c *gin.Context) error {
 	})
 }
 
-// CancelRequest is the body of POST /holds/cancel. With the id in the path, the body may be left out.
+// CancelRequest is the body of POST /holds/cancel. The body may be left out if the path has the id.
 type CancelRequest struct {
 	HoldID string `json:"hold_id"`
 }
 
-// CancelAnswer is the hold as it ended.
+// CancelAnswer is the cancelled hold.
 type CancelAnswer struct {
 	HoldID string `json:"hold_id"`
 	SKU    string `json:"sku"`
@@ -150,7 +161,7 @@ func (a *api) cancel(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	done, err := a.Commands.Cancel(c.Request.Context(), commands.Cancel{HoldID: id})
+	done, err := a.Commands.Cancel(c.Request.Context(), commands.Cancel{HoldID: id, Metadata: eventMetadata(c)})
 	if err != nil {
 		return err
 	}
@@ -159,7 +170,7 @@ func (a *api) cancel(c *gin.Context) error {
 	})
 }
 
-// HoldAnswer is a hold as the read table has it: a moment behind the commands.
+// HoldAnswer is a hold from the read table, which lags a moment behind the commands.
 type HoldAnswer struct {
 	HoldID         string    `json:"hold_id"`
 	SKU            string    `json:"sku"`
@@ -174,9 +185,9 @@ type HoldAnswer struct {
 func (a *api) getHold(c *gin.Context) error {
 	ctx, cancel := readContext(c)
 	defer cancel()
-	h, err := projections.FindHold(ctx, a.Postgres, text(c.Param("id")))
+	h, err := projections.FindHold(ctx, a.Postgres, cleanText(c.Param("id")))
 	if err != nil {
-		return readError(err, "UNKNOWN_HOLD", "no such hold in the read tables; one made this moment appears within a second")
+		return readError(err, codeUnknownHold, "no such hold in the read tables; a new hold appears within a second")
 	}
 	return a.write(c, http.StatusOK, HoldAnswer{
 		HoldID: h.HoldID, SKU: h.SKU, Qty: h.Qty, UserID: h.UserID, Status: h.Status,

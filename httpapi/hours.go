@@ -10,8 +10,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// HoursAnswer is how a SKU went, hour by hour, as the read table has it. From and To are the bounds that were asked for
-// or filled in, widened to whole hours. An hour in which nothing happened is left out.
+// HoursAnswer is the hourly activity of a SKU from the read table. From and To are the bounds of the request, or their
+// defaults, widened to whole hours. Hours without activity are left out.
 type HoursAnswer struct {
 	SKU   string       `json:"sku"`
 	From  time.Time    `json:"from"`
@@ -19,7 +19,7 @@ type HoursAnswer struct {
 	Hours []HourAnswer `json:"hours"`
 }
 
-// HourAnswer is what happened to a SKU's units within one hour, which begins at Hour.
+// HourAnswer counts the units of a SKU that were reserved, sold and returned within the hour that begins at Hour.
 type HourAnswer struct {
 	Hour      time.Time `json:"hour"`
 	Reserved  int64     `json:"reserved"`
@@ -29,22 +29,22 @@ type HourAnswer struct {
 }
 
 const (
-	hoursMax     = 31 * 24
-	hoursDefault = 24
+	hoursMax     = 31 * 24 // the longest range of a request
+	hoursDefault = 24      // the range if a request gives no bounds
 )
 
-// getHours serves GET /stock/{sku}/hours?from=…&to=…: hours that begin at from or later and before to.
+// getHours serves GET /stock/{sku}/hours?from=…&to=…: the hours that begin at from or later, and before to.
 func (a *api) getHours(c *gin.Context) error {
-	from, to, err := hoursAsked(c, time.Now())
+	from, to, err := hoursRange(c, time.Now())
 	if err != nil {
 		return err
 	}
-	sku := text(c.Param("sku"))
+	sku := cleanText(c.Param("sku"))
 	ctx, cancel := readContext(c)
 	defer cancel()
 	found, err := projections.FindSKUHours(ctx, a.Postgres, sku, from, to)
 	if err != nil {
-		return readError(err, "UNKNOWN_SKU", "no such SKU in the read tables")
+		return readError(err, codeUnknownSKU, "no such SKU in the read tables")
 	}
 	answer := HoursAnswer{SKU: sku, From: from, To: to, Hours: make([]HourAnswer, len(found))}
 	for i, h := range found {
@@ -53,14 +53,14 @@ func (a *api) getHours(c *gin.Context) error {
 	return a.write(c, http.StatusOK, answer)
 }
 
-// hoursAsked returns the bounds of a request, in whole hours. Without to, they end with the hour that is now; without
-// from, they begin a day before they end.
-func hoursAsked(c *gin.Context, now time.Time) (from, to time.Time, err error) {
-	if to, err = timeAsked(c, "to", now); err != nil {
+// hoursRange returns the bounds of a request in whole hours. Without to, the range ends with the present hour; without
+// from, it begins a day before its end.
+func hoursRange(c *gin.Context, now time.Time) (from, to time.Time, err error) {
+	if to, err = timeParam(c, "to", now); err != nil {
 		return from, to, err
 	}
 	to = to.Add(time.Hour - time.Nanosecond).Truncate(time.Hour)
-	if from, err = timeAsked(c, "from", to.Add(-hoursDefault*time.Hour)); err != nil {
+	if from, err = timeParam(c, "from", to.Add(-hoursDefault*time.Hour)); err != nil {
 		return from, to, err
 	}
 	from = from.Truncate(time.Hour)
@@ -73,15 +73,16 @@ func hoursAsked(c *gin.Context, now time.Time) (from, to time.Time, err error) {
 	return from, to, nil
 }
 
-func timeAsked(c *gin.Context, name string, otherwise time.Time) (time.Time, error) {
+// timeParam returns a time from the query string, or the default if it is not given.
+func timeParam(c *gin.Context, name string, defaultTime time.Time) (time.Time, error) {
 	value := c.Query(name)
 	if value == "" {
-		return otherwise.UTC(), nil
+		return defaultTime.UTC(), nil
 	}
 	at, err := time.Parse(time.RFC3339, value)
 	at = at.UTC()
-	if err != nil || at.Year() < 1970 || at.Year() > 9998 { // beyond which JSON has no times
-		return at, invalid(name, "must be a time as in 2026-11-24T14:00:00Z")
+	if err != nil || at.Year() < 1970 || at.Year() > 9998 { // encoding/json writes years up to 9999 only
+		return at, invalid(name, "must be a time such as 2026-11-24T14:00:00Z")
 	}
 	return at, nil
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// TestHours holds what the hours of a SKU are answered as, and within which bounds.
-func TestHours(t *testing.T) {
+// TestHoursOfSKU checks the answer of /stock/{sku}/hours, and that a range which is malformed or too long is refused.
+func TestHoursOfSKU(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.project(`INSERT INTO sku_hours VALUES
+	s := startServer(t)
+	s.exec(`INSERT INTO sku_hours VALUES
 		('shirt', '2026-01-02T02:00:00Z', 9, 9, 9, 9),
 		('shirt', '2026-01-02T04:00:00+01', 4, 1, 2, 0),
 		('shirt', '2026-01-02T05:00:00Z', 0, 0, 0, 1),
@@ -28,14 +28,16 @@ func TestHours(t *testing.T) {
 		"from=2026-01-02T03:59:59Z&to=2026-01-02T05:00:01Z",
 		"from=2026-01-02T05:30:00%2B02:00&to=2026-01-02T06:00:00Z",
 	} {
-		if got := s.get("/stock/shirt/hours?" + query); got.status != 200 || strings.TrimSpace(got.raw) != want {
-			t.Errorf("%s: got %d %s, want %s", query, got.status, got.raw, want)
+		got := s.get("/stock/shirt/hours?" + query)
+		got.want(t, query, 200, "")
+		if strings.TrimSpace(got.raw) != want {
+			t.Errorf("%s: got %s, want %s", query, got.raw, want)
 		}
 	}
-	now := s.get("/stock/shirt/hours")
-	now.want(t, "the last day", 200, "")
-	if list, ok := now.body["hours"].([]any); !ok || len(list) != 0 {
-		t.Errorf("a day in which nothing happened: got %s, want an empty list", now.raw)
+	lastDay := s.get("/stock/shirt/hours")
+	lastDay.want(t, "the last day", 200, "")
+	if list, ok := lastDay.body["hours"].([]any); !ok || len(list) != 0 {
+		t.Errorf("a day without activity: got %s, want an empty list", lastDay.raw)
 	}
 	for _, query := range []string{
 		"from=yesterday", "to=2026-01-02", "from=2026-01-02T06:00:00Z&to=2026-01-02T06:00:00Z", "from=2999-01-01T00:00:00Z",
@@ -44,13 +46,13 @@ func TestHours(t *testing.T) {
 		s.get("/stock/shirt/hours?"+query).want(t, query, 400, "INVALID_REQUEST")
 	}
 	s.get("/stock/shirt/hours?from=2026-01-01T00:00:00Z&to=2026-02-01T00:00:00Z").want(t, "31 days", 200, "")
-	s.get("/stock/%00%ff/hours").want(t, "a SKU that is none", 200, "")
-	s.project(`DROP TABLE sku_hours`)
-	s.get("/stock/shirt/hours").want(t, "a table that no projection has made yet", 503, "NOT_READY")
+	s.get("/stock/%00%ff/hours").want(t, "a SKU that cannot exist", 200, "")
+	s.exec(`DROP TABLE sku_hours`)
+	s.get("/stock/shirt/hours").want(t, "a table that its projection has not created yet", 503, "NOT_READY")
 }
 
-// TestHoursAsked holds which hours are meant where a request leaves a bound open.
-func TestHoursAsked(t *testing.T) {
+// TestHoursRangeDefaults checks the range of hours if a request leaves out one or both bounds.
+func TestHoursRangeDefaults(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	for query, want := range map[string]string{
@@ -61,9 +63,12 @@ func TestHoursAsked(t *testing.T) {
 	} {
 		c, _ := gin.CreateTestContext(httptest.NewRecorder())
 		c.Request = httptest.NewRequest(http.MethodGet, "/?"+query, nil)
-		from, to, err := hoursAsked(c, now)
-		if got := from.Format(time.RFC3339) + " to " + to.Format(time.RFC3339); got != want || err != nil {
-			t.Errorf("%q: got %s (%v), want %s", query, got, err, want)
+		from, to, err := hoursRange(c, now)
+		if err != nil {
+			t.Errorf("%q: %v", query, err)
+		}
+		if got := from.Format(time.RFC3339) + " to " + to.Format(time.RFC3339); got != want {
+			t.Errorf("%q: got %s, want %s", query, got, want)
 		}
 	}
 }

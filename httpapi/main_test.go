@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/recovery/recoverytest"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
@@ -30,24 +31,24 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// shop is the API on servers of its own, and a client.
-type shop struct {
-	t        testing.TB
-	ctx      context.Context
-	url      string
-	client   *http.Client
-	server   *local.Redis
-	redis    *redis.Client
-	postgres *pgxpool.Pool
-	draining chan struct{}
+// testServer is an API server with a Redis server and a Postgres schema of its own, and a client for it.
+type testServer struct {
+	t           testing.TB
+	ctx         context.Context
+	url         string
+	client      *http.Client
+	redisServer *local.Redis
+	redis       *redis.Client
+	postgres    *pgxpool.Pool
+	draining    chan struct{}
 }
 
-func openShop(t testing.TB) *shop {
+func startServer(t testing.TB) *testServer {
 	t.Helper()
-	return openShopOn(t, testenv.Schema(t))
+	return startServerOn(t, testenv.Schema(t))
 }
 
-func openShopOn(t testing.TB, databaseURL string) *shop {
+func startServerOn(t testing.TB, databaseURL string) *testServer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -64,50 +65,69 @@ func openShopOn(t testing.TB, databaseURL string) *shop {
 	if err := projections.CreateTables(ctx, pool, projections.BuiltIn()...); err != nil {
 		t.Fatal(err)
 	}
-	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), postgres: pool, draining: make(chan struct{})}
-	s.redis = testenv.RedisClient(t, s.server)
-	service := s.open(config.ConnConfig)
-	rebuilds := rebuild.NewBackground(rebuild.Config{Postgres: config.ConnConfig, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)})
+	s := &testServer{
+		t:           t,
+		ctx:         ctx,
+		redisServer: testenv.Redis(t),
+		postgres:    pool,
+		draining:    make(chan struct{}),
+	}
+	s.redis = testenv.RedisClient(t, s.redisServer)
+	service := s.openService(config.ConnConfig)
+	rebuilds := rebuild.NewBackground(rebuild.Config{
+		Postgres: config.ConnConfig,
+		Pool:     events.MainPool,
+		Log:      slog.New(slog.DiscardHandler),
+	})
 	api := httptest.NewServer(NewHandler(Config{
-		Commands: service, Ready: service.Ready, Postgres: pool, Redis: s.redis, Pool: events.MainPool, Draining: s.draining,
-		Projections: projections.BuiltIn(), Rebuilds: rebuilds, Log: slog.New(slog.DiscardHandler),
+		Commands:    service,
+		Ready:       service.Ready,
+		Postgres:    pool,
+		Redis:       s.redis,
+		Pool:        events.MainPool,
+		Draining:    s.draining,
+		Projections: projections.BuiltIn(),
+		Rebuilds:    rebuilds,
+		Log:         slog.New(slog.DiscardHandler),
 	}))
 	t.Cleanup(rebuilds.Close)
 	t.Cleanup(api.Close)
-	s.url, s.client = api.URL, api.Client()
+	s.url = api.URL
+	s.client = api.Client()
 	return s
 }
 
-func (s *shop) open(config *pgx.ConnConfig) *commands.Service {
+// openService returns the commands of the pool, opened.
+func (s *testServer) openService(config *pgx.ConnConfig) *commands.Service {
 	s.t.Helper()
 	limits := commands.DefaultConfig()
 	limits.Timeout = time.Second
-	service, err := commands.NewService(events.MainPool, s.redis, limits)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { _ = service.Close() })
-	if err := service.Open(s.ctx, config); err != nil {
-		s.t.Fatal(err)
-	}
-	return service
+	return recoverytest.OpenService(s.t, s.redis, config, limits)
 }
 
-// reply is an answer, read.
+// reply is an answer whose body has been read.
 type reply struct {
 	status int
 	header http.Header
 	body   map[string]any
 	raw    string
-	closed bool // the connection, by the server's wish
+	closed bool // whether the server asked to close the connection
 }
 
-func (r reply) text(field string) string { s, _ := r.body[field].(string); return s }
+// text returns a text field of the body, "" if there is none.
+func (r reply) text(field string) string {
+	s, _ := r.body[field].(string)
+	return s
+}
 
-func (r reply) number(field string) float64 { n, _ := r.body[field].(float64); return n }
+// number returns a number field of the body, 0 if there is none.
+func (r reply) number(field string) float64 {
+	n, _ := r.body[field].(float64)
+	return n
+}
 
-// send sends a request; headers are name, value, name, value. A body gets the JSON content type unless they say otherwise.
-func (s *shop) send(method, path, body string, headers ...string) reply {
+// send sends a request. headers are names and values in turn. The content type of a body is JSON unless headers set it.
+func (s *testServer) send(method, path, body string, headers ...string) reply {
 	s.t.Helper()
 	request, err := http.NewRequestWithContext(s.ctx, method, s.url+path, strings.NewReader(body))
 	if err != nil {
@@ -130,45 +150,76 @@ func (s *shop) send(method, path, body string, headers ...string) reply {
 	}
 	r := reply{status: response.StatusCode, header: response.Header, raw: string(raw), closed: response.Close}
 	if err := json.Unmarshal(bytes.TrimSpace(raw), &r.body); err != nil && method != http.MethodHead {
-		s.t.Errorf("%s %s answered %d with %q, which is no JSON object: %v", method, path, r.status, raw, err)
+		s.t.Errorf("%s %s: got %d with the body %q, want a JSON object: %v", method, path, r.status, raw, err)
 	}
 	return r
 }
 
-func (s *shop) post(path, body string, headers ...string) reply {
+func (s *testServer) post(path, body string, headers ...string) reply {
 	s.t.Helper()
 	return s.send(http.MethodPost, path, body, headers...)
 }
 
-func (s *shop) get(path string) reply {
+func (s *testServer) get(path string) reply {
 	s.t.Helper()
 	return s.send(http.MethodGet, path, "")
 }
 
-// want fails unless an answer has a status, and, where it is a problem, its code and form.
-func (r reply) want(t *testing.T, what string, status int, code string) {
+// want checks the status of an answer, its headers, and, if it is a problem, its code and that all its fields are there.
+// step names the request in messages.
+func (r reply) want(t *testing.T, step string, status int, code string) {
 	t.Helper()
 	if r.status != status || r.text("code") != code {
-		t.Errorf("%s: got %d %s, want %d %s", what, r.status, r.raw, status, code)
+		t.Errorf("%s: got %d %s, want %d %s", step, r.status, r.raw, status, code)
 		return
 	}
 	contentType := "application/json"
 	if status >= 400 {
 		contentType = "application/problem+json"
-		if r.text("title") == "" || r.number("status") != float64(status) || r.text("type") == "" || r.text("detail") == "" {
-			t.Errorf("%s: not a whole problem document: %s", what, r.raw)
+		for _, field := range []string{"title", "type", "detail"} {
+			if r.text(field) == "" {
+				t.Errorf("%s: the problem document has no %s: %s", step, field, r.raw)
+			}
+		}
+		if r.number("status") != float64(status) {
+			t.Errorf("%s: the problem document's status is not %d: %s", step, status, r.raw)
 		}
 	}
 	if got := r.header.Get("Content-Type"); got != contentType {
-		t.Errorf("%s: content type %s, want %s", what, got, contentType)
+		t.Errorf("%s: Content-Type: got %s, want %s", step, got, contentType)
 	}
-	if (r.header.Get("Retry-After") != "") != (status == http.StatusServiceUnavailable) {
-		t.Errorf("%s: Retry-After %q with %d", what, r.header.Get("Retry-After"), status)
+	retryAfter := r.header.Get("Retry-After")
+	if (retryAfter != "") != (status == http.StatusServiceUnavailable) {
+		t.Errorf("%s: got Retry-After %q with the status %d, want it with 503 only", step, retryAfter, status)
 	}
 }
 
-// project brings the read tables level with the stream, without a journal: what the queries read is put there.
-func (s *shop) project(sql string, args ...any) {
+// wantHeader checks one header of an answer.
+func (r reply) wantHeader(t *testing.T, step, name, want string) {
+	t.Helper()
+	if got := r.header.Get(name); got != want {
+		t.Errorf("%s: %s: got %q, want %q", step, name, got, want)
+	}
+}
+
+// wantText checks a text field of an answer's body.
+func (r reply) wantText(t *testing.T, step, field, want string) {
+	t.Helper()
+	if got := r.text(field); got != want {
+		t.Errorf("%s: %s: got %q, want %q in %s", step, field, got, want, r.raw)
+	}
+}
+
+// wantNumber checks a number field of an answer's body.
+func (r reply) wantNumber(t *testing.T, step, field string, want float64) {
+	t.Helper()
+	if got := r.number(field); got != want {
+		t.Errorf("%s: %s: got %v, want %v in %s", step, field, got, want, r.raw)
+	}
+}
+
+// exec executes SQL. Tests use it to fill the read tables and the journal without running projections.
+func (s *testServer) exec(sql string, args ...any) {
 	s.t.Helper()
 	if _, err := s.postgres.Exec(s.ctx, sql, args...); err != nil {
 		s.t.Fatal(err)

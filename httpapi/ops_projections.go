@@ -24,22 +24,22 @@ type ProjectionsAnswer struct {
 
 // RebuildRequest is the body of POST /ops/projections/{name}/rebuild; it may be left out.
 type RebuildRequest struct {
-	// AcceptDifferences puts the new tables in place although they differ from the old ones.
+	// AcceptDifferences swaps the rebuilt tables in even if they differ from the old ones.
 	AcceptDifferences bool `json:"accept_differences"`
 }
 
-// RebuildAnswer names a rebuild that was begun, or asked to end. GET /ops/projections/{name} tells how it goes.
+// RebuildAnswer is the id of a rebuild that was started or cancelled. GET /ops/projections/{name} shows its progress.
 type RebuildAnswer struct {
 	Rebuild int64 `json:"rebuild"`
 }
 
-// OldTablesAnswer says where a projection stands after its old tables were dropped or put back.
+// OldTablesAnswer is the projection's checkpoint after its old tables were dropped or restored.
 type OldTablesAnswer struct {
 	Projection string `json:"projection"`
 	Seq        int64  `json:"seq"`
 }
 
-// opsTimeout bounds what changes tables; the exchange itself waits for a lock in short attempts.
+// opsTimeout bounds the requests that change tables. A swap within it waits for its lock in several short attempts.
 const opsTimeout = 25 * time.Second
 
 func (a *api) routeProjections(engine *gin.Engine) {
@@ -75,7 +75,7 @@ func (a *api) getProjection(c *gin.Context) error {
 	return a.write(c, http.StatusOK, all[0])
 }
 
-// startRebuild answers once the rebuild is accepted; it runs in this process's background.
+// startRebuild answers 202 as soon as the rebuild has started. The rebuild runs in the background of this process.
 func (a *api) startRebuild(c *gin.Context) error {
 	p, err := a.projection(c)
 	if err != nil {
@@ -95,6 +95,7 @@ func (a *api) startRebuild(c *gin.Context) error {
 	return a.write(c, http.StatusAccepted, RebuildAnswer{Rebuild: id})
 }
 
+// cancelRebuild cancels the running rebuild, if it is one of the projection that the path names.
 func (a *api) cancelRebuild(c *gin.Context) error {
 	p, err := a.projection(c)
 	if err != nil {
@@ -132,6 +133,7 @@ func (a *api) restoreOld(c *gin.Context) error {
 	})
 }
 
+// changeOld drops or restores the old tables of a projection, and answers with its checkpoint after that.
 func (a *api) changeOld(c *gin.Context, change func(context.Context, projections.Projection) (seq int64, err error)) error {
 	p, err := a.projection(c)
 	if err != nil {
@@ -155,15 +157,15 @@ func (a *api) projection(c *gin.Context) (projections.Projection, error) {
 	return a.Projections[at], nil
 }
 
-// opsError turns what a rebuild refuses into what this package answers with.
+// opsError turns an error of package rebuild into one with a code of this package.
 func opsError(err error) error {
 	for refusal, code := range map[error]string{
-		rebuild.ErrBusy:        codeRebuildRuns,
-		rebuild.ErrNotRunning:  codeNoRebuild,
-		rebuild.ErrOldTables:   codeOldTablesKept,
-		rebuild.ErrNoOldTables: codeNoOldTables,
-		rebuild.ErrDependents:  codeDependents,
-		journal.ErrHole:        codeJournalHole,
+		rebuild.ErrRebuildRunning: codeRebuildRuns,
+		rebuild.ErrNotRunning:     codeNoRebuild,
+		rebuild.ErrOldTablesKept:  codeOldTablesKept,
+		rebuild.ErrNoOldTables:    codeNoOldTables,
+		rebuild.ErrDependents:     codeDependents,
+		journal.ErrHole:           codeJournalHole,
 	} {
 		if errors.Is(err, refusal) {
 			return &requestError{code, err.Error()}
@@ -171,7 +173,7 @@ func opsError(err error) error {
 	}
 	const undefinedTable = "42P01"
 	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == undefinedTable {
-		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the schema is not this build's; stockstream migrate up"}, err)
+		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the database schema does not match this build; run stockstream migrate up"}, err)
 	}
 	return readError(err, codeUnavailable, "")
 }

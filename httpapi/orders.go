@@ -11,7 +11,7 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// OrderAnswer is an order as the read table has it: a moment behind the commands.
+// OrderAnswer is an order from the read table, which lags a moment behind the commands.
 type OrderAnswer struct {
 	OrderID    string    `json:"order_id"`
 	HoldID     string    `json:"hold_id"`
@@ -26,13 +26,13 @@ type OrderAnswer struct {
 func (a *api) getOrder(c *gin.Context) error {
 	ctx, cancel := readContext(c)
 	defer cancel()
-	order, err := projections.FindOrder(ctx, a.Postgres, text(c.Param("id")))
+	order, err := projections.FindOrder(ctx, a.Postgres, cleanText(c.Param("id")))
 	return a.answerOrder(c, order, err)
 }
 
-// findOrder serves GET /orders?hold_id=…: a hold becomes at most one order, so the answer is that order.
+// findOrder serves GET /orders?hold_id=…. The answer is one order, because a hold becomes at most one.
 func (a *api) findOrder(c *gin.Context) error {
-	id := text(c.Query("hold_id"))
+	id := cleanText(c.Query("hold_id"))
 	if id == "" {
 		return invalid("hold_id", "is required: /orders?hold_id=…")
 	}
@@ -44,7 +44,7 @@ func (a *api) findOrder(c *gin.Context) error {
 
 func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) error {
 	if err != nil {
-		return readError(err, codeUnknownOrder, "no such order in the read tables; one made this moment appears within a second")
+		return readError(err, codeUnknownOrder, "no such order in the read tables; a new order appears within a second")
 	}
 	return a.write(c, http.StatusOK, OrderAnswer{
 		OrderID: o.OrderID, HoldID: o.HoldID, UserID: o.UserID, SKU: o.SKU, Qty: o.Qty, Status: o.Status,
@@ -52,12 +52,12 @@ func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) error 
 	})
 }
 
-// readContext bounds a look into the read tables: a Postgres that is silent is one that cannot be reached.
+// readContext returns a context for a query of Postgres. A Postgres that does not answer in time counts as unavailable.
 func readContext(c *gin.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.Request.Context(), readTimeout)
 }
 
 const readTimeout = 3 * time.Second
 
-// text drops what no id holds and Postgres would not take.
-func text(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }
+// cleanText removes invalid UTF-8 and NUL characters, which Postgres rejects and no valid id has.
+func cleanText(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }

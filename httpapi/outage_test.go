@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,6 +18,7 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
+// check returns the check of the given name from an answer of /readyz?verbose, nil if there is none.
 func (r reply) check(name string) map[string]any {
 	checks, _ := r.body["checks"].([]any)
 	for _, c := range checks {
@@ -29,18 +29,18 @@ func (r reply) check(name string) map[string]any {
 	return nil
 }
 
-// TestRedisAway holds that commands are refused as unavailable while Redis is away, that the process stays alive, and
-// that it is ready again without help.
-func TestRedisAway(t *testing.T) {
+// TestCommandsWithoutRedisAreUnavailable checks that commands are refused as UNAVAILABLE while Redis is down, that the
+// process stays alive but unready, and that commands work again after Redis has restarted.
+func TestCommandsWithoutRedisAreUnavailable(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	s.post("/holds", reserveBody).want(t, "reserve", 201, "")
-	if err := s.server.Kill(); err != nil {
+	if err := s.redisServer.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve without Redis", 503, "UNAVAILABLE")
-	s.get("/stock/shirt").want(t, "look without Redis", 503, "UNAVAILABLE")
+	s.get("/stock/shirt").want(t, "read the stock without Redis", 503, "UNAVAILABLE")
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 503} {
 		for _, method := range []string{"GET", "HEAD"} {
 			if r := s.send(method, path, ""); r.status != want {
@@ -49,30 +49,50 @@ func TestRedisAway(t *testing.T) {
 		}
 	}
 	r := s.get("/readyz?verbose")
-	if r.status != 503 || r.text("status") != "unready" || r.check("redis")["ok"] != false || r.check("postgres")["ok"] != true || r.header.Get("Retry-After") == "" {
-		t.Errorf("readyz without Redis: got %d %s", r.status, r.raw)
+	if r.status != 503 {
+		t.Errorf("readyz without Redis: got %d, want 503", r.status)
 	}
-	if err := s.server.Start(s.ctx); err != nil {
+	r.wantText(t, "readyz without Redis", "status", "unready")
+	if ok := r.check("redis")["ok"]; ok != false {
+		t.Errorf("readyz without Redis: redis is ok: got %v, want false", ok)
+	}
+	if ok := r.check("postgres")["ok"]; ok != true {
+		t.Errorf("readyz without Redis: postgres is ok: got %v, want true", ok)
+	}
+	if r.header.Get("Retry-After") == "" {
+		t.Error("readyz without Redis: no header Retry-After")
+	}
+	if err := s.redisServer.Start(s.ctx); err != nil {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		r := s.get("/readyz")
 		return r.status == 200, r.raw
 	})
-	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve with Redis back", 201, "")
+	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve after Redis has restarted", 201, "")
 }
 
-// TestPostgresAway holds that commands do not need Postgres, that reads say so, and that readiness tells without
-// turning unready.
-func TestPostgresAway(t *testing.T) {
+// TestCommandsWorkWithoutPostgres checks that, while Postgres is down, commands work, reads are UNAVAILABLE, and the
+// process stays ready and reports the failure.
+func TestCommandsWorkWithoutPostgres(t *testing.T) {
 	t.Parallel()
 	server := testenv.PostgresServer(t)
 	testenv.Migrate(t, server.URL())
-	s := openShopOn(t, server.URL())
+	s := startServerOn(t, server.URL())
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
-	if r := s.get("/readyz?verbose"); r.status != 200 || r.check("schema")["ok"] != true || len(r.body["projections"].([]any)) != len(projections.BuiltIn()) ||
-		r.body["projections"].([]any)[0].(map[string]any)["checkpoint"] == nil {
-		t.Errorf("readyz: got %d %s", r.status, r.raw)
+	healthy := s.get("/readyz?verbose")
+	if healthy.status != 200 {
+		t.Errorf("readyz: got %d %s, want 200", healthy.status, healthy.raw)
+	}
+	if ok := healthy.check("schema")["ok"]; ok != true {
+		t.Errorf("readyz: schema is ok: got %v, want true", ok)
+	}
+	reports := healthy.body["projections"].([]any)
+	if len(reports) != len(projections.BuiltIn()) {
+		t.Errorf("readyz: got %d projections, want %d", len(reports), len(projections.BuiltIn()))
+	}
+	if reports[0].(map[string]any)["checkpoint"] == nil {
+		t.Errorf("readyz: a projection has no checkpoint: %v", reports[0])
 	}
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
@@ -82,16 +102,30 @@ func TestPostgresAway(t *testing.T) {
 	s.post("/holds/"+r.text("hold_id")+"/confirm", `{"payment_ref":"p"}`).want(t, "confirm without Postgres", 200, "")
 	s.get("/holds/h1").want(t, "read without Postgres", 503, "UNAVAILABLE")
 	ready := s.get("/readyz?verbose")
-	if ready.status != 200 || ready.check("postgres")["ok"] != false || ready.check("redis")["ok"] != true {
-		t.Errorf("readyz without Postgres: got %d %s, want 200 that tells", ready.status, ready.raw)
+	if ready.status != 200 {
+		t.Errorf("readyz without Postgres: got %d %s, want 200", ready.status, ready.raw)
 	}
-	if stream, _ := ready.body["stream"].(map[string]any); stream["entries"] != 3.0 || stream["held_by"] != events.ConsumerGroup || stream["oldest"] == nil {
-		t.Errorf("readyz: the stream is %v, want three entries that wait for the journal", stream)
+	if ok := ready.check("postgres")["ok"]; ok != false {
+		t.Errorf("readyz without Postgres: postgres is ok: got %v, want false", ok)
+	}
+	if ok := ready.check("redis")["ok"]; ok != true {
+		t.Errorf("readyz without Postgres: redis is ok: got %v, want true", ok)
+	}
+	stream, _ := ready.body["stream"].(map[string]any)
+	if stream["entries"] != 3.0 {
+		t.Errorf("entries in the stream: got %v, want 3", stream["entries"])
+	}
+	if stream["held_by"] != events.ConsumerGroup {
+		t.Errorf("held_by of the stream: got %v, want the journal's group %s", stream["held_by"], events.ConsumerGroup)
+	}
+	if stream["oldest"] == nil {
+		t.Errorf("the stream's report has no oldest entry: %v", stream)
 	}
 }
 
-// TestSilentPostgres holds that a Postgres which does not answer costs a read a moment, and no more.
-func TestSilentPostgres(t *testing.T) {
+// TestReadTimesOutIfPostgresIsSilent checks that a read answers UNAVAILABLE within 2*readTimeout if Postgres does not answer,
+// and that reads work again after that.
+func TestReadTimesOutIfPostgresIsSilent(t *testing.T) {
 	t.Parallel()
 	database := testenv.Schema(t)
 	config := testenv.ParseURL(t, database)
@@ -101,13 +135,13 @@ func TestSilentPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	through.Host = proxy.Addr()
-	s := openShopOn(t, through.String())
+	s := startServerOn(t, through.String())
 	s.get("/holds/h1").want(t, "read", 404, "UNKNOWN_HOLD")
 	proxy.Silence(true)
 	began := time.Now()
-	s.get("/holds/h1").want(t, "read in silence", 503, "UNAVAILABLE")
+	s.get("/holds/h1").want(t, "read while Postgres is silent", 503, "UNAVAILABLE")
 	if took := time.Since(began); took > 2*readTimeout {
-		t.Errorf("it took %s", took)
+		t.Errorf("the read took %s, want at most %s", took, 2*readTimeout)
 	}
 	proxy.Silence(false)
 	proxy.Cut()
@@ -117,38 +151,41 @@ func TestSilentPostgres(t *testing.T) {
 	})
 }
 
-// TestDraining holds that a process that is about to stop says so, and still takes commands.
-func TestDraining(t *testing.T) {
+// TestDrainingProcessStillAcceptsCommands checks that a process which is about to stop is unready, still accepts commands,
+// and closes the connections of its clients.
+func TestDrainingProcessStillAcceptsCommands(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	close(s.draining)
-	if r := s.get("/readyz"); r.status != 503 || r.text("status") != "draining" {
-		t.Errorf("readyz: got %d %s, want draining", r.status, r.raw)
+	ready := s.get("/readyz")
+	if ready.status != 503 {
+		t.Errorf("readyz while draining: got %d, want 503", ready.status)
 	}
+	ready.wantText(t, "readyz while draining", "status", "draining")
 	r := s.post("/holds", reserveBody)
 	r.want(t, "reserve while draining", 201, "")
 	if !r.closed {
-		t.Error("the connection of a draining process stays open")
+		t.Error("the draining process did not ask to close the connection")
 	}
 }
 
-// TestEmptied holds that an emptied Redis does not sell, with the answer that the contract names.
-func TestEmptied(t *testing.T) {
+// TestEmptiedRedisDoesNotSell checks that commands are refused as NOT_READY after FLUSHALL, even if the stock is set again.
+func TestEmptiedRedisDoesNotSell(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	s.post("/holds", reserveBody).want(t, "reserve", 201, "")
 	s.redis.FlushAll(s.ctx)
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	s.post("/holds", reserveBody).want(t, "reserve from an emptied Redis", 503, "NOT_READY")
 	if r := s.get("/readyz"); r.status != 503 {
-		t.Errorf("readyz: got %d", r.status)
+		t.Errorf("readyz with an emptied Redis: got %d, want 503", r.status)
 	}
 }
 
-// TestPanic holds that a fault of ours is a 500 with nothing of its inside in it.
-func TestPanic(t *testing.T) {
+// TestPanicIsInternalErrorWithoutDetails checks that a panic is answered as INTERNAL, and that its text is only in the log.
+func TestPanicIsInternalErrorWithoutDetails(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	a := &api{Config: Config{Log: slog.New(slog.NewTextHandler(&log, nil))}}
@@ -157,23 +194,30 @@ func TestPanic(t *testing.T) {
 	engine.GET("/", func(*gin.Context) { panic("secret") })
 	recorder := httptest.NewRecorder()
 	engine.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/", nil))
-	if got := recorder.Body.String(); recorder.Code != 500 || strings.Contains(got, "secret") || !strings.Contains(got, "INTERNAL") {
-		t.Errorf("got %d %s", recorder.Code, got)
+	if recorder.Code != 500 {
+		t.Errorf("status: got %d, want 500", recorder.Code)
+	}
+	answer := recorder.Body.String()
+	if strings.Contains(answer, "secret") {
+		t.Errorf("the answer has the text of the panic: %s", answer)
+	}
+	if !strings.Contains(answer, "INTERNAL") {
+		t.Errorf("the answer does not have the code INTERNAL: %s", answer)
 	}
 	if !strings.Contains(log.String(), "secret") {
-		t.Errorf("the log does not say why: %s", log.String())
+		t.Errorf("the log does not have the text of the panic: %s", log.String())
 	}
 }
 
-// TestHealthOnly holds that a process without the API serves nothing but its health.
-func TestHealthOnly(t *testing.T) {
+// TestHealthOnlyServesNoOtherRoutes checks that a process without the API serves only its health.
+func TestHealthOnlyServesNoOtherRoutes(t *testing.T) {
 	t.Parallel()
 	handler := NewHandler(Config{HealthOnly: true, Log: slog.New(slog.DiscardHandler)})
 	for path, want := range map[string]int{"/livez": 200, "/holds/h1": 404, "/orders/o": 404} {
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
 		if recorder.Code != want {
-			t.Errorf("%s: got %s", path, fmt.Sprint(recorder.Code))
+			t.Errorf("%s: got %d, want %d", path, recorder.Code, want)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/stockstream/stockstream/internal/plainjson"
 )
 
-// TestReserveRequestPlain holds that the short way reads a request as encoding/json does, and knows every field of it.
+// TestReserveRequestPlain checks that plainjson reads a request as encoding/json does, and that field knows every field.
 func TestReserveRequestPlain(t *testing.T) {
 	t.Parallel()
 	const whole = `{"sku":"shirt","qty":2,"user_id":"ann","ttl_seconds":60,"idempotency_key":"k1"}`
@@ -24,7 +24,7 @@ func TestReserveRequestPlain(t *testing.T) {
 		var got, want ReserveRequest
 		if plain := plainjson.Read([]byte(body), got.field); plain != isPlain {
 			t.Errorf("%s: plain %v, want %v", body, plain, isPlain)
-		} else if !plain { // what it has filled by then does no harm
+		} else if !plain { // encoding/json overwrites the fields that plainjson has set
 			_ = json.Unmarshal([]byte(body), &got)
 		}
 		if err := json.Unmarshal([]byte(body), &want); err == nil && !reflect.DeepEqual(got, want) {
@@ -35,12 +35,12 @@ func TestReserveRequestPlain(t *testing.T) {
 	plainjson.Read([]byte(whole), all.field)
 	for field, value := range reflect.ValueOf(all).Fields() {
 		if value.IsZero() {
-			t.Errorf("the short way does not know %s", field.Name)
+			t.Errorf("ReserveRequest.field does not know the field %s", field.Name)
 		}
 	}
 }
 
-// TestReserveAnswerPlain holds that the short way writes what encoding/json would.
+// TestReserveAnswerPlain checks that plain writes the same bytes as encoding/json.
 func TestReserveAnswerPlain(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

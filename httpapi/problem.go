@@ -15,20 +15,20 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Problem is the body of every answer that is an error (RFC 9457). Code is stable; Title and Detail are for people.
+// Problem is the body of every error answer (RFC 9457). Programs may rely on Code; Title and Detail are for people.
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Code   string `json:"code"`
 	Detail string `json:"detail,omitempty"`
-	// Errors names each fault of a request that was refused for its content.
+	// Errors lists the invalid fields of an INVALID_REQUEST.
 	Errors []commands.FieldError `json:"errors,omitempty"`
-	// Available is how many units there are, where that is why the command was refused.
+	// Available is the number of units left, if the command was refused because of that number.
 	Available *int64 `json:"available,omitempty"`
 }
 
-// requestError is a request that is none: it never reaches a command.
+// requestError is an error with one of this package's codes. Commands return *commands.Error instead.
 type requestError struct {
 	code   string
 	detail string
@@ -41,7 +41,7 @@ var (
 	errWrongMethod  = &requestError{codeWrongMethod, "this path does not take this method"}
 )
 
-// Codes of this package's own; those of commands come with their errors.
+// Codes of the problems that this package finds. An error of commands brings its own code.
 const (
 	codeInvalid           = "INVALID_REQUEST"
 	codeMalformed         = "MALFORMED_BODY"
@@ -49,6 +49,8 @@ const (
 	codeContentType       = "WRONG_CONTENT_TYPE"
 	codeUnknownRoute      = "UNKNOWN_ROUTE"
 	codeWrongMethod       = "WRONG_METHOD"
+	codeUnknownSKU        = "UNKNOWN_SKU"
+	codeUnknownHold       = "UNKNOWN_HOLD"
 	codeUnknownOrder      = "UNKNOWN_ORDER"
 	codeDetached          = "EVENTS_DETACHED"
 	codeUnknownProjection = "UNKNOWN_PROJECTION"
@@ -63,9 +65,9 @@ const (
 	codeInternal          = "INTERNAL"
 )
 
-const retryAfterSeconds = "1"
+const retryAfterSeconds = "1" // the Retry-After header of every 503
 
-// statuses is the only place that maps codes to HTTP statuses.
+// statuses maps each code to its HTTP status.
 var statuses = map[string]int{
 	codeInvalid:            http.StatusBadRequest,
 	codeMalformed:          http.StatusBadRequest,
@@ -81,8 +83,8 @@ var statuses = map[string]int{
 	codeOldTablesKept:      http.StatusConflict,
 	codeDependents:         http.StatusConflict,
 	codeJournalHole:        http.StatusConflict,
-	"UNKNOWN_SKU":          http.StatusNotFound,
-	"UNKNOWN_HOLD":         http.StatusNotFound,
+	codeUnknownSKU:         http.StatusNotFound,
+	codeUnknownHold:        http.StatusNotFound,
 	"SOLD_OUT":             http.StatusConflict,
 	"INSUFFICIENT_STOCK":   http.StatusConflict,
 	"STOCK_LIMIT":          http.StatusConflict,
@@ -98,17 +100,19 @@ var statuses = map[string]int{
 	codeInternal:           http.StatusInternalServerError,
 }
 
-// fail answers with the problem that an error is.
+// fail answers with the problem document for err, and logs the errors that are not the client's.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
 	switch {
 	case p.Status == http.StatusServiceUnavailable:
 		c.Header("Retry-After", retryAfterSeconds)
-		if requests, tell := a.outages.count(p.Code, time.Now()); tell {
-			a.Log.WarnContext(c.Request.Context(), "requests fail", "requests", requests, "code", p.Code, "last", c.Request.Method+" "+c.Request.URL.Path, "error", err)
+		if requests, logNow := a.failures.count(p.Code, time.Now()); logNow {
+			a.Log.WarnContext(c.Request.Context(), "requests fail",
+				"requests", requests, "code", p.Code, "last", c.Request.Method+" "+c.Request.URL.Path, "error", err)
 		}
 	case p.Status >= http.StatusInternalServerError:
-		a.Log.ErrorContext(c.Request.Context(), "request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "code", p.Code, "error", err)
+		a.Log.ErrorContext(c.Request.Context(), "request failed",
+			"method", c.Request.Method, "path", c.Request.URL.Path, "code", p.Code, "error", err)
 	}
 	if refused := new(commands.Error); errors.As(err, &refused) && refused.Position.Pool != "" {
 		c.Header(positionHeader, refused.Position.String())
@@ -121,6 +125,7 @@ func (a *api) fail(c *gin.Context, err error) {
 	c.Abort()
 }
 
+// problemOf returns the problem document for err. An error without a code is INTERNAL, and its text stays in the log.
 func problemOf(err error) Problem {
 	var (
 		invalid *commands.ValidationError
@@ -145,27 +150,29 @@ func problemOf(err error) Problem {
 	if !known {
 		status = http.StatusInternalServerError
 	}
-	p.Type, p.Title, p.Status = "about:blank", strings.ReplaceAll(p.Code, "_", " "), status
+	p.Type = "about:blank"
+	p.Title = strings.ReplaceAll(p.Code, "_", " ")
+	p.Status = status
 	return p
 }
 
-// readError turns an error of a query into one that this package answers with: what is not there gets the given
-// code, and a Postgres that does not answer is no fault of the request.
+// readError turns an error of a read table's query into one with a code of this package. A row that does not exist gets
+// the given code and detail; any other failure is UNAVAILABLE or NOT_READY.
 func readError(err error, unknownCode, detail string) error {
 	if errors.Is(err, projections.ErrNotFound) {
 		return &requestError{unknownCode, detail}
 	}
-	if errors.Is(err, projections.ErrNotReady) {
-		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the read table is not there yet; its projection makes it when it first runs"}, err)
+	if errors.Is(err, projections.ErrTableMissing) {
+		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the read table does not exist yet; its projection creates it at its first run"}, err)
 	}
 	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}, err)
 }
 
-// recover answers for a handler that panicked.
+// recover answers 500 if a handler panics.
 func (a *api) recover(c *gin.Context) {
 	defer func() {
 		if value := recover(); value != nil {
-			if value == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+			if value == http.ErrAbortHandler { //nolint:errorlint // net/http compares it in the same way
 				panic(value)
 			}
 			a.fail(c, fmt.Errorf("panic: %v\n%s", value, debug.Stack()))

@@ -15,58 +15,60 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Readiness is the answer of GET /readyz. Its status code says whether commands are taken, or, in a process that takes
-// none, whether its lines can work. With ?verbose it names everything that the service depends on. Trouble with
-// Postgres is told, and does not make commands unready.
+// Readiness is the answer of GET /readyz. The HTTP status is 200 if this process can serve commands, or, without the API
+// role, if its workers can run; it is 503 otherwise, and while the process is draining. With ?verbose the answer
+// describes every dependency. A failure of Postgres appears there, but does not make the process unready, because
+// commands do not need Postgres.
 type Readiness struct {
 	Status      string             `json:"status"` // ready, unready or draining
 	Checks      []Check            `json:"checks,omitempty"`
-	Lines       []LineReport       `json:"lines,omitempty"`
+	Workers     []WorkerReport     `json:"lines,omitempty"`
 	Stream      *StreamReport      `json:"stream,omitempty"`
 	Journal     *JournalReport     `json:"journal,omitempty"`
 	Projections []ProjectionReport `json:"projections,omitempty"`
-	Audit       *AuditReport       `json:"audit,omitempty"` // nothing before the first
+	Audit       *AuditReport       `json:"audit,omitempty"` // left out before the first audit
 }
 
-// Check is one dependency.
+// Check is the state of one dependency.
 type Check struct {
 	Name  string `json:"name"`
 	OK    bool   `json:"ok"`
 	Error string `json:"error,omitempty"`
 }
 
-// LineReport is a line of work of this process.
-type LineReport struct {
+// WorkerReport is the state of one worker of this process.
+type WorkerReport struct {
 	Name  string    `json:"name"`
-	State string    `json:"state"` // running, waiting (for its turn, or for a dependency) or stopped
+	State string    `json:"state"` // running, stopped, or waiting (for its lease or for a dependency)
 	Error string    `json:"error,omitempty"`
 	Since time.Time `json:"since"`
 }
 
-// StreamReport is what the stream holds. It is trimmed behind the journal, but never past what a consumer group has yet
-// to read or to acknowledge.
+// StreamReport is the size of the stream. Entries in the journal are trimmed, except those that a consumer group has not
+// yet read and acknowledged.
 type StreamReport struct {
 	Entries int64      `json:"entries"`
-	Oldest  *time.Time `json:"oldest,omitempty"`  // when its first entry was appended
-	HeldBy  string     `json:"held_by,omitempty"` // the consumer group that is furthest behind, of those that are
+	Oldest  *time.Time `json:"oldest,omitempty"`  // when the first entry was appended
+	HeldBy  string     `json:"held_by,omitempty"` // the consumer group that is furthest behind; "" if none is
 }
 
-// JournalReport is how far the journal is behind the stream.
+// JournalReport is the journal's checkpoint, and its lag behind the stream.
 type JournalReport struct {
 	Seq       int64 `json:"seq"`
 	LagEvents int64 `json:"lag_events"`
 }
 
-// ProjectionReport is how far a projection is behind the journal.
+// ProjectionReport is a projection's checkpoint, and its lag behind the journal.
 type ProjectionReport struct {
 	Name       string  `json:"name"`
 	Checkpoint int64   `json:"checkpoint"`
 	LagEvents  int64   `json:"lag_events"`
-	LagSeconds float64 `json:"lag_seconds"` // age of the oldest event not yet applied
+	LagSeconds float64 `json:"lag_seconds"` // the age of the oldest event that is not applied yet
 }
 
 const readyTimeout = 2 * time.Second
 
+// readyz serves GET /readyz.
 func (a *api) readyz(c *gin.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	readyErr := a.Ready(ctx)
@@ -75,9 +77,11 @@ func (a *api) readyz(c *gin.Context) error {
 	status := http.StatusOK
 	switch {
 	case a.draining():
-		report.Status, status = "draining", http.StatusServiceUnavailable
+		report.Status = "draining"
+		status = http.StatusServiceUnavailable
 	case readyErr != nil:
-		report.Status, status = "unready", http.StatusServiceUnavailable
+		report.Status = "unready"
+		status = http.StatusServiceUnavailable
 	}
 	if _, verbose := c.GetQuery("verbose"); verbose {
 		a.describe(c.Request.Context(), &report, readyErr)
@@ -88,6 +92,7 @@ func (a *api) readyz(c *gin.Context) error {
 	return a.write(c, status, report)
 }
 
+// draining reports whether the process is about to stop.
 func (a *api) draining() bool {
 	select {
 	case <-a.Draining:
@@ -97,22 +102,23 @@ func (a *api) draining() bool {
 	}
 }
 
+// describe fills the report with the state of every dependency, for ?verbose.
 func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	var head stream.Head
 	var streamState stream.State
-	var redisErr, postgresErr, schemaErr, streamErr error
-	var asked sync.WaitGroup // side by side: one that hangs must not look like a fault of another
-	asked.Go(func() { head, redisErr = stream.ReadHead(ctx, a.Redis, a.Pool) })
-	asked.Go(func() { streamState, streamErr = stream.Describe(ctx, a.Redis, a.Pool) })
-	asked.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
-	asked.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
-	asked.Wait()
+	var redisErr, streamErr, postgresErr, schemaErr error
+	var queries sync.WaitGroup // concurrent, so that one that hangs does not make the others time out
+	queries.Go(func() { head, redisErr = stream.ReadHead(ctx, a.Redis, a.Pool) })
+	queries.Go(func() { streamState, streamErr = stream.Describe(ctx, a.Redis, a.Pool) })
+	queries.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
+	queries.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
+	queries.Wait()
 	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr), check("postgres", postgresErr), check("schema", schemaErr)}
-	for _, line := range a.Lines {
-		s := line.Status()
-		report.Lines = append(report.Lines, LineReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
+	for _, w := range a.Workers {
+		s := w.Status()
+		report.Workers = append(report.Workers, WorkerReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
 	}
 	if streamErr == nil {
 		report.Stream = &StreamReport{Entries: streamState.Entries, HeldBy: streamState.HeldBy}

@@ -17,38 +17,38 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
-// Config is what the API works with. All of it stays the caller's to close.
+// Config has the dependencies of the API. The API closes none of them.
 type Config struct {
 	Commands *commands.Service
-	// Ready returns nil when this process can do what it is there for; /readyz answers by it.
+	// Ready returns nil if this process can do its work. /readyz answers accordingly.
 	Ready       func(ctx context.Context) error
 	Postgres    *pgxpool.Pool
 	Redis       redis.Cmdable
 	Pool        events.Pool
 	Projections []projections.Projection
 	Rebuilds    *rebuild.Background
-	// Lines are the lines of work that this process runs beside the API, for /readyz.
-	Lines []*worker.Worker
-	// Draining is closed when the process is about to stop: /readyz then says so, and commands still work.
+	// Workers are the workers of this process whose state /readyz?verbose shows.
+	Workers []*worker.Worker
+	// Draining is closed when the process is about to stop. /readyz then answers 503, while commands still work.
 	Draining <-chan struct{}
-	// HealthOnly leaves everything but /livez and /readyz to other processes.
+	// HealthOnly serves only /livez and /readyz.
 	HealthOnly bool
 	Log        *slog.Logger
 }
 
 type api struct {
 	Config
-	outages outages
+	failures failureLog
 }
 
-// NewServer returns a server for the API, without a listener. Its limits of time and size are those of a service that
-// strangers may reach.
+// NewServer returns a server for the API, without a listener. Its time and size limits are strict enough for untrusted
+// clients.
 func NewServer(config Config) *http.Server {
 	return &http.Server{
 		Handler:           NewHandler(config),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      40 * time.Second, // beyond the longest that a command can take
+		WriteTimeout:      40 * time.Second, // longer than any command can take
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(config.Log.Handler(), slog.LevelWarn),
@@ -62,10 +62,10 @@ func NewHandler(config Config) http.Handler {
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
-	engine.UseRawPath = true // an encoded slash is part of a name, not a path
+	engine.UseRawPath = true // an encoded slash belongs to a name and does not divide the path
 	engine.UnescapePathValues = true
-	_ = engine.SetTrustedProxies(nil) // nobody's word on the client's address is taken
-	engine.Use(a.recover, a.hangUp, a.correlate)
+	_ = engine.SetTrustedProxies(nil) // ignore X-Forwarded-For and the like
+	engine.Use(a.recover, a.hangUp, a.echoRequestID)
 	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
 	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
 
@@ -79,6 +79,7 @@ func NewHandler(config Config) http.Handler {
 	return engine
 }
 
+// route adds all routes except /livez and /readyz.
 func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds", a.handle(a.reserve))
 	engine.POST("/holds/reserve", a.handle(a.reserve))
@@ -86,7 +87,7 @@ func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds/cancel", a.handle(a.cancel))
 	engine.POST("/holds/:id/confirm", a.handle(a.confirm))
 	engine.POST("/holds/:id/cancel", a.handle(a.cancel))
-	for _, command := range []string{"reserve", "confirm", "cancel"} { // no hold has one of these as its id
+	for _, command := range []string{"reserve", "confirm", "cancel"} { // these are paths of commands, not ids of holds
 		engine.GET("/holds/"+command, func(c *gin.Context) {
 			c.Header("Allow", http.MethodPost)
 			a.fail(c, errWrongMethod)

@@ -8,14 +8,14 @@ import (
 	"github.com/stockstream/stockstream/commands"
 )
 
-// AdjustRequest is the body of POST /stock/{sku}/adjustments. The key may come as the header Idempotency-Key instead.
+// AdjustRequest is the body of POST /stock/{sku}/adjustments. The header Idempotency-Key may carry the key instead.
 type AdjustRequest struct {
 	Delta          int64  `json:"delta"`
 	Reason         string `json:"reason"`
 	IdempotencyKey string `json:"idempotency_key"`
 }
 
-// StockAnswer is what of a SKU can be reserved.
+// StockAnswer is the number of units of a SKU that can be reserved.
 type StockAnswer struct {
 	SKU       string `json:"sku"`
 	Available int64  `json:"available"`
@@ -31,7 +31,11 @@ func (a *api) adjust(c *gin.Context) error {
 		return err
 	}
 	done, err := a.Commands.AdjustStock(c.Request.Context(), commands.AdjustStock{
-		SKU: c.Param("sku"), Delta: request.Delta, Reason: request.Reason, IdempotencyKey: key,
+		SKU:            c.Param("sku"),
+		Delta:          request.Delta,
+		Reason:         request.Reason,
+		IdempotencyKey: key,
+		Metadata:       eventMetadata(c),
 	})
 	if err != nil {
 		return err
@@ -39,7 +43,7 @@ func (a *api) adjust(c *gin.Context) error {
 	return a.decided(c, http.StatusOK, done.Position, done.Replayed, StockAnswer{SKU: done.SKU, Available: done.Available})
 }
 
-// getStock answers from Redis: live, and nothing to rely on a moment later. Only a reservation is a promise.
+// getStock answers with the counter in Redis. The number may change at once: only a hold guarantees units.
 func (a *api) getStock(c *gin.Context) error {
 	available, err := a.Commands.Available(c.Request.Context(), c.Param("sku"))
 	if err != nil {

@@ -1,14 +1,14 @@
--- Messages that could not be handled, with everything needed to understand them. A letter is the end of no line:
--- messages of other sequence keys flow on, later ones of the same key wait here behind it.
+-- Dead letters: messages that could not be handled, with all details. A dead letter blocks only its sequence key: later
+-- messages of the same key are parked behind it, and messages of other keys are handled as usual.
 CREATE TABLE dead_letters (
     id              bigint      GENERATED ALWAYS AS IDENTITY,
     source          text        NOT NULL, -- 'journal', a projection's name, or 'saga'
-    message_key     text        NOT NULL, -- what makes the message one: an event id, or a stream id
-    sequence_key    text        NOT NULL, -- messages of one key keep their order; '' for none
+    message_key     text        NOT NULL, -- identifies the message: an event id, or a stream id
+    sequence_key    text        NOT NULL, -- messages with the same key are handled in order; '' for no key
     pool            text        NOT NULL,
-    seq             bigint,               -- null for what has no place in the log
+    seq             bigint,               -- null for a message without a seq
     event_type      text        NOT NULL,
-    raw             bytea       NOT NULL, -- exactly what was received
+    raw             bytea       NOT NULL, -- the message as received
     metadata        jsonb       NOT NULL,
     error           text        NOT NULL,
     stack           text        NOT NULL,
@@ -22,6 +22,6 @@ CREATE TABLE dead_letters (
     CONSTRAINT attempts_positive CHECK (attempts >= 1)
 );
 
--- Every batch of a projection asks which keys are parked, so that later events of those keys can wait behind them.
+-- For the query, in every batch of a projection, for the sequence keys that have a parked letter.
 CREATE INDEX dead_letters_parked_keys ON dead_letters (source, pool, sequence_key)
     WHERE status = 'parked' AND sequence_key <> '';

@@ -1,2 +1,2 @@
--- Read tables are made by their projections; nothing is made here. The number stays taken, because there are databases
--- for which this migration made holds, orders and stock_levels. Those tables are the same, and are kept.
+-- This migration does nothing: each projection creates its read tables. An earlier version of it created holds, orders and
+-- stock_levels, with the same columns. Databases with that version keep those tables, so the number stays in use.

@@ -1,4 +1,4 @@
--- Puts the attached parts together again. Detached ones stay as the tables they are.
+-- Merges the attached partitions into one table. Detached partitions stay as tables of their own.
 CREATE TABLE events_whole (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
 INSERT INTO events_whole SELECT * FROM events ORDER BY pool, seq;
 DROP VIEW processed_events;

@@ -1,4 +1,4 @@
-// Package migrations holds the schema as numbered SQL files, embedded, and runs them with golang-migrate.
+// Package migrations embeds the schema as numbered SQL files and applies them with golang-migrate.
 package migrations
 
 import (
@@ -36,12 +36,12 @@ func latest() uint {
 	return m.Version
 }
 
-// Up brings the database to Latest. Running it twice, or from two processes at once, is harmless.
+// Up migrates the database to Latest. It may be called again, and by several processes at once.
 func Up(ctx context.Context, databaseURL string) error {
 	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Up() })
 }
 
-// Down takes everything back, the journal included.
+// Down reverts all migrations, which drops the journal.
 func Down(ctx context.Context, databaseURL string) error {
 	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Down() })
 }
@@ -85,10 +85,10 @@ func open(db *sql.DB) (*migrate.Migrate, error) {
 	return migrate.NewWithInstance("embedded", src, "postgres", dst)
 }
 
-// ErrSchema is returned by Check for a schema that this build must not work with.
-var ErrSchema = errors.New("schema does not fit")
+// ErrSchema is Check's error for a schema that is not at this build's version.
+var ErrSchema = errors.New("the schema is not at this build's version")
 
-// Version returns the schema's version, 0 for an empty database, and whether a migration was left half done.
+// Version returns the schema's version, or 0 for an empty database. dirty is true if a migration failed half-way.
 func Version(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) (version uint, dirty bool, err error) {
@@ -98,13 +98,13 @@ func Version(ctx context.Context, db interface {
 		return 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("read schema version: %w", err)
+		return 0, false, fmt.Errorf("read the schema's version: %w", err)
 	}
 	return version, dirty, nil
 }
 
-// Check fails with ErrSchema unless the schema is exactly Latest. A newer one is refused too: it may have dropped
-// what this build writes.
+// Check fails with ErrSchema unless the schema's version is Latest. A newer version is refused too, because it may lack
+// columns or tables that this build writes.
 func Check(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) error {
@@ -113,7 +113,7 @@ func Check(ctx context.Context, db interface {
 	case err != nil:
 		return err
 	case dirty:
-		return fmt.Errorf("%w: the migration to version %d was left half done. Nothing of it stays: in schema_migrations, set version to what it was before and dirty to false, then run `stockstream migrate up`", ErrSchema, version)
+		return fmt.Errorf("%w: the migration to version %d was left half done, and Postgres has rolled it back; in schema_migrations, set version to the version before it and dirty to false, then run `stockstream migrate up`", ErrSchema, version)
 	case version < Latest:
 		return fmt.Errorf("%w: it is at version %d, this build needs %d; run `stockstream migrate up`", ErrSchema, version, Latest)
 	case version > Latest:

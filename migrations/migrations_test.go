@@ -21,7 +21,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return testenv.Connect(t, testenv.ParseURL(t, url))
 }
 
-// objects lists what is in the schema, migrations' own bookkeeping aside.
+// objects lists the relations in the schema, except golang-migrate's own table.
 func objects(t *testing.T, conn *pgx.Conn) string {
 	t.Helper()
 	var text string
@@ -34,13 +34,13 @@ func objects(t *testing.T, conn *pgx.Conn) string {
 	return text
 }
 
-// TestUpAndDown brings the schema up, twice at once and once more, takes it down, and brings it up again.
-func TestUpAndDown(t *testing.T) {
+// TestUpAndDownCanBeRepeated migrates up twice at once and once more, then down, and up again.
+func TestUpAndDownCanBeRepeated(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)
 	conn := connect(t, url)
 	if err := migrations.Check(t.Context(), conn); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), "migrate up") {
-		t.Errorf("an empty database: got %v, want ErrSchema, and what to do", err)
+		t.Errorf("an empty database: got %v, want ErrSchema with the advice to run migrate up", err)
 	}
 	var both sync.WaitGroup
 	for range 2 {
@@ -71,8 +71,9 @@ func TestUpAndDown(t *testing.T) {
 	}
 }
 
-// TestCheck refuses a schema that is older, newer or half done, each with its own words.
-func TestCheck(t *testing.T) {
+// TestCheckRefusesOtherVersions checks that an older, a newer and a half-migrated schema are refused, each with its own
+// advice.
+func TestCheckRefusesOtherVersions(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)
 	conn := connect(t, url)
@@ -90,7 +91,7 @@ func TestCheck(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := migrations.Check(t.Context(), tx); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, want it to say %q", set, err, want)
+			t.Errorf("%s: got %v, want ErrSchema with %q", set, err, want)
 		}
 		if err := tx.Rollback(t.Context()); err != nil {
 			t.Fatal(err)
@@ -98,8 +99,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestUnreachable holds that a database that is not there is an error soon, and no hang.
-func TestUnreachable(t *testing.T) {
+// TestUpFailsSoonWithoutADatabase checks that Up returns an error, and does not hang, if the database cannot be reached.
+func TestUpFailsSoonWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -107,6 +108,6 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("got %v, want a refused connection", err)
 	}
 	if err := migrations.Up(ctx, "postgres://%zz"); err == nil {
-		t.Error("a broken URL was taken")
+		t.Error("an invalid URL: got nil, want an error")
 	}
 }

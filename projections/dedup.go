@@ -13,23 +13,24 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// dedup is the middleware that makes each event count once. It opens the transaction, drops what the checkpoint says
-// was applied before, and moves the checkpoint in the same transaction as the rows. A batch that begins beyond the
-// next event is refused: a hole is never skipped.
+// dedup is the middleware that applies each event once. It begins the transaction, drops the events that the
+// checkpoint already accounts for, and moves the checkpoint in the same transaction as the rows. It refuses a batch
+// that begins beyond the next event: a hole in the journal is never skipped.
 func dedup(p Projection) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		return func(msg *message.Message) ([]*message.Message, error) {
 			batch := worker.BatchOf[journal.Batch](msg)
 			if batch == nil {
-				return nil, errors.New("the message carries no batch of the journal")
+				return nil, errors.New("the message carries no batch of journal events")
 			}
-			return nil, once(msg, batch.Lease.Conn, p, batch, next)
+			return nil, applyFresh(msg, batch.Lease.Conn, p, batch, next)
 		}
 	}
 }
 
-// once hands on what of a batch was not applied before, within a transaction that it begins on db.
-func once(msg *message.Message, db Beginner, p Projection, batch *journal.Batch, next message.HandlerFunc) error {
+// applyFresh passes the events of a batch that are beyond the checkpoint to next, and moves the checkpoint past them.
+// Both happen in one transaction, which it begins on db.
+func applyFresh(msg *message.Message, db Beginner, p Projection, batch *journal.Batch, next message.HandlerFunc) error {
 	ctx := msg.Context()
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		checkpoint, err := worker.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
@@ -37,25 +38,32 @@ func once(msg *message.Message, db Beginner, p Projection, batch *journal.Batch,
 			return err
 		}
 		if checkpoint < batch.After {
-			return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", checkpoint, batch.After, worker.ErrFenced)
+			return fmt.Errorf("the checkpoint of %s is at seq %d, but this worker left it at %d: %w",
+				p.Name, checkpoint, batch.After, worker.ErrFenced)
 		}
-		fresh, err := after(checkpoint, batch.Events)
+		fresh, err := eventsAfter(checkpoint, batch.Events)
 		if err != nil {
 			return explainHole(ctx, tx, batch.Pool, checkpoint, err)
 		}
 		if len(fresh) == 0 {
 			return nil
 		}
-		withWork(msg, &work{tx: tx, pool: batch.Pool, fresh: fresh})
+		b := &txBatch{
+			tx:    tx,
+			pool:  batch.Pool,
+			fresh: fresh,
+		}
+		b.setOn(msg)
 		if _, err := next(msg); err != nil {
 			return err
 		}
-		return worker.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, fresh[len(fresh)-1].Seq)
+		last := fresh[len(fresh)-1].Seq
+		return worker.MoveCheckpoint(ctx, tx, p.Name, batch.Pool, checkpoint, last)
 	})
 }
 
-// explainHole makes of an events.ErrHole the events.ErrDetached that says what there is to do about it, where the missing
-// events were detached.
+// explainHole returns journal.ErrDetached, which names the partitions to attach, if the missing events are in detached
+// partitions. Otherwise it returns hole.
 func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, hole error) error {
 	if detached := journal.CheckComplete(ctx, tx, pool, checkpoint); errors.Is(detached, journal.ErrDetached) {
 		return detached
@@ -63,14 +71,15 @@ func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, 
 	return hole
 }
 
-// after returns the events beyond the checkpoint, or events.ErrHole where one is missing.
-func after(checkpoint int64, batch []events.Envelope) ([]events.Envelope, error) {
+// eventsAfter returns the events of a batch beyond the checkpoint, or journal.ErrHole if one of them is missing.
+func eventsAfter(checkpoint int64, batch []events.Envelope) ([]events.Envelope, error) {
 	for len(batch) > 0 && batch[0].Seq <= checkpoint {
 		batch = batch[1:]
 	}
 	for i := range batch {
-		if want := checkpoint + 1 + int64(i); batch[i].Seq != want {
-			return nil, fmt.Errorf("%w: the journal has no event %d, and goes on with %d", journal.ErrHole, want, batch[i].Seq)
+		want := checkpoint + 1 + int64(i)
+		if batch[i].Seq != want {
+			return nil, fmt.Errorf("%w: the journal lacks event %d; the next event is %d", journal.ErrHole, want, batch[i].Seq)
 		}
 	}
 	return batch, nil

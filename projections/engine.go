@@ -12,64 +12,76 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Config says what to run projections with. The Router and its lifetime are the caller's.
+// Config is the configuration that all projections of a process share.
 type Config struct {
 	Postgres *pgx.ConnConfig
 	Pool     events.Pool
-	BatchMax int // events in a transaction; 2,000 unless set
+	BatchMax int // events per transaction; 0 means 2,000
 	Log      *slog.Logger
 }
 
-// AddTo adds one handler per projection to the router, and returns their lines. The middlewares stand in the order in
-// which a batch meets them. What is transient (a lost connection, a deadlock, a shutdown) is nobody's to park: it
-// fails the delivery, and the line begins again at the checkpoint.
+// AddTo adds one handler per projection to the router, and returns the handlers' workers in the order of list. The
+// caller runs and closes the router. The middlewares are added in the order in which a batch passes through them.
+//
+// A transient error (a lost connection, a deadlock, a shutdown) parks no event. It fails the delivery, and the worker
+// starts again at the checkpoint.
 func AddTo(router *message.Router, config Config, list ...Projection) []*worker.Worker {
-	lines := make([]*worker.Worker, len(list))
+	workers := make([]*worker.Worker, len(list))
 	pages := journal.NewPageCache(config.Pool)
 	for i, p := range list {
 		subscriber := journal.NewSubscriber(journal.SubscriberConfig{
-			Postgres: config.Postgres, Pool: config.Pool, Pages: pages, Reader: p.Name, BatchMax: config.BatchMax, Log: config.Log,
-			Prepare: func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
+			Postgres: config.Postgres,
+			Pool:     config.Pool,
+			Pages:    pages,
+			Reader:   p.Name,
+			BatchMax: config.BatchMax,
+			Log:      config.Log,
+			Prepare:  func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
 		})
-		handler := router.AddConsumerHandler("projection "+p.Name, journal.Topic(config.Pool), subscriber, func(msg *message.Message) error {
-			return applyWork(p, msg)
-		})
+		apply := func(msg *message.Message) error { return applyReady(p, msg) }
+		handler := router.AddConsumerHandler("projection "+p.Name, journal.Topic(config.Pool), subscriber, apply)
 		handler.AddMiddleware(worker.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
-		lines[i] = subscriber.Worker
+		workers[i] = subscriber.Worker
 	}
-	return lines
+	return workers
 }
 
-// Replay gives events to a projection as its handler gets them from the Router: through the same middlewares, in one
-// transaction that it begins on db. What the checkpoint accounts for is passed over, what cannot be applied is parked.
-// The tables, the checkpoint and the dead letters are those that db's search_path finds.
+// Replay applies events to a projection as its handler does: through the same middlewares, in one transaction, which
+// it begins on db. It skips the events that the checkpoint accounts for, and parks those that cannot be applied. The
+// tables, the checkpoint and the dead letters are those in db's search_path.
 func Replay(ctx context.Context, db Beginner, p Projection, pool string, list []events.Envelope, log *slog.Logger) error {
 	msg := message.NewMessage("", nil)
 	msg.SetContext(ctx)
-	handler := park(p, log)(func(msg *message.Message) ([]*message.Message, error) { return nil, applyWork(p, msg) })
-	return once(msg, db, p, &journal.Batch{Pool: pool, Events: list}, handler)
+	handler := park(p, log)(func(msg *message.Message) ([]*message.Message, error) {
+		return nil, applyReady(p, msg)
+	})
+	return applyFresh(msg, db, p, &journal.Batch{Pool: pool, Events: list}, handler)
 }
 
-func applyWork(p Projection, msg *message.Message) error {
-	w := workOf(msg)
-	return p.Apply(msg.Context(), w.tx, w.ready)
+// applyReady is the innermost handler: it applies the events that dedup and park let through.
+func applyReady(p Projection, msg *message.Message) error {
+	batch := txBatchOf(msg)
+	return p.Apply(msg.Context(), batch.tx, batch.ready)
 }
 
-// work is what the middlewares hand down with a message: the transaction, and what of the batch is to be done in it.
-type work struct {
+// txBatch is a batch of events and the transaction that applies it. The middlewares pass it on in the context of its
+// message, since a Watermill handler takes nothing but a message.
+type txBatch struct {
 	tx    pgx.Tx
 	pool  string
-	fresh []events.Envelope // what dedup left
-	ready []Event           // what park lets through
+	fresh []events.Envelope // the events beyond the checkpoint; set by dedup
+	ready []Event           // the decoded events to apply; set by park
 }
 
-type workKey struct{}
+type txBatchKey struct{}
 
-func workOf(msg *message.Message) *work {
-	w, _ := msg.Context().Value(workKey{}).(*work)
-	return w
+// txBatchOf returns the batch that a middleware has set on the message.
+func txBatchOf(msg *message.Message) *txBatch {
+	batch, _ := msg.Context().Value(txBatchKey{}).(*txBatch)
+	return batch
 }
 
-func withWork(msg *message.Message, w *work) {
-	msg.SetContext(context.WithValue(msg.Context(), workKey{}, w))
+// setOn sets the batch on a message, for the next handler to read.
+func (b *txBatch) setOn(msg *message.Message) {
+	msg.SetContext(context.WithValue(msg.Context(), txBatchKey{}, b))
 }

@@ -2,18 +2,32 @@ package projections
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Hold is a row of holds: every hold that was ever made, and how it ended.
+// Holds is the projection of every hold that was ever created, and of how it ended.
+func Holds() Projection {
+	return Projection{
+		Name:   "holds",
+		Tables: []string{"holds"},
+		Schema: holdsSchema,
+		Wants:  []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
+		Key:    ByHold,
+		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
+			return foldHolds(batch).write(ctx, tx)
+		},
+	}
+}
+
+// The table.
+
+// Hold is a row of holds.
 type Hold struct {
 	HoldID         string
 	SKU            string
@@ -25,8 +39,8 @@ type Hold struct {
 	IdempotencyKey string
 }
 
-// Statuses of a hold. A hold whose deadline has passed is ACTIVE until the event says that it expired: nothing is
-// judged by the projector's clock.
+// The statuses of a hold. A hold whose deadline has passed stays ACTIVE until its HOLD_CANCELLED event arrives: the
+// projection never compares a deadline with a clock.
 const (
 	holdActive    = "ACTIVE"
 	holdConfirmed = "CONFIRMED"
@@ -49,37 +63,32 @@ const holdsSchema = `
 	    CONSTRAINT holds_status_known CHECK (status IN ('ACTIVE', 'CONFIRMED', 'CANCELLED', 'EXPIRED'))
 	)`
 
-// Holds is the projection of holds, one row each.
-func Holds() Projection {
-	return Projection{
-		Name:   "holds",
-		Tables: []string{"holds"},
-		Schema: holdsSchema,
-		Wants:  []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
-		Key:    ByHold,
-		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
-			return foldHolds(batch).write(ctx, tx)
-		},
-	}
-}
+// The fold.
 
-// holdChanges is what a batch comes to: rows to add, as they stand at its end, and rows of earlier batches that ended.
+// holdChanges are the changes of holds by one batch: the rows to insert, with the status they have at the end of the
+// batch, and the rows of earlier batches whose hold ended.
 type holdChanges struct {
-	added  []Hold
-	index  map[string]int // hold id to its place in added
-	ended  []string       // hold ids
-	status []string       // what each of them ended as
+	created       []Hold
+	createdIndex  map[string]int // hold id to index in created
+	endedIDs      []string       // ids of holds of earlier batches
+	endedStatuses []string       // their new statuses, in the same order
 }
 
 func foldHolds(batch []Event) *holdChanges {
-	c := &holdChanges{index: make(map[string]int, len(batch))}
+	c := &holdChanges{createdIndex: make(map[string]int, len(batch))}
 	for _, e := range batch {
 		switch p := e.Payload.(type) {
 		case *events.HoldCreated:
-			c.index[p.HoldID] = len(c.added)
-			c.added = append(c.added, Hold{
-				HoldID: p.HoldID, SKU: p.SKU, Qty: p.Qty, UserID: p.UserID, Status: holdActive, CreatedAt: e.At,
-				ExpiresAt: e.At.Add(time.Duration(p.TTLMs) * time.Millisecond), IdempotencyKey: p.IdempotencyKey,
+			c.createdIndex[p.HoldID] = len(c.created)
+			c.created = append(c.created, Hold{
+				HoldID:         p.HoldID,
+				SKU:            p.SKU,
+				Qty:            p.Qty,
+				UserID:         p.UserID,
+				Status:         holdActive,
+				ExpiresAt:      e.At.Add(time.Duration(p.TTLMs) * time.Millisecond),
+				CreatedAt:      e.At,
+				IdempotencyKey: p.IdempotencyKey,
 			})
 		case *events.HoldConfirmed:
 			c.end(p.HoldID, holdConfirmed)
@@ -97,86 +106,64 @@ func cancelledStatus(reason string) string {
 	return holdCancelled
 }
 
+// end sets the final status of a hold. If the hold ended before in this batch, the second end goes to the database,
+// where the update finds no active row and fails.
 func (c *holdChanges) end(holdID, status string) {
-	if i, here := c.index[holdID]; here && c.added[i].Status == holdActive {
-		c.added[i].Status = status
+	i, inBatch := c.createdIndex[holdID]
+	if inBatch && c.created[i].Status == holdActive {
+		c.created[i].Status = status
 		return
 	}
-	c.ended = append(c.ended, holdID)
-	c.status = append(c.status, status)
+	c.endedIDs = append(c.endedIDs, holdID)
+	c.endedStatuses = append(c.endedStatuses, status)
 }
 
+// The SQL.
+
 func (c *holdChanges) write(ctx context.Context, tx pgx.Tx) error {
-	if len(c.added) > 0 {
-		columns := []string{"hold_id", "sku", "qty", "user_id", "status", "expires_at", "created_at", "idempotency_key"}
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"holds"}, columns, pgx.CopyFromSlice(len(c.added), func(i int) ([]any, error) {
-			h := &c.added[i]
-			return []any{h.HoldID, h.SKU, h.Qty, h.UserID, h.Status, h.ExpiresAt, h.CreatedAt, h.IdempotencyKey}, nil
-		}))
-		if err != nil {
-			return fmt.Errorf("add holds: %w", err)
-		}
+	if err := c.insertCreated(ctx, tx); err != nil {
+		return fmt.Errorf("insert holds: %w", err)
 	}
-	if len(c.ended) == 0 {
+	if err := c.updateEnded(ctx, tx); err != nil {
+		return fmt.Errorf("end holds: %w", err)
+	}
+	return nil
+}
+
+func (c *holdChanges) insertCreated(ctx context.Context, tx pgx.Tx) error {
+	if len(c.created) == 0 {
+		return nil
+	}
+	columns := []string{"hold_id", "sku", "qty", "user_id", "status", "expires_at", "created_at", "idempotency_key"}
+	rows := pgx.CopyFromSlice(len(c.created), func(i int) ([]any, error) {
+		h := &c.created[i]
+		return []any{h.HoldID, h.SKU, h.Qty, h.UserID, h.Status, h.ExpiresAt, h.CreatedAt, h.IdempotencyKey}, nil
+	})
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"holds"}, columns, rows)
+	return err
+}
+
+// updateEnded fails if a hold does not exist or has ended before. The engine then parks the event that ends it.
+func (c *holdChanges) updateEnded(ctx context.Context, tx pgx.Tx) error {
+	if len(c.endedIDs) == 0 {
 		return nil
 	}
 	const update = `
 		UPDATE holds SET status = ended.status FROM unnest($1::text[], $2::text[]) AS ended (hold_id, status)
 		WHERE holds.hold_id = ended.hold_id AND holds.status = 'ACTIVE'`
-	tag, err := tx.Exec(ctx, update, c.ended, c.status)
+	tag, err := tx.Exec(ctx, update, c.endedIDs, c.endedStatuses)
 	if err != nil {
-		return fmt.Errorf("end holds: %w", err)
+		return err
 	}
-	if tag.RowsAffected() != int64(len(c.ended)) {
-		return fmt.Errorf("end holds: %d of %d are there and active", tag.RowsAffected(), len(c.ended))
+	if tag.RowsAffected() != int64(len(c.endedIDs)) {
+		return fmt.Errorf("only %d of %d holds exist and are active", tag.RowsAffected(), len(c.endedIDs))
 	}
 	return nil
 }
 
-// Errors of the queries of this package.
-var (
-	// ErrNotFound is returned for a row that is not there (yet).
-	ErrNotFound = errors.New("not found")
-	// ErrNotReady is returned for a table that is not there yet: its projection makes it when it first runs.
-	ErrNotReady = errors.New("the read table is not there yet")
-)
-
-// FindHold returns one hold, or ErrNotFound.
+// FindHold returns the hold with an id, or ErrNotFound.
 func FindHold(ctx context.Context, db postgres.Querier, holdID string) (Hold, error) {
 	const query = `
 		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds WHERE hold_id = $1`
-	return one[Hold](ctx, db, "find hold", query, holdID)
-}
-
-// one reads a single row into a struct, by position.
-func one[T any](ctx context.Context, db postgres.Querier, operation, query string, args ...any) (found T, err error) {
-	rows, err := db.Query(ctx, query, args...)
-	if err == nil {
-		found, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[T])
-	}
-	return found, readFault(operation, err)
-}
-
-// all reads any number of rows into structs, by position.
-func all[T any](ctx context.Context, db postgres.Querier, operation, query string, args ...any) (found []T, err error) {
-	rows, err := db.Query(ctx, query, args...)
-	if err == nil {
-		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[T])
-	}
-	return found, readFault(operation, err)
-}
-
-// readFault turns what a query failed with into the errors of this package.
-func readFault(operation string, err error) error {
-	const undefinedTable = "42P01"
-	fault := new(pgconn.PgError)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, pgx.ErrNoRows):
-		return ErrNotFound
-	case errors.As(err, &fault) && fault.Code == undefinedTable:
-		return fmt.Errorf("%s: %w: %w", operation, ErrNotReady, err)
-	}
-	return fmt.Errorf("%s: %w", operation, err)
+	return queryOne[Hold](ctx, db, "find hold", query, holdID)
 }

@@ -11,15 +11,15 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Lag is how far a projection is behind the journal.
+// Lag is the distance of a projection behind the journal.
 type Lag struct {
 	Projection string
-	Checkpoint int64
-	Events     int64         // in the journal, and not yet applied
-	Age        time.Duration // of the oldest of them; 0 where there are none
+	Checkpoint int64         // seq of the last event applied
+	Events     int64         // number of journaled events that are not applied yet
+	Age        time.Duration // age of the oldest of them; 0 if there are none
 }
 
-// ReadLag returns the lag of each projection in a pool.
+// ReadLag returns the lag of each projection of list in a pool, in the order of list.
 func ReadLag(ctx context.Context, db postgres.Querier, pool string, list ...Projection) ([]Lag, error) {
 	const query = `
 		SELECT name, coalesce(c.seq, 0), greatest(coalesce(j.seq, 0) - coalesce(c.seq, 0), 0),

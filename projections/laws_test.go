@@ -7,7 +7,7 @@ import (
 	"github.com/stockstream/stockstream/projections/projectiontest"
 )
 
-// TestLaws holds every projection that is registered to the laws of projections.
+// TestLaws checks every built-in projection against the laws of projections.
 func TestLaws(t *testing.T) {
 	t.Parallel()
 	for i, p := range projections.BuiltIn() {
@@ -18,7 +18,7 @@ func TestLaws(t *testing.T) {
 	}
 }
 
-// TestLawsPerEvent holds the example of the how-to to them.
+// TestLawsPerEvent checks the example of docs/how-to-add-a-projection.md against the laws.
 func TestLawsPerEvent(t *testing.T) {
 	t.Parallel()
 	projectiontest.CheckLaws(t, projections.SKUHoursPerEvent)

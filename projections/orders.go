@@ -11,7 +11,22 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Order is a row of orders: a hold that was confirmed.
+// Orders is the projection of orders, one row per confirmed hold. Every HOLD_CONFIRMED event becomes an order, however
+// late it is projected: the command checked the deadline before it appended the event.
+func Orders() Projection {
+	return Projection{
+		Name:   "orders",
+		Tables: []string{"orders"},
+		Schema: ordersSchema,
+		Wants:  []events.Type{events.TypeHoldConfirmed},
+		Key:    ByHold,
+		Apply:  insertOrders,
+	}
+}
+
+// The table.
+
+// Order is a row of orders.
 type Order struct {
 	OrderID    string
 	HoldID     string
@@ -39,42 +54,40 @@ const ordersSchema = `
 	    CONSTRAINT orders_status_known CHECK (status IN ('CONFIRMED'))
 	)`
 
-// Orders is the projection of orders, one row each. However late a confirmation is projected, it is an order: whether
-// it came in time was decided when it was appended.
-func Orders() Projection {
-	return Projection{
-		Name:   "orders",
-		Tables: []string{"orders"},
-		Schema: ordersSchema,
-		Wants:  []events.Type{events.TypeHoldConfirmed},
-		Key:    ByHold,
-		Apply:  addOrders,
-	}
-}
+// The SQL. There is no fold: each event is one row.
 
-func addOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
+func insertOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
 	columns := []string{"order_id", "hold_id", "user_id", "sku", "qty", "status", "payment_ref", "created_at"}
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"orders"}, columns, pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
+	rows := pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
 		p, ok := batch[i].Payload.(*events.HoldConfirmed)
 		if !ok {
-			return nil, fmt.Errorf("%s is no confirmation", batch[i].Type)
+			return nil, fmt.Errorf("%s is not a confirmation", batch[i].Type)
 		}
-		return []any{events.OrderID(p.HoldID), p.HoldID, p.UserID, p.SKU, p.Qty, "CONFIRMED", p.PaymentRef, batch[i].At}, nil
-	}))
-	if err != nil {
-		return fmt.Errorf("add orders: %w", err)
+		return []any{
+			events.OrderID(p.HoldID),
+			p.HoldID,
+			p.UserID,
+			p.SKU,
+			p.Qty,
+			"CONFIRMED",
+			p.PaymentRef,
+			batch[i].At,
+		}, nil
+	})
+	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"orders"}, columns, rows); err != nil {
+		return fmt.Errorf("insert orders: %w", err)
 	}
 	return nil
 }
 
 const selectOrder = `SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders `
 
-// FindOrder returns one order, or ErrNotFound.
+// FindOrder returns the order with an id, or ErrNotFound.
 func FindOrder(ctx context.Context, db postgres.Querier, orderID string) (Order, error) {
-	return one[Order](ctx, db, "find order", selectOrder+`WHERE order_id = $1`, orderID)
+	return queryOne[Order](ctx, db, "find order", selectOrder+`WHERE order_id = $1`, orderID)
 }
 
-// FindOrderOfHold returns the order that a hold became, or ErrNotFound.
+// FindOrderOfHold returns the order of a confirmed hold, or ErrNotFound.
 func FindOrderOfHold(ctx context.Context, db postgres.Querier, holdID string) (Order, error) {
-	return one[Order](ctx, db, "find order of hold", selectOrder+`WHERE hold_id = $1`, holdID)
+	return queryOne[Order](ctx, db, "find order of hold", selectOrder+`WHERE hold_id = $1`, holdID)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// SKUHoursPerEvent is sku_hours in the style for ease, as docs/how-to-add-a-projection.md begins with it.
+// SKUHoursPerEvent is sku_hours written with PerEvent. docs/how-to-add-a-projection.md starts with it.
 func SKUHoursPerEvent() Projection {
 	return Projection{
 		Name:   "sku_hours",
@@ -44,22 +44,34 @@ func countInHour(e Event, sql *pgx.Batch) error {
 	return nil
 }
 
-// TestStyles holds that the two ways in which sku_hours is written come to the same rows.
-func TestStyles(t *testing.T) {
+func TestPerEventAndPerBatchWriteTheSameRows(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(stocked(30), created("a", 1), created("b", 2), confirmed("a", 1), created("c", 4), created("d", 8),
-		cancelled("b", 2, events.ReasonRequested), cancelled("c", 4, events.ReasonExpired), confirmed("d", 8))
-	p.exec(`UPDATE events SET at = at + seq * interval '17 minutes'`)
-	var tables []string
-	for _, projection := range []Projection{SKUHours(), SKUHoursPerEvent()} {
-		p.exec(`TRUNCATE sku_hours; DELETE FROM checkpoints WHERE projection = 'sku_hours'`)
-		_, stop := p.run(4, projection)
-		p.await(projection)
+	f := newFixture(t)
+	f.journal(
+		adjusted(30),
+		created("a", 1),
+		created("b", 2),
+		confirmed("a", 1),
+		created("c", 4),
+		created("d", 8),
+		cancelled("b", 2, events.ReasonRequested),
+		cancelled("c", 4, events.ReasonExpired),
+		confirmed("d", 8),
+	)
+	f.exec(`UPDATE events SET at = at + seq * interval '17 minutes'`)
+	rowsOf := func(projection Projection) string {
+		f.exec(`TRUNCATE sku_hours; DELETE FROM checkpoints WHERE projection = 'sku_hours'`)
+		_, stop := f.run(4, projection)
+		f.await(projection)
 		stop()
-		tables = append(tables, p.rows("sku_hours"))
+		return f.rows("sku_hours")
 	}
-	if tables[0] != tables[1] || tables[0] == "" {
-		t.Errorf("per batch:\n%s\nper event:\n%s", tables[0], tables[1])
+	perBatch := rowsOf(SKUHours())
+	perEvent := rowsOf(SKUHoursPerEvent())
+	if perBatch == "" {
+		t.Error("per batch: got no rows")
+	}
+	if perBatch != perEvent {
+		t.Errorf("got per batch:\n%s\nand per event:\n%s\nwant the same rows", perBatch, perEvent)
 	}
 }

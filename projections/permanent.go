@@ -9,14 +9,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// permanent reports whether an event is to blame for an error, so that trying again would not help. In doubt about
-// Postgres the answer is no: a stopped line is seen and loses nothing, whereas a healthy event that is parked because
-// a disk was full, a table was missing or a shutdown was under way has to be found and repaired.
+// permanent reports whether the event itself caused an error, so that trying again cannot help. If Postgres returned
+// an error and the cause is in doubt, the answer is no. A stopped worker is visible and loses no event; but a good
+// event that was parked because a disk was full, a table was missing or a shutdown was in progress has to be found and
+// repaired.
 func permanent(err error) bool {
 	var fromPostgres *pgconn.PgError
 	if errors.As(err, &fromPostgres) {
 		switch class := fromPostgres.Code[:2]; class {
-		case "22", "23", "P0": // the data, a constraint, or an exception that a trigger raised
+		case "22", "23", "P0": // bad data, a violated constraint, or an exception that a trigger raised
 			return true
 		default:
 			return false

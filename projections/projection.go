@@ -2,7 +2,6 @@ package projections
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,32 +11,35 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Projection is a read model of the journal. SQL in Apply uses unqualified table names.
+// Projection is a read model of the journal. SQL in Schema and Apply uses unqualified table names, so that a rebuild
+// can run it in another schema.
 type Projection struct {
+	// Name identifies the projection's checkpoint and its dead letters. Never change it.
 	Name string
-	// Tables are the tables it owns: it alone writes them, and they hold nothing but what it wrote.
+	// Tables are the tables that the projection owns. It alone writes to them.
 	Tables []string
-	// Schema makes the tables, with CREATE TABLE IF NOT EXISTS and CREATE INDEX IF NOT EXISTS under unqualified names.
-	// It is run where the tables are not there; see CreateTables.
+	// Schema creates the tables, with CREATE TABLE IF NOT EXISTS and CREATE INDEX IF NOT EXISTS. It runs if none of
+	// the tables exists; see CreateTables.
 	Schema string
-	// Wants are the event types that Apply is given.
+	// Wants are the types of the events that Apply receives.
 	Wants []events.Type
-	// Key is the sequence key: events of one key are applied in order or not at all, so that when one is parked,
-	// later ones of its key wait behind it. It must work for an event that cannot be decoded, too.
+	// Key returns the sequence key of an event. Events of one key are applied in order: if one is parked, the later
+	// ones of its key are parked behind it. Key must also work for an event whose payload cannot be decoded.
 	Key func(*events.Envelope) string
-	// Apply writes a batch within the transaction. An error parks events (after a bisection found which), unless
-	// Postgres or the connection is to blame. Apply may therefore be called again with a part of the batch, after
-	// its writes were rolled back; it must have no effects beside those writes.
+	// Apply writes a batch in the given transaction. An error parks events, unless Postgres or the connection caused
+	// it: the engine then bisects the batch to find the events that cannot be applied. Apply is therefore called
+	// again with the batch or a part of it, after its writes were rolled back, and must have no effect but its
+	// writes.
 	Apply func(ctx context.Context, tx pgx.Tx, batch []Event) error
 }
 
 // Event is an event of the journal with its payload decoded.
 type Event struct {
 	*events.Envelope
-	Payload events.Event // *events.HoldCreated and so on
+	Payload events.Event // *events.HoldCreated, *events.HoldConfirmed, …
 }
 
-// BuiltIn returns the projections that every installation runs. The lines here are the registration.
+// BuiltIn returns the projections that every installation runs. A projection is registered by its line here.
 func BuiltIn() []Projection {
 	return []Projection{
 		Holds(),
@@ -47,15 +49,15 @@ func BuiltIn() []Projection {
 	}
 }
 
-// ByHold is the sequence key of read models with a row per hold.
+// ByHold is the sequence key of read tables with one row per hold.
 func ByHold(e *events.Envelope) string { return e.HoldID }
 
-// BySKU is the sequence key of read models with a row per SKU.
+// BySKU is the sequence key of read tables with one row per SKU.
 func BySKU(e *events.Envelope) string { return e.SKU }
 
-// PerEvent makes an Apply of a function that queues the SQL for one event. The statements of a batch travel to
-// Postgres together. It is the easy way to write a projection; folding a batch in memory and writing sets is the fast
-// one.
+// PerEvent makes an Apply from a function that queues the SQL for one event. The statements of a batch are sent to
+// Postgres together. This is the easy way to write a projection. The fast way adds a batch up in memory and writes
+// each row once.
 func PerEvent(queue func(e Event, sql *pgx.Batch) error) func(context.Context, pgx.Tx, []Event) error {
 	return func(ctx context.Context, tx pgx.Tx, batch []Event) error {
 		var sql pgx.Batch
@@ -73,7 +75,7 @@ func PerEvent(queue func(e Event, sql *pgx.Batch) error) func(context.Context, p
 
 func (p Projection) wants(t events.Type) bool { return slices.Contains(p.Wants, t) }
 
-// Names returns the names of projections, in their order.
+// Names returns the names of the projections in list, in the same order.
 func Names(list []Projection) []string {
 	names := make([]string, len(list))
 	for i, p := range list {
@@ -82,22 +84,21 @@ func Names(list []Projection) []string {
 	return names
 }
 
-// Named returns built-in projections by their names.
-func Named(wanted ...string) ([]Projection, error) {
-	all := BuiltIn()
-	list := make([]Projection, 0, len(wanted))
-	for _, name := range wanted {
-		at := slices.IndexFunc(all, func(p Projection) bool { return p.Name == name })
-		switch {
-		case at < 0:
-			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownProjection, name, strings.Join(Names(all), ", "))
-		case slices.ContainsFunc(list, func(p Projection) bool { return p.Name == name }):
+// Named returns the built-in projections with the given names. It refuses an unknown name and a name given twice.
+func Named(names ...string) ([]Projection, error) {
+	builtIn := BuiltIn()
+	list := make([]Projection, 0, len(names))
+	for _, name := range names {
+		hasName := func(p Projection) bool { return p.Name == name }
+		i := slices.IndexFunc(builtIn, hasName)
+		if i < 0 {
+			known := strings.Join(Names(builtIn), ", ")
+			return nil, fmt.Errorf("unknown projection %q: the projections are %s", name, known)
+		}
+		if slices.ContainsFunc(list, hasName) {
 			return nil, fmt.Errorf("projection %q is named twice", name)
 		}
-		list = append(list, all[at])
+		list = append(list, builtIn[i])
 	}
 	return list, nil
 }
-
-// ErrUnknownProjection is returned for a name that no projection has.
-var ErrUnknownProjection = errors.New("unknown projection")

@@ -10,6 +10,28 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
+// StockLevels is the projection of the units available, held and sold per SKU. Their sum changes only when stock is
+// adjusted.
+func StockLevels() Projection {
+	return Projection{
+		Name:   "stock_levels",
+		Tables: []string{"stock_levels"},
+		Schema: stockLevelsSchema,
+		Wants: []events.Type{
+			events.TypeStockAdjusted,
+			events.TypeHoldCreated,
+			events.TypeHoldConfirmed,
+			events.TypeHoldCancelled,
+		},
+		Key: BySKU,
+		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
+			return foldStockLevels(batch).write(ctx, tx)
+		},
+	}
+}
+
+// The table.
+
 const stockLevelsSchema = `
 	CREATE TABLE IF NOT EXISTS stock_levels (
 	    sku       text   NOT NULL,
@@ -22,27 +44,18 @@ const stockLevelsSchema = `
 	    CONSTRAINT sold_not_negative CHECK (sold >= 0)
 	)`
 
-// StockLevels is the projection of stock_levels: per SKU the units available, held and sold. Their sum changes only
-// when stock is adjusted.
-func StockLevels() Projection {
-	return Projection{
-		Name:   "stock_levels",
-		Tables: []string{"stock_levels"},
-		Schema: stockLevelsSchema,
-		Wants:  []events.Type{events.TypeStockAdjusted, events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
-		Key:    BySKU,
-		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
-			return foldStock(batch).write(ctx, tx)
-		},
-	}
-}
+// The fold.
 
-// stockDeltas is what a batch comes to, per SKU.
+// stockDeltas are the changes of stock levels by one batch, per SKU.
 type stockDeltas map[string]*stockDelta
 
-type stockDelta struct{ available, held, sold int64 }
+type stockDelta struct {
+	available int64
+	held      int64
+	sold      int64
+}
 
-func foldStock(batch []Event) stockDeltas {
+func foldStockLevels(batch []Event) stockDeltas {
 	deltas := stockDeltas{}
 	for _, e := range batch {
 		switch p := e.Payload.(type) {
@@ -62,6 +75,7 @@ func foldStock(batch []Event) stockDeltas {
 	return deltas
 }
 
+// of returns the delta of a SKU, which it adds if there is none.
 func (d stockDeltas) of(sku string) *stockDelta {
 	delta := d[sku]
 	if delta == nil {
@@ -71,19 +85,12 @@ func (d stockDeltas) of(sku string) *stockDelta {
 	return delta
 }
 
+// The SQL.
+
+// write inserts a row of zeros for each new SKU, and then adds the deltas. One INSERT … ON CONFLICT would not do: the
+// row that it proposes must satisfy the constraints by itself, and a delta may be negative although the sum is not.
 func (d stockDeltas) write(ctx context.Context, tx pgx.Tx) error {
-	skus := make([]string, 0, len(d))
-	for sku := range d {
-		skus = append(skus, sku)
-	}
-	sort.Strings(skus)
-	available, held, sold := make([]int64, len(skus)), make([]int64, len(skus)), make([]int64, len(skus))
-	for i, sku := range skus {
-		available[i], held[i], sold[i] = d[sku].available, d[sku].held, d[sku].sold
-	}
-	// Two steps, because a row that INSERT … ON CONFLICT proposes must itself satisfy the constraints, and a delta
-	// may be negative where the sum is not.
-	const add = `
+	const insert = `
 		INSERT INTO stock_levels (sku, available, held, sold) SELECT sku, 0, 0, 0 FROM unnest($1::text[]) AS sku
 		ON CONFLICT (sku) DO NOTHING`
 	const update = `
@@ -91,8 +98,21 @@ func (d stockDeltas) write(ctx context.Context, tx pgx.Tx) error {
 		SET available = s.available + d.available, held = s.held + d.held, sold = s.sold + d.sold
 		FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS d (sku, available, held, sold)
 		WHERE s.sku = d.sku`
+	skus := make([]string, 0, len(d))
+	for sku := range d {
+		skus = append(skus, sku)
+	}
+	sort.Strings(skus)
+	available := make([]int64, len(skus))
+	held := make([]int64, len(skus))
+	sold := make([]int64, len(skus))
+	for i, sku := range skus {
+		available[i] = d[sku].available
+		held[i] = d[sku].held
+		sold[i] = d[sku].sold
+	}
 	var sql pgx.Batch
-	sql.Queue(add, skus)
+	sql.Queue(insert, skus)
 	sql.Queue(update, skus, available, held, sold)
 	if err := tx.SendBatch(ctx, &sql).Close(); err != nil {
 		return fmt.Errorf("change stock levels: %w", err)

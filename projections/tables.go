@@ -2,26 +2,23 @@ package projections
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrTablesGone is returned for a projection that has some of its tables and lacks others, so that it can neither go on
-// nor begin.
-var ErrTablesGone = errors.New("some of its tables are gone")
-
-// Beginner is what a transaction is begun on: a connection, a pool, or a transaction.
+// Beginner begins a transaction. A connection, a pool of connections and a transaction are Beginners.
 type Beginner interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// CreateTables makes the tables of projections that have none yet, by running their Schema. Where all tables of a
-// projection are there, nothing is done: what is changed in a Schema later comes with a rebuild. A projection none of
-// whose tables are there begins at the first event, whatever its checkpoint said; one that has lost only some of them
-// is refused with ErrTablesGone. Any number of processes may do this at once, and again.
+// CreateTables creates the missing tables of projections by running their Schema. Any number of processes may call it
+// at the same time, and repeatedly. For each projection:
+//
+//   - If all its tables exist, CreateTables changes nothing. A later change of its Schema takes effect with a rebuild.
+//   - If none exists, it creates them and deletes the checkpoint, so that the projection starts at the first event.
+//   - If only some exist, it returns an error that tells the operator to rebuild the projection.
 func CreateTables(ctx context.Context, db Beginner, list ...Projection) error {
 	for _, p := range list {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return createTables(ctx, tx, p) })
@@ -37,15 +34,19 @@ func createTables(ctx context.Context, tx pgx.Tx, p Projection) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	// IF NOT EXISTS does not keep two sessions from making the same table at the same moment.
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('stockstream/' || current_schema() || '/tables/' || $1, 0))`, p.Name); err != nil {
+	// The lock is needed although Schema says IF NOT EXISTS: two sessions that create the same table at the same
+	// moment still collide.
+	const lock = `SELECT pg_advisory_xact_lock(hashtextextended('stockstream/' || current_schema() || '/tables/' || $1, 0))`
+	if _, err := tx.Exec(ctx, lock, p.Name); err != nil {
 		return err
 	}
-	if missing, err = missingTables(ctx, tx, p.Tables); err != nil || len(missing) == 0 {
+	missing, err = missingTables(ctx, tx, p.Tables)
+	if err != nil || len(missing) == 0 {
 		return err
 	}
 	if len(missing) < len(p.Tables) {
-		return fmt.Errorf("%w (%s); make them anew: stockstream projections rebuild %s", ErrTablesGone, strings.Join(missing, ", "), p.Name)
+		return fmt.Errorf("%w (%s); create them with: stockstream projections rebuild %s",
+			errTablesGone, strings.Join(missing, ", "), p.Name)
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = $1`, p.Name); err != nil {
 		return err
@@ -53,13 +54,17 @@ func createTables(ctx context.Context, tx pgx.Tx, p Projection) error {
 	if _, err := tx.Exec(ctx, p.Schema); err != nil {
 		return err
 	}
-	if missing, err = missingTables(ctx, tx, p.Tables); err == nil && len(missing) > 0 {
-		err = fmt.Errorf("its Schema does not make %s", strings.Join(missing, ", "))
+	missing, err = missingTables(ctx, tx, p.Tables)
+	if err != nil {
+		return err
 	}
-	return err
+	if len(missing) > 0 {
+		return fmt.Errorf("its Schema does not create %s", strings.Join(missing, ", "))
+	}
+	return nil
 }
 
-// missingTables returns which of the tables are not in the current schema.
+// missingTables returns the tables that do not exist in the current schema.
 func missingTables(ctx context.Context, tx pgx.Tx, tables []string) ([]string, error) {
 	const query = `
 		SELECT name FROM unnest($1::text[]) WITH ORDINALITY AS n (name, nr)
@@ -71,7 +76,7 @@ func missingTables(ctx context.Context, tx pgx.Tx, tables []string) ([]string, e
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// DropTables throws the tables of projections away, and their checkpoints with them.
+// DropTables drops the tables of projections and deletes their checkpoints.
 func DropTables(ctx context.Context, db Beginner, list ...Projection) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		for _, p := range list {
@@ -81,8 +86,9 @@ func DropTables(ctx context.Context, db Beginner, list ...Projection) error {
 				}
 			}
 		}
-		var recorded bool
-		if err := tx.QueryRow(ctx, `SELECT to_regclass('checkpoints') IS NOT NULL`).Scan(&recorded); err != nil || !recorded {
+		var haveCheckpoints bool
+		const query = `SELECT to_regclass('checkpoints') IS NOT NULL`
+		if err := tx.QueryRow(ctx, query).Scan(&haveCheckpoints); err != nil || !haveCheckpoints {
 			return err
 		}
 		_, err := tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = ANY($1)`, Names(list))

@@ -2,84 +2,90 @@ package projections
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestCreateTables makes tables, from many sessions at once and again, and keeps what is in them.
-func TestCreateTables(t *testing.T) {
+// TestCreateTablesKeepsExistingTables creates tables from eight sessions at once and then again, and checks that a
+// second call keeps rows and checkpoint.
+func TestCreateTablesKeepsExistingTables(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.exec(`DROP TABLE holds, orders, stock_levels`)
+	f := newFixture(t)
+	f.exec(`DROP TABLE holds, orders, stock_levels`)
 	var all sync.WaitGroup
 	for range 8 {
-		conn := testenv.Connect(t, p.config)
+		conn := testenv.Connect(t, f.config)
 		all.Go(func() {
-			if err := CreateTables(p.ctx, conn, BuiltIn()...); err != nil {
-				t.Errorf("together: %v", err)
+			if err := CreateTables(f.ctx, conn, BuiltIn()...); err != nil {
+				t.Errorf("from one of eight sessions: %v", err)
 			}
 		})
 	}
 	all.Wait()
-	p.exec(`INSERT INTO stock_levels VALUES ('shirt', 1, 0, 0)`)
-	p.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('stock_levels', 'main', 7)`)
-	if err := CreateTables(p.ctx, p.db, BuiltIn()...); err != nil {
+	f.exec(`INSERT INTO stock_levels VALUES ('shirt', 1, 0, 0)`)
+	f.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('stock_levels', 'main', 7)`)
+	if err := CreateTables(f.ctx, f.db, BuiltIn()...); err != nil {
 		t.Error(err)
 	}
-	if got, want := p.rows("stock_levels"), "(shirt,1,0,0)"; got != want {
-		t.Errorf("rows after making the tables again: got %q, want %q", got, want)
+	f.wantRows("stock_levels", "(shirt,1,0,0)")
+	f.wantCheckpoint("stock_levels", 7)
+}
+
+func TestProjectionStartsAgainAfterItsTablesWereDropped(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.journal(created("a", 1), created("b", 1))
+	projection := f.notes(neverFails)
+	_, stop := f.run(0, projection)
+	f.await(projection)
+	stop()
+	f.exec(`DROP TABLE notes`)
+	f.journal(created("c", 1))
+	f.run(0, projection)
+	f.await(projection)
+	f.wantRows("notes", "(1,a)\n(2,b)\n(3,c)")
+}
+
+// TestCreateTablesRefusesIncompleteTables checks that a projection with only some of its tables is refused with advice
+// to rebuild it, and that a Schema must create every table in Tables.
+func TestCreateTablesRefusesIncompleteTables(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	projection := f.notes(neverFails)
+	if err := CreateTables(f.ctx, f.db, projection); err != nil {
+		t.Fatal(err)
 	}
-	if seq, err := worker.ReadCheckpoint(p.ctx, p.db, "stock_levels", "main"); err != nil || seq != 7 {
-		t.Errorf("the checkpoint is at %d (%v), want it left at 7", seq, err)
+	projection.Tables = []string{"notes", "more"}
+	err := CreateTables(f.ctx, f.db, projection)
+	if !errors.Is(err, errTablesGone) {
+		t.Errorf("with one table of two: got error %v, want errTablesGone", err)
+	}
+	if err == nil || !strings.Contains(err.Error(), "rebuild notes") {
+		t.Errorf("with one table of two: got error %v, want the command that rebuilds", err)
+	}
+	f.exec(`DROP TABLE notes`)
+	err = CreateTables(f.ctx, f.db, projection)
+	if err == nil || !strings.Contains(err.Error(), "does not create more") {
+		t.Errorf("with a Schema that lacks a table: got error %v, want one that names the table", err)
 	}
 }
 
-// TestLostTables holds that a projection whose tables were dropped begins anew, and that one which lost some of them
-// stops and says what to do, rather than going on with half of what it knew.
-func TestLostTables(t *testing.T) {
+func TestDropTablesDeletesCheckpoints(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(created("a", 1), created("b", 1))
-	projection := p.notes(healthy)
-	_, stop := p.run(0, projection)
-	p.await(projection)
-	stop()
-	p.exec(`DROP TABLE notes`)
-	p.journal(created("c", 1))
-	_, stop = p.run(0, projection)
-	p.await(projection)
-	stop()
-	if got, want := p.rows("notes"), "(1,a)\n(2,b)\n(3,c)"; got != want {
-		t.Errorf("after the table was dropped: got %q, want %q", got, want)
-	}
-	projection.Tables = slices.Concat(projection.Tables, []string{"more"})
-	if err := CreateTables(p.ctx, p.db, projection); !errors.Is(err, ErrTablesGone) || !strings.Contains(err.Error(), "rebuild notes") {
-		t.Errorf("with one table of two: got %v, want ErrTablesGone and what to do", err)
-	}
-	p.exec(`DROP TABLE notes`)
-	if err := CreateTables(p.ctx, p.db, projection); err == nil || !strings.Contains(err.Error(), "does not make more") {
-		t.Errorf("a Schema that lacks a table: got %v", err)
-	}
-}
-
-// TestDropTables takes tables and checkpoints away together.
-func TestDropTables(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'main', 7), ('journal', 'main', 9)`)
-	for range 2 {
-		if err := DropTables(p.ctx, p.db, BuiltIn()...); err != nil {
+	f := newFixture(t)
+	f.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'main', 7), ('journal', 'main', 9)`)
+	for range 2 { // dropping again must work
+		if err := DropTables(f.ctx, f.db, BuiltIn()...); err != nil {
 			t.Fatal(err)
 		}
-		var left string
-		const query = `SELECT (to_regclass('holds') IS NULL)::text || (SELECT string_agg(projection, ' ') FROM checkpoints)`
-		if err := p.db.QueryRow(p.ctx, query).Scan(&left); err != nil || left != "truejournal" {
-			t.Errorf("got %q (%v), want no table and the journal's checkpoint only", left, err)
+		if got := f.texts(`SELECT (to_regclass('holds') IS NULL)::text`); got != "true" {
+			t.Error("the table holds still exists")
+		}
+		if got := f.texts(`SELECT projection FROM checkpoints`); got != "journal" {
+			t.Errorf("got checkpoints of %q, want only the journal's", got)
 		}
 	}
 }

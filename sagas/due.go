@@ -17,37 +17,37 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// DueSubscriber delivers holds whose deadline has passed, by Redis's clock: one message per hold, its UUID the hold's
-// id. Messages are in flight together, since they have no order among themselves.
-type DueSubscriber struct {
+// dueSubscriber delivers the holds of one pool whose deadline has passed by Redis's clock: one message per hold, with the
+// hold's id as its UUID. Expiries need no order, so it delivers up to dueInFlight holds at once.
+type dueSubscriber struct {
 	*worker.Worker
 	redis redis.Cmdable
 	pool  events.Pool
 }
 
 const (
-	dueInterval   = 200 * time.Millisecond // between looks at the set, and so how late an expiry begins
-	dueInFlight   = 256
-	expiryTimeout = 15 * time.Second // for one hold, at shutdown too
+	dueInterval   = 200 * time.Millisecond // the pause between sweeps, and so the usual delay of an expiry
+	dueInFlight   = 256                    // holds delivered at once
+	expiryTimeout = 15 * time.Second       // for the holds in flight, also during shutdown
 )
 
-var _ message.Subscriber = (*DueSubscriber)(nil)
+var _ message.Subscriber = (*dueSubscriber)(nil)
 
-// NewDueSubscriber returns a subscriber for one pool's due holds. The client stays the caller's to close.
-func NewDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *DueSubscriber {
-	return &DueSubscriber{Worker: worker.New("saga", log), redis: client, pool: pool}
+// newDueSubscriber returns a subscriber for one pool's due holds. It does not close the client.
+func newDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *dueSubscriber {
+	return &dueSubscriber{Worker: worker.New("saga", log), redis: client, pool: pool}
 }
 
-// Subscribe implements message.Subscriber. The topic must be the pool's set of due holds.
-func (s *DueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+// Subscribe implements message.Subscriber. The topic must be the key of the pool's set of due holds.
+func (s *dueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	if topic != s.pool.DueKey() {
-		return nil, fmt.Errorf("subscribe to %q: this subscriber reads %q", topic, s.pool.DueKey())
+		return nil, fmt.Errorf("subscribe to %q: this subscriber reads only %q", topic, s.pool.DueKey())
 	}
-	return s.Start(ctx, s.watch)
+	return s.Start(ctx, s.run)
 }
 
-// watch sweeps the set again and again, until a sweep fails.
-func (s *DueSubscriber) watch(ctx context.Context, out chan<- *message.Message) error {
+// run sweeps the due set every dueInterval until a sweep fails.
+func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
 	tick := time.NewTicker(dueInterval)
 	defer tick.Stop()
 	for {
@@ -63,74 +63,87 @@ func (s *DueSubscriber) watch(ctx context.Context, out chan<- *message.Message) 
 	}
 }
 
-// sweep delivers every hold that is due now, each once, whatever became of it. One that is read again is passed over
-// until the next sweep, so that it blocks nobody: it was not handled, or Redis's clock was set back meanwhile. Where all
-// holds of a round are refused for a reason that is none of theirs, so would be the others, and the sweep ends.
-func (s *DueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
+// sweep delivers each hold that is due at its start once, in batches, whether or not the hold can be handled:
+//
+//  1. It reads the due holds with the earliest deadlines. A handled hold leaves the due set, so the next batch is
+//     usually read from the same offset.
+//  2. A hold of the batch before that is read again is still in the set: it was not handled, or Redis's clock was set
+//     back. sweep moves the offset past it, so that it does not block the others. The next sweep tries it again.
+//  3. If no hold of a batch could be handled, and each error would also meet every other hold (Redis is unavailable, for
+//     example), the sweep stops.
+func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
 		return fmt.Errorf("read Redis's clock: %w", err)
 	}
 	var (
-		delivered         []string // in the round before: in the set, what is left of them stands before all others
-		passed, unhandled int
-		fault             error
+		offset     int64
+		previous   []string // the batch before; those still in the set are the first to be read again
+		unhandled  int
+		firstFault error
 	)
 	for {
-		due, err := s.redis.ZRangeByScore(ctx, s.pool.DueKey(), &redis.ZRangeBy{
-			Min: "-inf", Max: strconv.FormatInt(now.UnixMilli(), 10), Offset: int64(passed), Count: dueInFlight,
+		batch, err := s.redis.ZRangeByScore(ctx, s.pool.DueKey(), &redis.ZRangeBy{
+			Min:    "-inf",
+			Max:    strconv.FormatInt(now.UnixMilli(), 10),
+			Offset: offset,
+			Count:  dueInFlight,
 		}).Result()
 		if err != nil {
 			return fmt.Errorf("read due holds: %w", err)
 		}
-		if len(due) == 0 {
+		if len(batch) == 0 {
 			break
 		}
-		read := len(due)
-		due = slices.DeleteFunc(due, func(holdID string) bool { return slices.Contains(delivered, holdID) })
-		passed += read - len(due)
-		faults, err := deliverAll(ctx, out, due)
+		read := len(batch)
+		batch = slices.DeleteFunc(batch, func(holdID string) bool { return slices.Contains(previous, holdID) })
+		offset += int64(read - len(batch))
+
+		faults, err := deliverAll(ctx, out, batch)
 		if err != nil {
 			return err
 		}
-		if len(faults) > 0 && len(faults) == len(due) && !slices.ContainsFunc(faults, isForOne) {
+		if len(faults) > 0 && len(faults) == len(batch) && !slices.ContainsFunc(faults, concernsOneHold) {
 			return fmt.Errorf("no due hold can be handled: %w", faults[0])
 		}
-		if unhandled += len(faults); fault == nil && len(faults) > 0 {
-			fault = faults[0]
+		if unhandled == 0 && len(faults) > 0 {
+			firstFault = faults[0]
 		}
-		delivered = due
+		unhandled += len(faults)
+		previous = batch
 	}
 	if unhandled > 0 {
-		return fmt.Errorf("%d due holds were not handled, the first for: %w", unhandled, fault)
+		return fmt.Errorf("%d due holds were not handled; the first error: %w", unhandled, firstFault)
 	}
 	return nil
 }
 
-// deliverAll delivers the holds together, waits for all of them, and returns the errors of those that
-// were not acknowledged.
-func deliverAll(ctx context.Context, out chan<- *message.Message, due []string) (faults []error, err error) {
+// deliverAll delivers the holds at once, waits until each is acknowledged or refused, and returns the errors of those
+// that were refused. If ctx ends, it delivers no further hold, but still waits for the holds in flight.
+func deliverAll(ctx context.Context, out chan<- *message.Message, holdIDs []string) (faults []error, err error) {
 	handling, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
 	var inFlight []*worker.Delivery
-	for i := 0; i < len(due) && err == nil; i++ {
-		d := worker.NewDelivery(handling, due[i], nil)
+	for i := 0; i < len(holdIDs) && err == nil; i++ {
+		delivery := worker.NewDelivery(handling, holdIDs[i], nil)
 		select {
 		case <-ctx.Done():
 			err = ctx.Err()
-		case out <- d.Message:
-			inFlight = append(inFlight, d)
+		case out <- delivery.Message:
+			inFlight = append(inFlight, delivery)
 		}
 	}
-	for _, d := range inFlight {
-		if fault := d.Wait(); fault != nil {
+	for _, delivery := range inFlight {
+		if fault := delivery.Wait(); fault != nil {
 			faults = append(faults, fault)
 		}
 	}
 	return faults, err
 }
 
-// isForOne reports whether the fault says nothing about other holds.
-func isForOne(fault error) bool {
-	return !errors.Is(fault, commands.ErrNotReady) && !errors.Is(fault, commands.ErrStale) && !errors.Is(fault, commands.ErrUnavailable)
+// concernsOneHold reports whether other holds may be handled although this error was returned for one hold.
+func concernsOneHold(err error) bool {
+	return !errors.Is(err, commands.ErrNotReady) &&
+		!errors.Is(err, commands.ErrStale) &&
+		!errors.Is(err, commands.ErrUnavailable)
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// sweepDue makes one sweep over so many due holds, and returns how often each was delivered. What handle returns is
-// what becomes of a hold; nothing takes it off the set but handle.
+// sweepDue sweeps once over a set of due holds and returns how often each hold was delivered. handle decides the result
+// of each delivery; a hold leaves the set only if handle removes it.
 func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID string) error) (delivered map[string]int, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -27,12 +27,14 @@ func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID 
 	for i := range holds {
 		client.ZAdd(ctx, events.MainPool.DueKey(), redis.Z{Score: 1, Member: fmt.Sprintf("h%04d", i)})
 	}
-	out, handled := make(chan *message.Message), make(chan struct{})
+	out := make(chan *message.Message)
+	handled := make(chan struct{})
 	delivered = map[string]int{}
 	go func() {
 		defer close(handled)
 		for msg := range out {
-			if delivered[msg.UUID]++; delivered[msg.UUID] > 2 { // it would go on for ever
+			delivered[msg.UUID]++
+			if delivered[msg.UUID] > 2 { // stop a sweep that would never end
 				cancel()
 			}
 			_, err := worker.ReportFault(func(msg *message.Message) ([]*message.Message, error) {
@@ -45,18 +47,18 @@ func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID 
 			}
 		}
 	}()
-	err = NewDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+	err = newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
 	close(out)
 	<-handled
 	return delivered, err
 }
 
-// TestSweepDeliversOnce holds that a sweep delivers every hold that is due once, and ends, whatever becomes of them:
-// also of those that were handled and are in the set as before, which is what a clock that was set back leaves.
-func TestSweepDeliversOnce(t *testing.T) {
+// TestSweepDeliversEachDueHoldOnce checks that a sweep delivers every due hold once and ends, whether the holds are
+// handled or not. A hold that was handled can still be due if Redis's clock was set back.
+func TestSweepDeliversEachDueHoldOnce(t *testing.T) {
 	t.Parallel()
 	const holds = 2*dueInFlight + 10
-	takeOff := func(client *redis.Client, holdID string) error {
+	removeFromSet := func(client *redis.Client, holdID string) error {
 		return client.ZRem(context.Background(), events.MainPool.DueKey(), holdID).Err()
 	}
 	odd := func(holdID string) bool { return holdID[len(holdID)-1]%2 == 1 }
@@ -65,7 +67,7 @@ func TestSweepDeliversOnce(t *testing.T) {
 		handle    func(*redis.Client, string) error
 		unhandled int
 	}{
-		"handled":                {handle: takeOff},
+		"handled":                {handle: removeFromSet},
 		"handled, but still due": {handle: func(*redis.Client, string) error { return nil }},
 		"none handled":           {handle: func(*redis.Client, string) error { return broken }, unhandled: holds},
 		"some handled, but still due": {unhandled: holds / 2, handle: func(_ *redis.Client, holdID string) error {
@@ -78,40 +80,50 @@ func TestSweepDeliversOnce(t *testing.T) {
 			if odd(holdID) {
 				return broken
 			}
-			return takeOff(client, holdID)
+			return removeFromSet(client, holdID)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			delivered, err := sweepDue(t, holds, c.handle)
-			if c.unhandled == 0 && err != nil || c.unhandled > 0 && (!errors.Is(err, broken) || err.Error() != fmt.Sprintf("%d due holds were not handled, the first for: broken", c.unhandled)) {
-				t.Errorf("got %v, want %d not handled", err, c.unhandled)
+			if c.unhandled == 0 {
+				if err != nil {
+					t.Errorf("all holds were handled: got the error %v", err)
+				}
+			} else {
+				if !errors.Is(err, broken) {
+					t.Errorf("got the error %v, want it to wrap %v", err, broken)
+				}
+				want := fmt.Sprintf("%d due holds were not handled; the first error: broken", c.unhandled)
+				if fmt.Sprint(err) != want {
+					t.Errorf("got the error %v, want %s", err, want)
+				}
 			}
 			for holdID, times := range delivered {
 				if times != 1 {
-					t.Errorf("%s was delivered %d times", holdID, times)
+					t.Errorf("hold %s: got %d deliveries, want 1", holdID, times)
 				}
 			}
 			if len(delivered) != holds {
-				t.Errorf("%d holds were delivered, want %d", len(delivered), holds)
+				t.Errorf("got %d holds delivered, want %d", len(delivered), holds)
 			}
 		})
 	}
 }
 
-// TestSweepEndsWhenAllAreRefused holds that a sweep ends, with the reason, at the first round in which nothing could be
-// handled because nothing is at present; not where a single hold was handled, or failed for a reason of its own.
-func TestSweepEndsWhenAllAreRefused(t *testing.T) {
+// TestSweepStopsWhenCommandsAreRefused checks that a sweep stops after the first batch if commands refuse every hold for
+// a reason that concerns all holds. It goes on if one hold was handled, or failed for a reason of its own.
+func TestSweepStopsWhenCommandsAreRefused(t *testing.T) {
 	t.Parallel()
 	const holds = 2 * dueInFlight
 	for _, refusal := range []*commands.Error{commands.ErrNotReady, commands.ErrStale, commands.ErrUnavailable} {
 		for name, c := range map[string]struct {
-			first error // of the first hold; all others are refused
-			want  int
+			first error // the result of the first hold; all others get the refusal
+			want  int   // holds delivered
 		}{
-			"all":     {first: refusal, want: dueInFlight},
-			"but one": {first: errors.New("broken"), want: holds},
-			"handled": {first: nil, want: holds},
+			"all refused": {first: refusal, want: dueInFlight},
+			"one broken":  {first: errors.New("broken"), want: holds},
+			"one handled": {first: nil, want: holds},
 		} {
 			t.Run(refusal.Code+" "+name, func(t *testing.T) {
 				t.Parallel()
@@ -121,35 +133,40 @@ func TestSweepEndsWhenAllAreRefused(t *testing.T) {
 					}
 					return fmt.Errorf("cancel: %w", refusal)
 				})
-				if len(delivered) != c.want || err == nil {
-					t.Errorf("%d holds were delivered (%v), want %d", len(delivered), err, c.want)
+				if len(delivered) != c.want {
+					t.Errorf("got %d holds delivered, want %d", len(delivered), c.want)
 				}
-				if c.want == dueInFlight && err.Error() != "no due hold can be handled: "+refusal.Error() {
-					t.Errorf("got %q, want the reason", err)
+				if err == nil {
+					t.Fatal("got no error, want the refusal")
+				}
+				if want := "no due hold can be handled: " + refusal.Error(); c.want == dueInFlight && err.Error() != want {
+					t.Errorf("got the error %q, want %q", err, want)
 				}
 			})
 		}
 	}
 }
 
-// TestInFlightAtShutdown holds that a hold which was delivered can be handled to its end when the sweep is told to stop.
-func TestInFlightAtShutdown(t *testing.T) {
+// TestShutdownFinishesTheHoldInFlight checks that a hold which was delivered can still be handled after the sweep's
+// context is cancelled.
+func TestShutdownFinishesTheHoldInFlight(t *testing.T) {
 	t.Parallel()
 	client := testenv.RedisClient(t, testenv.Redis(t))
 	client.ZAdd(t.Context(), events.MainPool.DueKey(), redis.Z{Score: 1, Member: "h1"}, redis.Z{Score: 1, Member: "h2"})
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	out, swept := make(chan *message.Message), make(chan error, 1)
+	out := make(chan *message.Message)
+	swept := make(chan error, 1)
 	go func() {
-		swept <- NewDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+		swept <- newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
 	}()
 	msg := <-out
 	stop()
 	if err := msg.Context().Err(); err != nil {
-		t.Errorf("the hold in flight: %v", err)
+		t.Errorf("the context of the hold in flight ended: %v", err)
 	}
 	msg.Ack()
 	if err := <-swept; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want that the sweep was stopped", err)
+		t.Errorf("the sweep returned %v, want %v", err, context.Canceled)
 	}
 }

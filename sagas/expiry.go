@@ -18,37 +18,46 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Expiry turns due holds into cancellations with the reason "expired"; their stock returns in the same step.
+// Expiry cancels due holds with the reason "expired". The same command returns their units to the stock.
 type Expiry struct {
 	Commands *commands.Service
 	Redis    redis.Cmdable
-	Postgres *pgxpool.Pool // for dead letters only: holds expire while Postgres is away
+	Postgres *pgxpool.Pool // used only for dead letters: holds also expire while Postgres is unavailable
 	Pool     events.Pool
 	Log      *slog.Logger
 }
 
-// AddTo adds the saga to the router, and returns its line.
+// AddTo adds the saga to the router and returns the worker that reads the due holds.
 func (x *Expiry) AddTo(router *message.Router) *worker.Worker {
-	subscriber := NewDueSubscriber(x.Redis, x.Pool, x.Log)
-	router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle).AddMiddleware(worker.ReportFault)
+	subscriber := newDueSubscriber(x.Redis, x.Pool, x.Log)
+	handler := router.AddConsumerHandler("saga expiry", x.Pool.DueKey(), subscriber, x.handle)
+	handler.AddMiddleware(worker.ReportFault)
 	return subscriber.Worker
 }
 
-// handle expires one hold.
+// handle cancels the hold whose id is the message's UUID.
 func (x *Expiry) handle(msg *message.Message) error {
-	ctx, holdID := msg.Context(), msg.UUID
-	_, err := x.Commands.Cancel(commands.WithMetadata(ctx, map[string]string{journal.MetadataCausationID: "expiry/" + holdID}), commands.Cancel{HoldID: holdID, Expired: true})
-	return x.settle(ctx, holdID, err)
+	ctx := msg.Context()
+	holdID := msg.UUID
+	_, err := x.Commands.Cancel(ctx, commands.Cancel{
+		HoldID:   holdID,
+		Expired:  true,
+		Metadata: map[string]string{journal.MetadataCausationID: "expiry/" + holdID},
+	})
+	return x.handleResult(ctx, holdID, err)
 }
 
-// settle makes of a command's outcome that of the delivery. A hold that is to blame itself is dead-lettered and taken
-// off the set; adding it again (ZADD holds:due 0 <hold_id>) tries it anew. Any other error fails the delivery, and the
-// hold is found again.
-func (x *Expiry) settle(ctx context.Context, holdID string, err error) error {
+// handleResult turns the result of Cancel into the result of the delivery:
+//
+//   - The hold is cancelled, or there was nothing to cancel: the message is acknowledged.
+//   - Cancel will always refuse this hold: the hold becomes a dead letter and leaves the due set. An operator who has
+//     repaired it puts it back with ZADD holds:due 0 <hold_id>.
+//   - Any other error: the message is refused, and a later sweep delivers the hold again.
+func (x *Expiry) handleResult(ctx context.Context, holdID string, err error) error {
 	switch {
-	case err == nil, ended(err):
+	case err == nil, nothingToCancel(err):
 		return nil
-	case !blamesHold(err):
+	case !isPermanent(err):
 		return err
 	}
 	x.Log.Error("due hold cannot be cancelled; parked as a dead letter", "hold_id", holdID, "error", err)
@@ -56,28 +65,38 @@ func (x *Expiry) settle(ctx context.Context, holdID string, err error) error {
 		return err
 	}
 	if err := x.Redis.ZRem(ctx, x.Pool.DueKey(), holdID).Err(); err != nil {
-		return fmt.Errorf("take hold %s off the due set: %w", holdID, err)
+		return fmt.Errorf("remove hold %s from the due set: %w", holdID, err)
 	}
 	return nil
 }
 
-// ended reports whether there is nothing to do any more: the hold ended in another way, or is not due after all. The
-// script has put the set right.
-func ended(err error) bool {
-	return errors.Is(err, commands.ErrHoldConfirmed) || errors.Is(err, commands.ErrHoldCancelled) || errors.Is(err, commands.ErrNotDue)
+// nothingToCancel reports whether the hold was confirmed or cancelled before, or is not due. Cancel's script has then
+// already corrected the due set.
+func nothingToCancel(err error) bool {
+	return errors.Is(err, commands.ErrHoldConfirmed) ||
+		errors.Is(err, commands.ErrHoldCancelled) ||
+		errors.Is(err, commands.ErrNotDue)
 }
 
-// blamesHold reports whether the hold would be refused however often it is tried. What is not known for that is not.
-func blamesHold(err error) bool {
+// isPermanent reports whether Cancel would refuse the hold at every further try. Unknown errors count as temporary.
+func isPermanent(err error) bool {
 	var malformed *commands.ValidationError
-	return errors.Is(err, commands.ErrStateInvalid) || errors.Is(err, commands.ErrUnknownHold) || errors.As(err, &malformed)
+	return errors.Is(err, commands.ErrStateInvalid) ||
+		errors.Is(err, commands.ErrUnknownHold) ||
+		errors.As(err, &malformed)
 }
 
+// park writes a dead letter for a hold that cannot be cancelled.
 func (x *Expiry) park(ctx context.Context, holdID string, cause error) error {
 	return pgx.BeginFunc(ctx, x.Postgres, func(tx pgx.Tx) error {
 		return deadletters.Park(ctx, tx, deadletters.Letter{
-			Source: deadletters.SourceSaga, MessageKey: "expire/" + holdID, SequenceKey: holdID, Pool: x.Pool.Name(),
-			EventType: events.TypeHoldCancelled, Raw: []byte(holdID), Error: cause.Error(),
+			Source:      deadletters.SourceSaga,
+			MessageKey:  "expire/" + holdID,
+			SequenceKey: holdID,
+			Pool:        x.Pool.Name(),
+			EventType:   events.TypeHoldCancelled,
+			Raw:         []byte(holdID),
+			Error:       cause.Error(),
 		})
 	})
 }

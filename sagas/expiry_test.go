@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/recovery/recoverytest"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
@@ -23,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// shop sells shirts on servers of its own.
-type shop struct {
+// fixture is a pool with 100 shirts, on a Redis server and in a Postgres schema of its own.
+type fixture struct {
 	t        *testing.T
 	ctx      context.Context
 	server   *local.Redis
@@ -33,7 +34,7 @@ type shop struct {
 	service  *commands.Service
 }
 
-func openShop(t *testing.T) *shop {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -43,95 +44,108 @@ func openShop(t *testing.T) *shop {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	s := &shop{t: t, ctx: ctx, server: testenv.Redis(t), postgres: pool}
-	s.redis = testenv.RedisClient(t, s.server)
-	s.service, err = commands.NewService(events.MainPool, s.redis, commands.DefaultConfig())
-	if err != nil {
-		t.Fatal(err)
+	f := &fixture{
+		t:        t,
+		ctx:      ctx,
+		server:   testenv.Redis(t),
+		postgres: pool,
 	}
-	t.Cleanup(func() { _ = s.service.Close() })
-	if err := s.service.Open(ctx, testenv.ParseURL(t, url)); err != nil {
-		t.Fatal(err)
-	}
-	s.redis.Set(ctx, "stock:shirt", 100, 0)
-	return s
+	f.redis = testenv.RedisClient(t, f.server)
+	f.service = recoverytest.OpenService(t, f.redis, testenv.ParseURL(t, url), commands.DefaultConfig())
+	f.redis.Set(ctx, "stock:shirt", 100, 0)
+	return f
 }
 
-// hold reserves a shirt; with due, its deadline has passed.
-func (s *shop) hold(key string, due bool) string {
-	s.t.Helper()
-	r, err := s.service.Reserve(s.ctx, commands.Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: key})
+// hold reserves a shirt and returns the id of the hold. If due, it moves the deadline into the past.
+func (f *fixture) hold(key string, due bool) string {
+	f.t.Helper()
+	r, err := f.service.Reserve(f.ctx, commands.Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: key})
 	if err != nil {
-		s.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	if due {
 		past := time.Now().Add(-time.Minute).UnixMilli()
-		s.redis.HSet(s.ctx, "hold:"+r.HoldID, "expires_at", past)
-		s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: float64(past), Member: r.HoldID})
+		f.redis.HSet(f.ctx, "hold:"+r.HoldID, "expires_at", past)
+		f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: float64(past), Member: r.HoldID})
 	}
 	return r.HoldID
 }
 
-// run runs an instance of the saga.
-func (s *shop) run() (line *worker.Worker) {
-	s.t.Helper()
-	testenv.RunRouter(s.t, func(router *message.Router) { line = s.expiry().AddTo(router) })
-	return line
+// run starts one instance of the saga, which runs until the test ends.
+func (f *fixture) run() (worker *worker.Worker) {
+	f.t.Helper()
+	testenv.RunRouter(f.t, func(router *message.Router) { worker = f.expiry().AddTo(router) })
+	return worker
 }
 
-func (s *shop) expiry() *Expiry {
-	return &Expiry{Commands: s.service, Redis: s.redis, Postgres: s.postgres, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
-}
-
-// deliver has the saga handle one due hold.
-func (s *shop) deliver(holdID string) error {
-	msg := message.NewMessage(holdID, nil)
-	msg.SetContext(s.ctx)
-	return s.expiry().handle(msg)
-}
-
-func (s *shop) wantLetters(want int) {
-	s.t.Helper()
-	letters, err := deadletters.List(s.ctx, s.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
-	if err != nil || len(letters) != want {
-		s.t.Errorf("got %d letters (%v), want %d: %+v", len(letters), err, want, letters)
+func (f *fixture) expiry() *Expiry {
+	return &Expiry{
+		Commands: f.service,
+		Redis:    f.redis,
+		Postgres: f.postgres,
+		Pool:     events.MainPool,
+		Log:      slog.New(slog.DiscardHandler),
 	}
 }
 
-func (s *shop) awaitDue(want int64) {
-	s.t.Helper()
-	testenv.Eventually(s.t, 15*time.Second, func() (bool, string) {
-		got, err := s.redis.ZCard(s.ctx, "holds:due").Result()
-		return err == nil && got == want, fmt.Sprintf("%d holds are live or due (%v), want %d", got, err, want)
+// deliver calls the saga's handler with one due hold.
+func (f *fixture) deliver(holdID string) error {
+	msg := message.NewMessage(holdID, nil)
+	msg.SetContext(f.ctx)
+	return f.expiry().handle(msg)
+}
+
+// wantLetters checks how many dead letters the saga has written.
+func (f *fixture) wantLetters(want int) {
+	f.t.Helper()
+	letters, err := deadletters.List(f.ctx, f.postgres, deadletters.Filter{Source: deadletters.SourceSaga})
+	if err != nil {
+		f.t.Error(err)
+	}
+	if len(letters) != want {
+		f.t.Errorf("got %d dead letters, want %d: %+v", len(letters), want, letters)
+	}
+}
+
+// awaitDue waits until the due set, which has all live holds, has the given size.
+func (f *fixture) awaitDue(want int64) {
+	f.t.Helper()
+	testenv.Eventually(f.t, 15*time.Second, func() (bool, string) {
+		got, err := f.redis.ZCard(f.ctx, "holds:due").Result()
+		return err == nil && got == want, fmt.Sprintf("got %d holds in the due set (%v), want %d", got, err, want)
 	})
 }
 
-func (s *shop) wantStock(want int64) {
-	s.t.Helper()
-	if got, err := s.redis.Get(s.ctx, "stock:shirt").Int64(); got != want || err != nil {
-		s.t.Errorf("stock: got %d (%v), want %d", got, err, want)
+func (f *fixture) wantStock(want int64) {
+	f.t.Helper()
+	got, err := f.redis.Get(f.ctx, "stock:shirt").Int64()
+	if err != nil {
+		f.t.Error(err)
+	}
+	if got != want {
+		f.t.Errorf("available shirts: got %d, want %d", got, want)
 	}
 }
 
-// TestExpiry holds that due holds are cancelled once, by however many instances, that their stock returns, and that
-// the others are left alone.
-func TestExpiry(t *testing.T) {
+// TestDueHoldsExpireOnce checks that three instances of the saga together cancel each due hold once, that its units
+// return to the stock, and that holds before their deadline stay.
+func TestDueHoldsExpireOnce(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	f := newFixture(t)
 	for i := range 40 {
-		s.hold(fmt.Sprint("k", i), i < 30)
+		f.hold(fmt.Sprint("k", i), i < 30)
 	}
 	for range 3 {
-		s.run()
+		f.run()
 	}
-	s.awaitDue(10)
-	s.wantStock(90)
-	late := s.hold("late", true)
-	s.awaitDue(10)
-	if state := s.redis.HGet(s.ctx, "hold:"+late, "state").Val(); state != "EXPIRED" {
-		t.Errorf("the hold that became due later is %s, want EXPIRED", state)
+	f.awaitDue(10)
+	f.wantStock(90)
+	late := f.hold("late", true)
+	f.awaitDue(10)
+	if state := f.redis.HGet(f.ctx, "hold:"+late, "state").Val(); state != "EXPIRED" {
+		t.Errorf("the hold that became due later: got the state %s, want EXPIRED", state)
 	}
-	entries, err := s.redis.XRange(s.ctx, "inventory.events", "-", "+").Result()
+	entries, err := f.redis.XRange(f.ctx, "inventory.events", "-", "+").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,43 +155,48 @@ func TestExpiry(t *testing.T) {
 			continue
 		}
 		event, err := events.Decode(events.TypeHoldCancelled, []byte(fmt.Sprint(entry.Values["payload"])))
-		if err != nil || event.(*events.HoldCancelled).Reason != "expired" {
-			t.Errorf("got %+v (%v), want the reason expired", event, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reason := event.(*events.HoldCancelled).Reason; reason != "expired" {
+			t.Errorf("reason: got %q, want expired", reason)
 		}
 		expired++
 	}
 	if expired != 31 {
-		t.Errorf("the log has %d cancellations, want 31", expired)
+		t.Errorf("the stream has %d cancellations, want 31", expired)
 	}
 }
 
-// TestWhatCannotExpire holds that a due entry which cannot be cancelled is dead-lettered and blocks nobody.
-func TestWhatCannotExpire(t *testing.T) {
+// TestInvalidDueEntriesBecomeDeadLetters checks that a due entry which cannot be cancelled is dead-lettered and does not
+// block the other holds, and that a repaired hold expires once it is back in the due set.
+func TestInvalidDueEntriesBecomeDeadLetters(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	broken := s.hold("k1", true)
-	s.redis.HDel(s.ctx, "hold:"+broken, "expires_at")
-	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"}, redis.Z{Score: 2, Member: "{odd}\x00"})
-	s.hold("k2", true)
-	line := s.run()
-	s.awaitDue(0)
-	s.wantLetters(3)
-	s.wantStock(99) // k2's unit is back, and k1's is still held
+	f := newFixture(t)
+	broken := f.hold("k1", true)
+	f.redis.HDel(f.ctx, "hold:"+broken, "expires_at")
+	f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"}, redis.Z{Score: 2, Member: "{odd}\x00"})
+	f.hold("k2", true)
+	saga := f.run()
+	f.awaitDue(0)
+	f.wantLetters(3)
+	f.wantStock(99) // the unit of k2 has returned; k1 still holds one
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
-		return line.Status().State == worker.Running, fmt.Sprintf("%+v", line.Status())
+		status := saga.Status()
+		return status.State == worker.Running, fmt.Sprintf("%+v", status)
 	})
-	// Once it is repaired, an operator puts it back on the set.
-	s.redis.HSet(s.ctx, "hold:"+broken, "expires_at", 1)
-	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 0, Member: broken})
-	s.awaitDue(0)
-	s.wantStock(100)
+	// An operator repairs the hold and puts it back into the due set.
+	f.redis.HSet(f.ctx, "hold:"+broken, "expires_at", 1)
+	f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 0, Member: broken})
+	f.awaitDue(0)
+	f.wantStock(100)
 }
 
-// TestWhatIsParked holds that a hold is dead-lettered, and taken off the set, for an error that names it. Any other error,
-// known or not, leaves it in the set to be tried again.
-func TestWhatIsParked(t *testing.T) {
+// TestOnlyPermanentErrorsAreParked checks that a hold is dead-lettered and leaves the due set if the error is permanent
+// for this hold. After any other error, known or unknown, the hold stays in the set to be tried again.
+func TestOnlyPermanentErrorsAreParked(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	f := newFixture(t)
 	letters := 0
 	for name, c := range map[string]struct {
 		outcome error
@@ -192,125 +211,140 @@ func TestWhatIsParked(t *testing.T) {
 		"out of time":   {outcome: context.DeadlineExceeded},
 		"unknown":       {outcome: errors.New("odd")},
 	} {
-		s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: name})
-		err := s.expiry().settle(s.ctx, name, fmt.Errorf("cancel: %w", c.outcome))
-		inSet := s.redis.ZScore(s.ctx, "holds:due", name).Err() == nil
+		f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 1, Member: name})
+		err := f.expiry().handleResult(f.ctx, name, fmt.Errorf("cancel: %w", c.outcome))
+		inSet := f.redis.ZScore(f.ctx, "holds:due", name).Err() == nil
 		if c.parked {
 			letters++
+			if err != nil {
+				t.Errorf("%s: got the error %v, want the delivery acknowledged", name, err)
+			}
+		} else if !errors.Is(err, c.outcome) {
+			t.Errorf("%s: got the error %v, want %v", name, err, c.outcome)
 		}
-		if c.parked && (err != nil || inSet) || !c.parked && (!errors.Is(err, c.outcome) || !inSet) {
-			t.Errorf("%s: got %v, in the set: %t", name, err, inSet)
+		if wantInSet := !c.parked; inSet != wantInSet {
+			t.Errorf("%s: in the due set: got %t, want %t", name, inSet, wantInSet)
 		}
-		s.wantLetters(letters)
+		f.wantLetters(letters)
 	}
 }
 
-// TestNothingToExpire holds that a due entry whose hold ended in another way, or is not due after all, is handled with
-// that: the set is put right.
-func TestNothingToExpire(t *testing.T) {
+// TestEndedOrEarlyHoldsAreAcknowledged checks that a due entry is acknowledged if its hold has ended or is not due yet,
+// and that the due set is corrected.
+func TestEndedOrEarlyHoldsAreAcknowledged(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	f := newFixture(t)
 	for name, c := range map[string]struct {
-		meanwhile func(holdID string) error
-		stays     bool
+		before func(holdID string) error
+		stays  bool // in the due set, with its own deadline
 	}{
-		"confirmed": {meanwhile: func(holdID string) error {
-			_, err := s.service.Confirm(s.ctx, commands.Confirm{HoldID: holdID, PaymentRef: "p"})
+		"confirmed": {before: func(holdID string) error {
+			_, err := f.service.Confirm(f.ctx, commands.Confirm{HoldID: holdID, PaymentRef: "p"})
 			return err
 		}},
-		"cancelled": {meanwhile: func(holdID string) error {
-			_, err := s.service.Cancel(s.ctx, commands.Cancel{HoldID: holdID})
+		"cancelled": {before: func(holdID string) error {
+			_, err := f.service.Cancel(f.ctx, commands.Cancel{HoldID: holdID})
 			return err
 		}},
-		"not-due": {meanwhile: func(string) error { return nil }, stays: true},
+		"not-due": {before: func(string) error { return nil }, stays: true},
 	} {
-		holdID := s.hold(name, false)
-		deadline := s.redis.ZScore(s.ctx, "holds:due", holdID).Val()
-		if err := c.meanwhile(holdID); err != nil {
+		holdID := f.hold(name, false)
+		deadline := f.redis.ZScore(f.ctx, "holds:due", holdID).Val()
+		if err := c.before(holdID); err != nil {
 			t.Fatal(err)
 		}
-		s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 0, Member: holdID})
-		if err := s.deliver(holdID); err != nil {
+		f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 0, Member: holdID})
+		if err := f.deliver(holdID); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		score, err := s.redis.ZScore(s.ctx, "holds:due", holdID).Result()
-		if inSet := err == nil; inSet != c.stays || inSet && score != deadline {
-			t.Errorf("%s: in the set: %t, due at %.0f; the deadline is %.0f", name, inSet, score, deadline)
+		score, err := f.redis.ZScore(f.ctx, "holds:due", holdID).Result()
+		inSet := err == nil
+		if inSet != c.stays {
+			t.Errorf("%s: in the due set: got %t, want %t", name, inSet, c.stays)
+		}
+		if inSet && score != deadline {
+			t.Errorf("%s: due at: got %.0f ms, want the deadline %.0f ms", name, score, deadline)
 		}
 	}
-	s.wantLetters(0)
+	f.wantLetters(0)
 }
 
-// TestNotNow holds that a hold stays due, and is no dead letter, while the pool is not open or Redis is away.
-func TestNotNow(t *testing.T) {
+// TestHoldStaysDueWhileCommandsAreRefused checks that a hold stays in the due set, without a dead letter, while the pool is
+// not open and while Redis is unavailable.
+func TestHoldStaysDueWhileCommandsAreRefused(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	holdID, open := s.hold("k1", true), s.service
-	var err error
-	if s.service, err = commands.NewService(events.MainPool, s.redis, commands.DefaultConfig()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.service.Close() })
-	if err := s.deliver(holdID); !errors.Is(err, commands.ErrNotReady) {
-		t.Errorf("while the pool is not open: got %v, want %v", err, commands.ErrNotReady)
-	}
-	s.service = open
-	if err := s.server.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.deliver(holdID); !errors.Is(err, commands.ErrUnavailable) {
-		t.Errorf("while Redis is away: got %v, want %v", err, commands.ErrUnavailable)
-	}
-	if err := s.server.Start(s.ctx); err != nil {
-		t.Fatal(err)
-	}
-	s.awaitDue(1)
-	s.wantLetters(0)
-	if err := s.deliver(holdID); err != nil {
-		t.Error(err)
-	}
-	s.awaitDue(0)
-	s.wantStock(100)
-}
-
-// TestWithoutPostgres holds that holds expire while Postgres is away, and that what would be dead-lettered then waits
-// without blocking the others.
-func TestWithoutPostgres(t *testing.T) {
-	t.Parallel()
-	s := openShop(t)
-	away, err := pgxpool.New(s.ctx, "postgres://app@127.0.0.1:1/inventory")
+	f := newFixture(t)
+	holdID := f.hold("k1", true)
+	open := f.service
+	notOpen, err := commands.NewService(events.MainPool, f.redis, commands.DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(away.Close)
-	s.postgres = away
-	s.redis.ZAdd(s.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"})
-	for i := range 5 {
-		s.hold(fmt.Sprint("k", i), true)
+	t.Cleanup(func() { _ = notOpen.Close() })
+	f.service = notOpen
+	if err := f.deliver(holdID); !errors.Is(err, commands.ErrNotReady) {
+		t.Errorf("while the pool is not open: got %v, want %v", err, commands.ErrNotReady)
 	}
-	line := s.run()
-	s.awaitDue(1)
-	s.wantStock(100)
+	f.service = open
+	if err := f.server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.deliver(holdID); !errors.Is(err, commands.ErrUnavailable) {
+		t.Errorf("while Redis is down: got %v, want %v", err, commands.ErrUnavailable)
+	}
+	if err := f.server.Start(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitDue(1)
+	f.wantLetters(0)
+	if err := f.deliver(holdID); err != nil {
+		t.Error(err)
+	}
+	f.awaitDue(0)
+	f.wantStock(100)
+}
+
+// TestHoldsExpireWithoutPostgres checks that holds expire while Postgres is unavailable. A hold that would become a dead
+// letter waits for Postgres without blocking the others.
+func TestHoldsExpireWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	unavailable, err := pgxpool.New(f.ctx, "postgres://app@127.0.0.1:1/inventory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(unavailable.Close)
+	f.postgres = unavailable
+	f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"})
+	for i := range 5 {
+		f.hold(fmt.Sprint("k", i), true)
+	}
+	saga := f.run()
+	f.awaitDue(1)
+	f.wantStock(100)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		return strings.Contains(line.Status().Error, "1 due holds were not handled, the first for: ") && strings.Contains(line.Status().Error, "connect"), line.Status().Error
+		got := saga.Status().Error
+		reported := strings.Contains(got, "1 due holds were not handled; the first error: ") && strings.Contains(got, "connect")
+		return reported, got
 	})
 }
 
-// TestRedisAway holds that the saga waits for Redis and goes on by itself.
-func TestRedisAway(t *testing.T) {
+// TestExpiryResumesWhenRedisReturns checks that the saga waits while Redis is down and continues without help.
+func TestExpiryResumesWhenRedisReturns(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.hold("k1", true)
-	if err := s.server.Kill(); err != nil {
+	f := newFixture(t)
+	f.hold("k1", true)
+	if err := f.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	line := s.run()
+	saga := f.run()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		return line.Status().State == worker.Waiting && line.Status().Error != "", fmt.Sprintf("%+v", line.Status())
+		status := saga.Status()
+		return status.State == worker.Waiting && status.Error != "", fmt.Sprintf("%+v", status)
 	})
-	if err := s.server.Start(s.ctx); err != nil {
+	if err := f.server.Start(f.ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitDue(0)
-	s.wantStock(100)
+	f.awaitDue(0)
+	f.wantStock(100)
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs redis-server and postgresql where they are missing, and says so before it does. The README's walk-through
-# also asks for curl.
+# Installs redis-server, postgresql and curl if they are missing, and prints a message before it does. The README's
+# walk-through needs curl.
 set -eu
 
 missing=
@@ -34,7 +34,7 @@ if [ "$(id -u)" -ne 0 ]; then
     sudo=sudo
 fi
 echo "StockStream needs$missing: installing with apt-get${sudo:+ (sudo may ask for your password)}." >&2
-echo "Debian may start services of its own for them, on ports 6379 and 5432; StockStream starts its own servers and uses neither." >&2
+echo "Debian may also start them as services, on ports 6379 and 5432. StockStream does not use those; it starts its own servers." >&2
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -qq
 # shellcheck disable=SC2086 # a list of packages
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing

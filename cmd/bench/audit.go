@@ -17,17 +17,19 @@ import (
 
 	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/recovery"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/projections"
 )
 
-// auditNew is how many events an audit finds that goes on after the last one.
-const auditNew = 10_000
+// newEventsPerAudit is the number of events between a full audit and the audit that continues from it.
+const newEventsPerAudit = 10_000
 
-// benchAudit measures a full audit of a long journal, and one that goes on after ten thousand more events.
+// benchAudit measures a full audit of a long journal, and an audit that continues from it after 10,000 more events.
 func benchAudit(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
@@ -37,33 +39,33 @@ func benchAudit(ctx context.Context, o options, s *servers) error {
 	if err := errors.Join(client.FlushAll(ctx).Err(), writeHistory(ctx, pool, o.history, o.history/10)); err != nil {
 		return err
 	}
-	if _, err := projectBacklog(ctx, pool, o.history); err != nil {
+	if _, err := timeProjections(ctx, pool, o.history); err != nil {
 		return err
 	}
 	if err := fillRedis(ctx, client, pool, o.history); err != nil {
 		return err
 	}
 	config := audit.Config{Postgres: pool.Config().ConnConfig, Redis: client, Pool: events.MainPool}
-	var full, further []float64
+	var full, continued []float64
 	for range min(o.rounds, 3) {
 		report, took, err := timeAudit(ctx, config, true)
 		if err != nil {
 			return err
 		}
 		full = append(full, float64(report.Compared.Events)/took.Seconds())
-		if err := trade(ctx, client, pool, auditNew); err != nil {
+		if err := sellAndProject(ctx, client, pool, newEventsPerAudit); err != nil {
 			return fmt.Errorf("sell: %w", err)
 		}
 		if _, took, err = timeAudit(ctx, config, false); err != nil {
 			return err
 		}
-		further = append(further, took.Seconds())
+		continued = append(continued, took.Seconds())
 	}
 	fmt.Printf("\naudit of %d events with %d live holds, compared with Redis and the read tables\n", o.history, o.history/10)
 	fmt.Printf("  full, events/s                                  %8.0f\n", median(full))
-	fmt.Printf("  after %d more events, seconds                %8.2f\n", auditNew, median(further))
-	goal("full audit, in thousands of events/s", median(full)/1000, 200)
-	goal("audits of 10,000 new events, per second", 1/median(further), 0.5)
+	fmt.Printf("  after %d more events, seconds                %8.2f\n", newEventsPerAudit, median(continued))
+	printGoal("full audit, in thousands of events/s", median(full)/1000, 200)
+	printGoal("audits of 10,000 new events, per second", 1/median(continued), 0.5)
 	return reset(ctx, client, pool)
 }
 
@@ -77,7 +79,8 @@ func timeAudit(ctx context.Context, config audit.Config, full bool) (*audit.Repo
 	return report, took, err
 }
 
-// fillRedis gives Redis what a history comes to, as the scripts would have left it a day later: ended holds are forgotten.
+// fillRedis writes the state in Redis that belongs to the read tables, as it would be a day later: without ended holds and
+// idempotency keys, which have expired by then.
 func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, end int) error {
 	keys := events.MainPool
 	pipe := client.Pipeline()
@@ -119,16 +122,30 @@ func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, en
 	return errors.Join(err, rows.Err())
 }
 
-// trade adds events by commands, and has them journaled and projected: a hold and its confirmation, each time.
-func trade(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (err error) {
+// sellAndProject adds count events with commands (half of them holds, half confirmations) and waits until the journal and
+// all projections have reached the end of Redis's log.
+func sellAndProject(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (err error) {
 	service, err := commands.NewService(events.MainPool, client, commands.DefaultConfig())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, service.Close()) }()
 	session := pool.Config().ConnConfig
-	if err := service.Open(ctx, session); err != nil {
-		return err
+	watching := recovery.New(recovery.Config{
+		Pool:       events.MainPool,
+		Redis:      client,
+		Postgres:   session,
+		Gate:       service.Gate(),
+		KeepMemory: commands.DefaultConfig().KeepMemory,
+		Log:        slog.Default(),
+	})
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go watching.Watch(ctx)
+	for service.Ready(ctx) != nil {
+		if err := wait.For(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
 	}
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 	if err != nil {
@@ -140,24 +157,25 @@ func trade(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count 
 	var running sync.WaitGroup
 	running.Go(func() { err = router.Run(ctx) })
 	defer running.Wait()
-	sellErr := sell(ctx, service, count/2)
-	for arrived := 0; sellErr == nil && arrived < 1+len(projections.BuiltIn()); {
+	sellErr := reserveAndConfirm(ctx, service, count/2)
+	for caughtUp := 0; sellErr == nil && caughtUp < 1+len(projections.BuiltIn()); {
 		log, err := stream.ReadHead(ctx, client, events.MainPool)
 		if err != nil {
 			return err
 		}
-		if err := pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints WHERE seq = $1`, log.Seq).Scan(&arrived); err != nil {
+		if err := pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints WHERE seq = $1`, log.Seq).Scan(&caughtUp); err != nil {
 			return err
 		}
 	}
 	return errors.Join(sellErr, router.Close())
 }
 
-func sell(ctx context.Context, service *commands.Service, count int) error {
+// reserveAndConfirm makes count holds and confirms each, with 64 commands at once.
+func reserveAndConfirm(ctx context.Context, service *commands.Service, count int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(64)
 	for range count {
-		n := keys.Add(1)
+		n := lastKey.Add(1)
 		group.Go(func() error {
 			hold, err := service.Reserve(ctx, commands.Reserve{SKU: "sku-" + strconv.Itoa(int(n)%historySKUs), Qty: 1, UserID: "buyer", IdempotencyKey: "audit-" + strconv.Itoa(int(n))})
 			if err == nil {

@@ -31,7 +31,7 @@ type reserveAnswer struct {
 	ExpiresInMs int64     `json:"expires_in_ms"`
 }
 
-// serveBaseline runs one of the servers that StockStream is compared with, until ctx ends.
+// serveBaseline runs one of the servers with which StockStream is compared, until ctx ends.
 func serveBaseline(ctx context.Context, kind, addr, database string) error {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
@@ -56,7 +56,8 @@ func serveBaseline(ctx context.Context, kind, addr, database string) error {
 	return nil
 }
 
-func read(c *gin.Context) (reserveRequest, bool) {
+// decodeRequest decodes a request. If it is invalid, it answers 400 and returns false.
+func decodeRequest(c *gin.Context) (reserveRequest, bool) {
 	var request reserveRequest
 	if err := json.NewDecoder(c.Request.Body).Decode(&request); err != nil {
 		c.Status(http.StatusBadRequest)
@@ -65,7 +66,7 @@ func read(c *gin.Context) (reserveRequest, bool) {
 	return request, true
 }
 
-func answer(c *gin.Context, r reserveRequest, holdID string) {
+func writeAnswer(c *gin.Context, r reserveRequest, holdID string) {
 	body, err := json.Marshal(reserveAnswer{
 		HoldID: holdID, SKU: r.SKU, Qty: r.Qty, UserID: r.UserID, Status: "ACTIVE",
 		ExpiresAt: time.Now().Add(5 * time.Minute), ExpiresInMs: 300_000,
@@ -77,10 +78,10 @@ func answer(c *gin.Context, r reserveRequest, holdID string) {
 	c.Data(http.StatusCreated, "application/json", body)
 }
 
-// noop decodes the same body, decides nothing, and gives the same answer.
+// noop decodes the same request and gives the same answer as StockStream, but does nothing in between.
 func noop(c *gin.Context) {
-	if request, ok := read(c); ok {
-		answer(c, request, "01a20bdd-39fd-7a21-a675-898cf43f1947")
+	if request, ok := decodeRequest(c); ok {
+		writeAnswer(c, request, "01a20bdd-39fd-7a21-a675-898cf43f1947")
 	}
 }
 
@@ -91,10 +92,10 @@ const postgresSchema = `
 	CREATE TABLE plain_holds (hold_id uuid PRIMARY KEY, sku text NOT NULL, qty bigint NOT NULL, user_id text NOT NULL, expires_at timestamptz NOT NULL);
 	INSERT INTO plain_stock VALUES ('hot', 1000000000)`
 
-// reserveInPostgres is the same API the way it is usually built: one row of stock, the key and the hold beside it, one
-// transaction, the statements sent together.
+// reserveInPostgres is the same API as it is usually built: the stock is one row, and one transaction writes the stock, the
+// hold and the idempotency key. The statements are sent in one batch.
 func reserveInPostgres(c *gin.Context, pool *pgxpool.Pool) {
-	request, ok := read(c)
+	request, ok := decodeRequest(c)
 	if !ok {
 		return
 	}
@@ -116,5 +117,5 @@ func reserveInPostgres(c *gin.Context, pool *pgxpool.Pool) {
 		c.String(http.StatusInternalServerError, err.Error())
 		return
 	}
-	answer(c, request, holdID.String())
+	writeAnswer(c, request, holdID.String())
 }

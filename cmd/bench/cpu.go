@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// cpuTime is what a process has used so far. It is 0 where /proc does not tell.
+// cpuTime returns the CPU time that a process has used so far, or 0 on a system without /proc.
 func cpuTime(pid int) time.Duration {
-	const ticksPerSecond = 100 // of /proc, on every Linux
+	const ticksPerSecond = 100 // the unit of /proc on every Linux
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
-	_, behindName, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(behindName)
-	const user, system = 11, 12 // counted from the process's state
+	_, afterName, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(afterName)
+	const user, system = 11, 12 // indexes in the fields after the process's name
 	if len(fields) <= system {
 		return 0
 	}
@@ -34,11 +34,10 @@ func cpuTime(pid int) time.Duration {
 	return time.Duration(ticks) * time.Second / ticksPerSecond
 }
 
-// giveWay sets how this process, the load generator, is scheduled. Under --batch it waits for a CPU to be free when an
-// answer wakes it; under --other it takes one from the server or from Redis in the middle of their work, and every
-// answer wakes it, as if the crowd were sitting on the shop's own machine. What is started under --other is scheduled as
-// usual. Without chrt, which is Linux's, nothing changes.
-func giveWay(ctx context.Context, policy string) {
+// setSchedulingPolicy sets the scheduling policy of this process, the load generator, with Linux's chrt. With --other, the
+// default, every answer that arrives lets the load generator interrupt the server or Redis. With --batch, it waits for a
+// free CPU instead, as if it ran on another machine. Without chrt, nothing changes.
+func setSchedulingPolicy(ctx context.Context, policy string) {
 	//nolint:gosec // our own process
 	_ = exec.CommandContext(ctx, "chrt", policy, "--all-tasks", "--pid", "0", strconv.Itoa(os.Getpid())).Run()
 }

@@ -20,12 +20,12 @@ import (
 
 const (
 	historySKUs = 100
-	historySpan = 20 * time.Minute // the events lie so far back at most
-	historyTTL  = time.Hour        // so that holds which did not end are live for a while yet
-	historyGap  = 50               // events between a hold and its end, about
+	historySpan = 20 * time.Minute // age of the first event
+	historyTTL  = time.Hour        // longer than historySpan, so that holds that did not end are live
+	historyGap  = 50               // approximate number of holds between a hold and its end
 )
 
-// emptyPostgres takes everything out of the journal and the read tables.
+// emptyPostgres deletes all rows of the journal and of the read tables.
 func emptyPostgres(ctx context.Context, pool *pgxpool.Pool) error {
 	tables := []string{"events", "checkpoints", "pools", "dead_letters"}
 	for _, p := range projections.BuiltIn() {
@@ -35,17 +35,18 @@ func emptyPostgres(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// writeHistory replaces what is in Postgres by a journal of count events, as the journal would have left it: stock for
-// a hundred SKUs, and holds that soon end (three of four as orders), except liveHolds of them, which are live for
-// another forty minutes. Nothing has been projected yet. Redis is not touched.
+// writeHistory replaces the journal by one of count events: deliveries for 100 SKUs, and holds. liveHolds of the holds
+// stay live for another 40 minutes at least; of the others, three quarters are confirmed and one quarter is cancelled. The
+// read tables are emptied. Redis is not changed.
 func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int) error {
 	if least := historySKUs + liveHolds; count < least {
-		return fmt.Errorf("a history with %d live holds has %d events at least", liveHolds, least)
+		return fmt.Errorf("a history with %d live holds needs at least %d events", liveHolds, least)
 	}
 	if err := emptyPostgres(ctx, pool); err != nil {
 		return err
 	}
-	next, began := eventful(count, liveHolds), time.Now().Add(-historySpan).UnixMilli()
+	next := eventsWithLiveHolds(count, liveHolds)
+	began := time.Now().Add(-historySpan).UnixMilli()
 	seq := 0
 	columns := []string{"pool", "seq", "event_id", "type", "sku", "hold_id", "payload", "metadata", "at"}
 	_, err := pool.CopyFrom(ctx, pgx.Identifier{"events"}, columns, pgx.CopyFromFunc(func() ([]any, error) {
@@ -56,7 +57,7 @@ func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int)
 		event := next()
 		payload, err := json.Marshal(event)
 		id := pgtype.UUID{Bytes: uuid.Must(uuid.NewV7()), Valid: true}
-		sku, holdID := keysOf(event)
+		sku, holdID := skuAndHoldOf(event)
 		at := time.UnixMilli(began + historySpan.Milliseconds()*int64(seq)/int64(count))
 		return []any{events.MainPool.Name(), int64(seq), id, string(event.Type()), sku, holdID, payload, []byte("{}"), at}, err
 	}))
@@ -75,28 +76,30 @@ func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int)
 	return err
 }
 
-// eventful returns a source of exactly count events of which liveHolds make holds that never end.
-func eventful(count, liveHolds int) func() events.Event {
+// eventsWithLiveHolds returns a function that returns the next of count events. Exactly liveHolds of their holds never end.
+func eventsWithLiveHolds(count, liveHolds int) func() events.Event {
 	var queue, endings []events.Event
 	for i := range historySKUs {
 		queue = append(queue, &events.StockAdjusted{SKU: "sku-" + strconv.Itoa(i), Delta: int64(count), Reason: "delivery"})
 	}
 	ended := (count - historySKUs - liveHolds) / 2
-	holds, live := ended+liveHolds, 0
+	holds := ended + liveHolds
+	live := 0
 	n := 0
 	return func() events.Event {
 		switch {
 		case len(queue) > 0:
 		case len(endings) > historyGap || n == holds && len(endings) > 0:
 			queue, endings = endings[:1], endings[1:]
-		case n == holds: // an odd one out
+		case n == holds: // all holds have ended; one event is left if the number is odd
 			queue = []events.Event{&events.StockAdjusted{SKU: "sku-0", Delta: 1, Reason: "delivery"}}
 		default:
 			n++
-			id, sku := events.NewID(), "sku-"+strconv.Itoa(n%historySKUs)
+			id := events.NewID()
+			sku := "sku-" + strconv.Itoa(n%historySKUs)
 			queue = []events.Event{&events.HoldCreated{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", TTLMs: historyTTL.Milliseconds(), IdempotencyKey: "k" + id}}
 			switch {
-			case live*holds < n*liveHolds: // evenly among the others
+			case live*holds < n*liveHolds: // spreads the live holds evenly
 				live++
 			case n%4 == 0:
 				endings = append(endings, &events.HoldCancelled{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", Reason: events.ReasonRequested})
@@ -110,8 +113,8 @@ func eventful(count, liveHolds int) func() events.Event {
 	}
 }
 
-// keysOf returns what the journal lifts from a payload.
-func keysOf(event events.Event) (sku, holdID string) {
+// skuAndHoldOf returns the fields of a payload that the journal also has as columns.
+func skuAndHoldOf(event events.Event) (sku, holdID string) {
 	switch e := event.(type) {
 	case *events.StockAdjusted:
 		return e.SKU, ""

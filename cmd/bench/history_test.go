@@ -6,14 +6,15 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestEventful holds that the history has as many live holds as it says, and that no hold ends before it began.
-func TestEventful(t *testing.T) {
+// TestEventsHaveAsManyLiveHoldsAsAsked checks the number of live holds at the end, and that no hold ends before it began.
+func TestEventsHaveAsManyLiveHoldsAsAsked(t *testing.T) {
 	t.Parallel()
 	for _, want := range []struct{ count, live int }{{100, 0}, {101, 0}, {1000, 0}, {1001, 7}, {1000, 900}, {5000, 500}} {
-		next, live := eventful(want.count, want.live), map[string]bool{}
+		next := eventsWithLiveHolds(want.count, want.live)
+		live := map[string]bool{}
 		for range want.count {
 			event := next()
-			_, id := keysOf(event)
+			_, id := skuAndHoldOf(event)
 			switch event.(type) {
 			case *events.HoldCreated:
 				live[id] = true
@@ -25,7 +26,7 @@ func TestEventful(t *testing.T) {
 			}
 		}
 		if len(live) != want.live {
-			t.Errorf("%+v: %d holds are live", want, len(live))
+			t.Errorf("%+v: got %d live holds", want, len(live))
 		}
 	}
 }

@@ -19,16 +19,17 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// target is a server under measurement, in a process of its own.
-type target struct {
+// serverProcess is a measured server, which runs as a child process.
+type serverProcess struct {
 	name  string
 	addr  string
 	ready string
 	cmd   *exec.Cmd
 }
 
-func launch(ctx context.Context, name, addr, ready, program string, args ...string) (*target, error) {
-	t := &target{name: name, addr: addr, ready: ready, cmd: exec.Command(program, args...)} //nolint:gosec // our own programs
+// launch starts a server and waits until it answers GET ready: with 200, or with any status if ready is "/".
+func launch(ctx context.Context, name, addr, ready, program string, args ...string) (*serverProcess, error) {
+	t := &serverProcess{name: name, addr: addr, ready: ready, cmd: exec.Command(program, args...)} //nolint:gosec // our own programs
 	t.cmd.Stderr = os.Stderr
 	if err := t.cmd.Start(); err != nil {
 		return nil, err
@@ -48,12 +49,12 @@ func launch(ctx context.Context, name, addr, ready, program string, args ...stri
 		}
 		if time.Now().After(deadline) {
 			t.stop()
-			return nil, fmt.Errorf("%s does not come up", name)
+			return nil, fmt.Errorf("%s does not answer within 15 s", name)
 		}
 	}
 }
 
-func (t *target) stop() {
+func (t *serverProcess) stop() {
 	_ = t.cmd.Process.Signal(syscall.SIGTERM)
 	_ = t.cmd.Wait()
 }
@@ -66,8 +67,8 @@ func freeAddr(ctx context.Context) (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// launchService starts StockStream with some roles, on the run's servers.
-func launchService(ctx context.Context, o options, s *servers, roles string) (*target, error) {
+// launchService starts StockStream with the given roles on the benchmark's Redis and Postgres.
+func launchService(ctx context.Context, o options, s *servers, roles string) (*serverProcess, error) {
 	addr, err := freeAddr(ctx)
 	if err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func launchService(ctx context.Context, o options, s *servers, roles string) (*t
 		"--redis-url", s.redis.URL(), "--database-url", s.postgres.URL(), "--log-level", "error")
 }
 
-func launchBaseline(ctx context.Context, kind string, s *servers) (*target, error) {
+func launchBaseline(ctx context.Context, kind string, s *servers) (*serverProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -88,10 +89,10 @@ func launchBaseline(ctx context.Context, kind string, s *servers) (*target, erro
 	return launch(ctx, kind, addr, "/", self, "-serve", kind, "-addr", addr, "-database", s.postgres.URL())
 }
 
-const everything = "api,journal,projections,sagas"
+const allRoles = "api,journal,projections,sagas"
 
-// benchHTTP measures accepted reservations of one hot SKU. StockStream runs twice: alone with the API, and with all
-// roles on the same machine, journal and projections working while it sells.
+// benchHTTP measures the accepted reservations of one SKU per second. It measures StockStream twice: with the role api
+// only, and with all roles, so that the journal and the projections work on the same machine during the sale.
 func benchHTTP(ctx context.Context, o options, s *servers) error {
 	conn, err := pgx.Connect(ctx, s.postgres.URL())
 	if err != nil {
@@ -106,17 +107,17 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
 		return err
 	}
-	measured := map[string][]load{}
+	measured := map[string][]loadResult{}
 	for range o.rounds {
 		for _, connections := range []int{64, 256} {
-			for _, name := range []string{"noop", "postgres", "api", everything} {
-				done, err := measure(ctx, o, s, name, connections)
+			for _, name := range []string{"noop", "postgres", "api", allRoles} {
+				done, err := measureServer(ctx, o, s, name, connections)
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 				key := fmt.Sprintf("%s/%d", name, connections)
 				measured[key] = append(measured[key], done)
-				if err := drained(ctx, o, s, client, conn); err != nil {
+				if err := catchUp(ctx, o, s, client, conn); err != nil {
 					return err
 				}
 			}
@@ -124,29 +125,29 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	}
 	for _, connections := range []int{64, 256} {
 		of := func(name string) float64 {
-			return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l load) float64 { return l.perSecond })
+			return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 { return l.perSecond })
 		}
 		fmt.Printf("\naccepted reserves/s of one hot SKU over HTTP, %d connections\n", connections)
 		fmt.Printf("  Gin handler that decodes and does nothing   %8.0f\n", of("noop"))
 		fmt.Printf("  one Postgres row                            %8.0f\n", of("postgres"))
 		fmt.Printf("  StockStream, role api                       %8.0f\n", of("api"))
-		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(everything))
+		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(allRoles))
 		for _, name := range []string{"noop", "api"} {
 			spent := func(process int) float64 {
-				return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l load) float64 { return float64(l.cpu[process].Nanoseconds()) / 1000 })
+				return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 { return float64(l.cpu[process].Nanoseconds()) / 1000 })
 			}
 			fmt.Printf("  CPU per reservation, %s: client %.1f µs, server %.1f µs, Redis %.1f µs\n", name, spent(0), spent(1), spent(2))
 		}
-		goal("role api / Gin handler", of("api")/of("noop"), 0.5)
-		goal("all roles / Gin handler", of(everything)/of("noop"), 0.5)
-		goal("role api / Postgres row", of("api")/of("postgres"), 15)
-		goal("all roles / Postgres row", of(everything)/of("postgres"), 15)
+		printGoal("role api / Gin handler", of("api")/of("noop"), 0.5)
+		printGoal("all roles / Gin handler", of(allRoles)/of("noop"), 0.5)
+		printGoal("role api / Postgres row", of("api")/of("postgres"), 15)
+		printGoal("all roles / Postgres row", of(allRoles)/of("postgres"), 15)
 	}
 	return nil
 }
 
-func measure(ctx context.Context, o options, s *servers, name string, connections int) (load, error) {
-	var t *target
+func measureServer(ctx context.Context, o options, s *servers, name string, connections int) (loadResult, error) {
+	var t *serverProcess
 	var err error
 	if name == "noop" || name == "postgres" {
 		t, err = launchBaseline(ctx, name, s)
@@ -154,20 +155,20 @@ func measure(ctx context.Context, o options, s *servers, name string, connection
 		t, err = launchService(ctx, o, s, name)
 	}
 	if err != nil {
-		return load{}, err
+		return loadResult{}, err
 	}
 	defer t.stop()
-	return accepted(ctx, t.addr, connections, o.seconds, os.Getpid(), t.cmd.Process.Pid, s.redis.Pid())
+	return measureAccepted(ctx, t.addr, connections, o.seconds, os.Getpid(), t.cmd.Process.Pid, s.redis.Pid())
 }
 
-// drained brings the read side level with what was sold, so that no measurement pays for the one before, and takes
-// what is in the journal off the stream.
-func drained(ctx context.Context, o options, s *servers, client *redis.Client, conn *pgx.Conn) error {
+// catchUp journals and projects all events, and then empties the stream. So the next measurement does not share the machine
+// with work that this one left.
+func catchUp(ctx context.Context, o options, s *servers, client *redis.Client, conn *pgx.Conn) error {
 	log, err := stream.ReadHead(ctx, client, events.MainPool)
 	if err != nil {
 		return err
 	}
-	if log.Seq == 0 || projectedTo(ctx, conn, log.Seq) == nil {
+	if log.Seq == 0 || checkCaughtUp(ctx, conn, log.Seq) == nil {
 		return nil
 	}
 	t, err := launchService(ctx, o, s, "journal,projections")
@@ -176,7 +177,7 @@ func drained(ctx context.Context, o options, s *servers, client *redis.Client, c
 	}
 	defer t.stop()
 	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		err := projectedTo(ctx, conn, log.Seq)
+		err := checkCaughtUp(ctx, conn, log.Seq)
 		if err == nil {
 			return client.XTrimMaxLen(ctx, events.MainPool.StreamKey(), 0).Err()
 		}
@@ -186,14 +187,14 @@ func drained(ctx context.Context, o options, s *servers, client *redis.Client, c
 	}
 }
 
-// projectedTo fails unless the journal and every projection have come to a seq.
-func projectedTo(ctx context.Context, conn *pgx.Conn, seq int64) error {
-	var readers, least int64
-	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers, &least); err != nil {
+// checkCaughtUp fails unless the journal and every projection have reached seq.
+func checkCaughtUp(ctx context.Context, conn *pgx.Conn, seq int64) error {
+	var readers, lowest int64
+	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers, &lowest); err != nil {
 		return err
 	}
-	if want := int64(1 + len(projections.BuiltIn())); readers < want || least < seq {
-		return fmt.Errorf("%d of %d readers, the slowest at %d of %d", readers, want, least, seq)
+	if want := int64(1 + len(projections.BuiltIn())); readers < want || lowest < seq {
+		return fmt.Errorf("%d of %d readers have a checkpoint, and the lowest is at seq %d of %d", readers, want, lowest, seq)
 	}
 	return nil
 }

@@ -14,20 +14,21 @@ import (
 	"time"
 )
 
-// connection is one keep-alive connection that asks for reservations. It is as lean as it can be, because it shares
-// the machine with what it measures.
+// connection is one keep-alive HTTP connection that sends reservations. It uses no HTTP client, to take as little CPU time
+// as possible from the server, which runs on the same machine.
 type connection struct {
 	conn    net.Conn
 	reader  *bufio.Reader
 	request []byte
-	key     []byte // the part of request that holds the idempotency key
+	key     []byte // the bytes of request with the idempotency key
 }
 
-var keys atomic.Int64
+// lastKey is the number in the last idempotency key.
+var lastKey atomic.Int64
 
 const keyDigits = 12
 
-// dial connects, and prepares a request whose key is of constant length.
+// dial opens a connection and prepares its request. The key has a fixed length, so that it can be replaced in place.
 func dial(ctx context.Context, addr string) (*connection, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -40,9 +41,9 @@ func dial(ctx context.Context, addr string) (*connection, error) {
 	return &connection{conn: conn, reader: bufio.NewReader(conn), request: request, key: request[at : at+keyDigits]}, nil
 }
 
-// reserve sends one request with a key of its own, and returns the answer's body. Anything but 201 is an error.
+// reserve sends a reservation with a new key and returns the answer's body. Every status except 201 is an error.
 func (c *connection) reserve() ([]byte, error) {
-	n := keys.Add(1)
+	n := lastKey.Add(1)
 	for i := keyDigits - 1; i >= 0; i-- {
 		c.key[i] = byte('0' + n%10)
 		n /= 10
@@ -58,12 +59,14 @@ var (
 	contentLength = []byte("Content-Length: ")
 )
 
+// answer reads one HTTP answer.
 func (c *connection) answer() ([]byte, error) {
 	status, err := c.reader.ReadSlice('\n')
 	if err != nil {
 		return nil, err
 	}
-	accepted, text := bytes.HasPrefix(status, created), string(bytes.TrimSpace(status[9:]))
+	accepted := bytes.HasPrefix(status, created)
+	text := string(bytes.TrimSpace(status[9:]))
 	length := 0
 	for {
 		line, err := c.reader.ReadSlice('\n')
@@ -89,17 +92,17 @@ func (c *connection) answer() ([]byte, error) {
 	return body, nil
 }
 
-// load is what a server did under load.
-type load struct {
-	perSecond float64         // reservations that it accepted
-	cpu       []time.Duration // of each of the processes that were watched, per reservation
+// loadResult is the result of a measurement under load.
+type loadResult struct {
+	perSecond float64         // accepted reservations per second
+	cpu       []time.Duration // CPU time per reservation, of each watched process
 }
 
-// accepted counts the reservations that a server accepts in a second, with so many connections at once, and what
-// processes spent on each.
-func accepted(ctx context.Context, addr string, connections int, duration time.Duration, watched ...int) (done load, err error) {
-	giveWay(ctx, "--batch")
-	defer giveWay(ctx, "--other")
+// measureAccepted measures the reservations per second that a server accepts over a number of connections, and the CPU time
+// per reservation of the processes with the watched pids.
+func measureAccepted(ctx context.Context, addr string, connections int, duration time.Duration, watched ...int) (done loadResult, err error) {
+	setSchedulingPolicy(ctx, "--batch")
+	defer setSchedulingPolicy(ctx, "--other")
 	var count atomic.Int64
 	var counting, stop atomic.Bool
 	var group sync.WaitGroup

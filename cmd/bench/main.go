@@ -1,5 +1,5 @@
-// Command bench measures StockStream beside what it is compared with, in one run, on servers that it starts itself.
-// It prints what it measured and nothing else. Figures of one machine are worth little; the ratios travel better.
+// Command bench measures StockStream and the baselines that it is compared with, in one run, on servers that it starts
+// itself. The ratios matter more than the figures, which depend on the machine.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// options of a run; the defaults are what `make bench` uses.
+// options are the flags of a run. `make bench` uses the defaults.
 type options struct {
 	only    string
 	rounds  int
@@ -40,19 +40,19 @@ type options struct {
 func main() {
 	var o options
 	var serve, addr, database string
-	flag.StringVar(&o.only, "only", "", "http, pipeline, latency, rebuild, restore or audit; all of them unless set")
-	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds; the median counts")
-	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "of one measurement over HTTP")
-	flag.IntVar(&o.events, "events", 300_000, "events for the journal and the projections")
-	flag.IntVar(&o.history, "history", 1_000_000, "events of the journal for what is made from the whole of it")
-	flag.IntVar(&o.rate, "rate", 2000, "reserves a second for the latency of the read table")
-	flag.StringVar(&o.binary, "binary", "bin/stockstream", "the program to measure")
-	profile := flag.String("cpuprofile", "", "write a CPU profile of this process here")
+	flag.StringVar(&o.only, "only", "", "run one part: http, pipeline, latency, rebuild, restore or audit")
+	flag.IntVar(&o.rounds, "rounds", 5, "number of interleaved rounds; the figures are medians")
+	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "duration of one measurement over HTTP")
+	flag.IntVar(&o.events, "events", 300_000, "number of events for pipeline")
+	flag.IntVar(&o.history, "history", 1_000_000, "number of events in the journal for rebuild, restore and audit")
+	flag.IntVar(&o.rate, "rate", 2000, "reservations per second for latency")
+	flag.StringVar(&o.binary, "binary", "bin/stockstream", "path of the program to measure")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to this file")
 	flag.StringVar(&serve, "serve", "", "internal: run a baseline server (noop or postgres)")
-	flag.StringVar(&addr, "addr", "", "internal: where the baseline listens")
-	flag.StringVar(&database, "database", "", "internal: the baseline's Postgres")
+	flag.StringVar(&addr, "addr", "", "internal: address for the baseline to listen on")
+	flag.StringVar(&database, "database", "", "internal: URL of the baseline's Postgres")
 	flag.Parse()
-	debug.SetGCPercent(400) // as the program that is measured
+	debug.SetGCPercent(400) // the same as in the measured program
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
 	if serve != "" {
@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-// servers are the Redis and the Postgres of a run, with the settings of production.
+// servers are the Redis and the Postgres of a run, with the durability settings of production.
 type servers struct {
 	redis    *local.Redis
 	postgres *local.Postgres
@@ -120,7 +120,7 @@ func startServers(ctx context.Context) (*servers, error) {
 	return s, projections.CreateTables(ctx, conn, projections.BuiltIn()...)
 }
 
-// open returns clients of both servers.
+// open returns clients for both servers, and a function that closes them.
 func (s *servers) open(ctx context.Context) (client *redis.Client, pool *pgxpool.Pool, closeBoth func(), err error) {
 	if pool, err = pgxpool.New(ctx, s.postgres.URL()); err != nil {
 		return nil, nil, nil, err
@@ -128,7 +128,7 @@ func (s *servers) open(ctx context.Context) (client *redis.Client, pool *pgxpool
 	client = redis.NewClient(&redis.Options{Addr: s.redis.Addr(), ContextTimeoutEnabled: true})
 	return client, pool, func() {
 		pool.Close()
-		_ = client.Close() // the end of a measurement
+		_ = client.Close() // the measurement is over
 	}, nil
 }
 
@@ -138,7 +138,7 @@ func (s *servers) stop() error {
 	return errors.Join(s.redis.Stop(ctx), s.postgres.Stop(ctx), os.RemoveAll(s.dir))
 }
 
-// median is of what was measured in interleaved rounds.
+// median returns the median of values, or 0 if there are none.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -147,25 +147,25 @@ func median(values []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// medianOf is the median of one figure of what was measured.
-func medianOf[T any](measured []T, figure func(T) float64) float64 {
-	values := make([]float64, len(measured))
-	for i, m := range measured {
-		values[i] = figure(m)
+// medianOf returns the median of one figure of each result.
+func medianOf[T any](results []T, figure func(T) float64) float64 {
+	values := make([]float64, len(results))
+	for i, result := range results {
+		values[i] = figure(result)
 	}
 	return median(values)
 }
 
-// goal prints a ratio beside what it is hoped to be.
-func goal(what string, ratio, least float64) {
+// printGoal prints a ratio, the goal for it, and whether the goal is met.
+func printGoal(name string, ratio, least float64) {
 	verdict := "met"
 	if ratio < least {
 		verdict = "MISSED"
 	}
-	fmt.Printf("  %-62s %8.2f   goal %g: %s\n", what, ratio, least, verdict)
+	fmt.Printf("  %-62s %8.2f   goal %g: %s\n", name, ratio, least, verdict)
 }
 
-// profiled runs work, and writes its CPU profile to a path unless that is "".
+// profiled runs work and writes its CPU profile to path, unless path is "".
 func profiled(path string, work func() error) error {
 	if path == "" {
 		return work()

@@ -24,54 +24,54 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// benchPipeline measures how fast a backlog goes from the stream into the journal, and from there into the read
-// tables, beside the stock subscriber with a transaction for each event.
+// benchPipeline measures how fast a backlog of events is journaled from the stream, and then projected into the read
+// tables. The baseline is watermill-redisstream's own subscriber, with one transaction per event.
 func benchPipeline(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeBoth()
-	var journal, projected, stock []float64
+	var journal, projected, plain []float64
 	for range min(o.rounds, 3) {
-		if err := backlog(ctx, client, pool, o.events); err != nil {
+		if err := fillStream(ctx, client, pool, o.events); err != nil {
 			return err
 		}
-		perSecond, err := journalBacklog(ctx, client, pool, o.events)
+		perSecond, err := timeJournal(ctx, client, pool, o.events)
 		if err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
 		journal = append(journal, perSecond)
-		if perSecond, err = projectBacklog(ctx, pool, o.events); err != nil {
+		if perSecond, err = timeProjections(ctx, pool, o.events); err != nil {
 			return fmt.Errorf("projections: %w", err)
 		}
 		projected = append(projected, perSecond)
-		if perSecond, err = stockSubscriber(ctx, client, pool, 3000); err != nil {
-			return fmt.Errorf("stock subscriber: %w", err)
+		if perSecond, err = journalWithPlainSubscriber(ctx, client, pool, 3000); err != nil {
+			return fmt.Errorf("plain subscriber: %w", err)
 		}
-		stock = append(stock, perSecond)
+		plain = append(plain, perSecond)
 	}
 	fmt.Printf("\nevents/s out of a backlog of %d\n", o.events)
 	fmt.Printf("  stream → journal                                %8.0f\n", median(journal))
 	fmt.Printf("  journal → the read tables                       %8.0f\n", median(projected))
-	fmt.Printf("  stock subscriber, one transaction per event     %8.0f\n", median(stock))
-	goal("journal, in thousands of events/s", median(journal)/1000, 60)
-	goal("all projections together, in thousands of events/s", median(projected)/1000, 50)
-	goal("journal / stock subscriber", median(journal)/median(stock), 50)
+	fmt.Printf("  plain subscriber, one transaction per event     %8.0f\n", median(plain))
+	printGoal("journal, in thousands of events/s", median(journal)/1000, 60)
+	printGoal("all projections together, in thousands of events/s", median(projected)/1000, 50)
+	printGoal("journal / plain subscriber", median(journal)/median(plain), 50)
 	return reset(ctx, client, pool)
 }
 
-// reset empties everything.
+// reset empties Redis, the journal and the read tables.
 func reset(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) error {
 	return errors.Join(emptyPostgres(ctx, pool), client.FlushAll(ctx).Err())
 }
 
-// backlog fills the stream with the life of many holds: each is made, seven of ten are confirmed, two cancelled.
-func backlog(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) error {
+// fillStream replaces the stream's entries by count events; see backlogEvents.
+func fillStream(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) error {
 	if err := reset(ctx, client, pool); err != nil {
 		return err
 	}
-	next := history(count)
+	next := backlogEvents(count)
 	pipe := client.Pipeline()
 	for seq := 1; seq <= count; seq++ {
 		event := next()
@@ -92,8 +92,9 @@ func backlog(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, coun
 	return client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", count).Err()
 }
 
-// history returns a source of events that make sense in this order, on a hundred SKUs.
-func history(count int) func() events.Event {
+// backlogEvents returns a function that returns the next event: deliveries for 100 SKUs, and then holds. Of ten holds,
+// seven are confirmed, two expire and one stays live.
+func backlogEvents(count int) func() events.Event {
 	var queue []events.Event
 	for i := range 100 {
 		queue = append(queue, &events.StockAdjusted{SKU: "sku-" + strconv.Itoa(i), Delta: int64(count), Reason: "delivery"})
@@ -102,7 +103,8 @@ func history(count int) func() events.Event {
 	return func() events.Event {
 		if len(queue) == 0 {
 			n++
-			id, sku := events.NewID(), "sku-"+strconv.Itoa(n%100)
+			id := events.NewID()
+			sku := "sku-" + strconv.Itoa(n%100)
 			queue = append(queue, &events.HoldCreated{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", TTLMs: 300_000, IdempotencyKey: "k" + id})
 			switch n % 10 {
 			case 0, 1, 2, 3, 4, 5, 6:
@@ -117,8 +119,9 @@ func history(count int) func() events.Event {
 	}
 }
 
-func journalBacklog(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
-	return timeRouter(ctx, pool, count, []string{journal.CheckpointName}, func(router *message.Router) {
+// timeJournal returns how many events per second the journal reads from the stream.
+func timeJournal(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
+	return timeUntilCaughtUp(ctx, pool, count, []string{journal.CheckpointName}, func(router *message.Router) {
 		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
 		writer.AddTo(router, journal.StreamSubscriberConfig{
 			Redis: client, Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Keep: 10 * time.Minute, Log: slog.Default(),
@@ -126,16 +129,18 @@ func journalBacklog(ctx context.Context, client *redis.Client, pool *pgxpool.Poo
 	})
 }
 
-func projectBacklog(ctx context.Context, pool *pgxpool.Pool, count int) (float64, error) {
-	return timeRouter(ctx, pool, count, projections.Names(projections.BuiltIn()), func(router *message.Router) {
+// timeProjections returns how many events per second all projections apply together.
+func timeProjections(ctx context.Context, pool *pgxpool.Pool, count int) (float64, error) {
+	return timeUntilCaughtUp(ctx, pool, count, projections.Names(projections.BuiltIn()), func(router *message.Router) {
 		projections.AddTo(router, projections.Config{
 			Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Log: slog.Default(),
 		}, projections.BuiltIn()...)
 	})
 }
 
-// timeRouter runs handlers until the named checkpoints have come to the end of the backlog.
-func timeRouter(ctx context.Context, pool *pgxpool.Pool, count int, readers []string, add func(*message.Router)) (perSecond float64, err error) {
+// timeUntilCaughtUp runs the handlers that add adds until the readers' checkpoints have reached the backlog's end, and
+// returns the events per second.
+func timeUntilCaughtUp(ctx context.Context, pool *pgxpool.Pool, count int, readers []string, add func(*message.Router)) (perSecond float64, err error) {
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 	if err != nil {
 		return 0, err
@@ -144,10 +149,10 @@ func timeRouter(ctx context.Context, pool *pgxpool.Pool, count int, readers []st
 	began := time.Now()
 	var group sync.WaitGroup
 	group.Go(func() { err = router.Run(ctx) })
-	for arrived := 0; arrived < len(readers); {
+	for caughtUp := 0; caughtUp < len(readers); {
 		time.Sleep(5 * time.Millisecond)
 		const query = `SELECT count(*) FROM checkpoints WHERE projection = ANY($1) AND seq >= $2`
-		if err := pool.QueryRow(ctx, query, readers, count).Scan(&arrived); err != nil {
+		if err := pool.QueryRow(ctx, query, readers, count).Scan(&caughtUp); err != nil {
 			return 0, err
 		}
 	}
@@ -157,22 +162,22 @@ func timeRouter(ctx context.Context, pool *pgxpool.Pool, count int, readers []st
 	return float64(count) / elapsed.Seconds(), errors.Join(err, closeErr)
 }
 
-// stockSubscriber journals the way watermill-redisstream does it out of the box: an entry a message, a message a
-// transaction.
-func stockSubscriber(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
+// journalWithPlainSubscriber writes events with watermill-redisstream's own subscriber: one message per entry, and one
+// transaction per message.
+func journalWithPlainSubscriber(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if _, err := pool.Exec(ctx, `DROP TABLE IF EXISTS plain_journal; CREATE TABLE plain_journal (event_id uuid PRIMARY KEY, payload jsonb NOT NULL)`); err != nil {
 		return 0, err
 	}
-	own := redis.NewClient(client.Options()) // the subscriber closes the client that it is given
+	own := redis.NewClient(client.Options()) // the subscriber closes its client
 	subscriber, err := redisstream.NewSubscriber(redisstream.SubscriberConfig{
 		Client: own, Unmarshaller: events.Codec{}, ConsumerGroup: "stock", OldestId: "0",
 	}, watermill.NopLogger{})
 	if err != nil {
 		return 0, err
 	}
-	defer subscriber.Close() //nolint:errcheck // the end of a measurement
+	defer subscriber.Close() //nolint:errcheck // the measurement is over
 	messages, err := subscriber.Subscribe(ctx, events.MainPool.StreamKey())
 	if err != nil {
 		return 0, err

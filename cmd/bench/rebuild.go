@@ -18,11 +18,11 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
-// rebuilt are the projections that are measured, together.
-var rebuilt = []string{"holds", "orders", "stock_levels"}
+// rebuiltProjections are the projections that are rebuilt together.
+var rebuiltProjections = []string{"holds", "orders", "stock_levels"}
 
-// benchRebuild measures a rebuild of three projections from a long journal: how fast it is alone, how much memory its
-// process takes, and how late the read tables are while the service sells and rebuilds run one after the other.
+// benchRebuild measures a rebuild of three projections from a long journal: its speed, the memory of its process, and the
+// lag of the read tables while the service sells and rebuilds run one after the other.
 func benchRebuild(ctx context.Context, o options, s *servers) error {
 	pool, err := pgxpool.New(ctx, s.postgres.URL())
 	if err != nil {
@@ -32,7 +32,7 @@ func benchRebuild(ctx context.Context, o options, s *servers) error {
 	if err := writeHistory(ctx, pool, o.history, o.history/10); err != nil {
 		return err
 	}
-	if _, err := projectBacklog(ctx, pool, o.history); err != nil {
+	if _, err := timeProjections(ctx, pool, o.history); err != nil {
 		return err
 	}
 	var whole, replay, memory []float64
@@ -53,18 +53,18 @@ func benchRebuild(ctx context.Context, o options, s *servers) error {
 			return err
 		}
 	}
-	fmt.Printf("\nrebuild of %d projections together, from a journal of %d events\n", len(rebuilt), o.history)
-	fmt.Printf("  events/s, compared, exchanged, and with the start of the process   %8.0f\n", median(whole))
-	fmt.Printf("  events/s, compared and exchanged                                   %8.0f\n", median(replay))
+	fmt.Printf("\nrebuild of %d projections together, from a journal of %d events\n", len(rebuiltProjections), o.history)
+	fmt.Printf("  events/s, with comparison, swap and start of the process           %8.0f\n", median(whole))
+	fmt.Printf("  events/s, with comparison and swap                                 %8.0f\n", median(replay))
 	fmt.Printf("  peak memory of the process, MiB                                    %8.0f\n", median(memory))
-	goal("rebuild, in thousands of events/s", median(replay)/1000, 100)
-	goal("300 MiB / peak memory", 300/median(memory), 1)
+	printGoal("rebuild, in thousands of events/s", median(replay)/1000, 100)
+	printGoal("300 MiB / peak memory", 300/median(memory), 1)
 	return rebuildUnderLoad(ctx, o, s, pool)
 }
 
-// rebuildAll runs the program's own command, and returns the most memory that its process had, in MiB.
+// rebuildAll runs `stockstream projections rebuild` and returns the peak memory of its process in MiB.
 func rebuildAll(ctx context.Context, o options, s *servers) (peakMiB float64, err error) {
-	args := slices.Concat([]string{"projections", "rebuild"}, rebuilt, []string{"--database-url", s.postgres.URL()})
+	args := slices.Concat([]string{"projections", "rebuild"}, rebuiltProjections, []string{"--database-url", s.postgres.URL()})
 	cmd := exec.CommandContext(ctx, o.binary, args...) //nolint:gosec // our own program
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -73,7 +73,7 @@ func rebuildAll(ctx context.Context, o options, s *servers) (peakMiB float64, er
 	}
 	usage, known := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	if !known {
-		return 0, errors.New("the peak memory of a process is not known here")
+		return 0, errors.New("this system does not report the peak memory of a process")
 	}
 	return float64(usage.Maxrss) / 1024, nil
 }
@@ -84,7 +84,7 @@ func lastLine(out []byte) []byte {
 }
 
 func dropOld(ctx context.Context, pool *pgxpool.Pool) error {
-	list, err := projections.Named(rebuilt...)
+	list, err := projections.Named(rebuiltProjections...)
 	if err != nil {
 		return err
 	}
@@ -97,17 +97,18 @@ func dropOld(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// rebuildUnderLoad sells at a steady rate while rebuilds run, and measures the way from a 201 to the row in holds.
+// rebuildUnderLoad sells at a constant rate while rebuilds run, and measures the time from a hold's 201 to its row in the
+// table holds.
 func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.Pool) error {
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
 	defer client.Close()
-	// A Redis that is level with the journal, as far as a new SKU is concerned.
+	// Sets Redis's log head to the journal's end, with stock for a new SKU: enough for Redis not to be restored first.
 	err := errors.Join(client.FlushAll(ctx).Err(), client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", o.history).Err(),
 		client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err())
 	if err != nil {
 		return err
 	}
-	t, err := launchService(ctx, o, s, everything)
+	t, err := launchService(ctx, o, s, allRoles)
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.
 	w := &watcher{pool: pool}
 	selling := make(chan error, 1)
 	go func() {
-		_, err := steady(ctx, t.addr, rate, 6*o.seconds, w)
+		_, err := reserveAtRate(ctx, t.addr, rate, 6*o.seconds, w)
 		selling <- err
 	}()
 	rebuilds := 0
@@ -136,13 +137,13 @@ func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.
 	}
 	w.group.Wait()
 	if err = errors.Join(err, w.err); err != nil || len(w.took) == 0 {
-		return errors.Join(err, errors.New("too few holds were watched"))
+		return errors.Join(err, errors.New("no hold was watched; sell longer"))
 	}
 	slices.Sort(w.took)
 	at := func(q float64) time.Duration { return w.took[int(q*float64(len(w.took)-1))].Round(time.Millisecond) }
 	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %d reserves/s, while %d rebuilds ran; %d holds watched\n", rate, rebuilds, len(w.took))
 	fmt.Printf("  p50 %s   p90 %s   p99 %s   max %s\n", at(0.5), at(0.9), at(0.99), at(1))
-	goal("1 s / p99", 1/at(0.99).Seconds(), 1)
+	printGoal("1 s / p99", 1/at(0.99).Seconds(), 1)
 	t.stop()
 	return reset(ctx, client, pool)
 }

@@ -2,18 +2,19 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/recovery"
 	"github.com/stockstream/stockstream/events"
 )
 
-// benchRestore measures how long an emptied Redis takes to be what the journal says, with all that is remembered.
+// benchRestore measures how long it takes to restore an empty Redis from the journal, with ended holds and keys.
 func benchRestore(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
@@ -23,8 +24,8 @@ func benchRestore(ctx context.Context, o options, s *servers) error {
 	if err := writeHistory(ctx, pool, o.history, o.history/10); err != nil {
 		return err
 	}
-	var perSecond, closed []float64
-	var done commands.Rebuilt
+	var perSecond, writingSeconds []float64
+	var done recovery.Rebuilt
 	for range min(o.rounds, 3) {
 		if err := client.FlushAll(ctx).Err(); err != nil {
 			return err
@@ -34,30 +35,35 @@ func benchRestore(ctx context.Context, o options, s *servers) error {
 			return err
 		}
 		done = result
-		perSecond, closed = append(perSecond, float64(o.history)/seconds), append(closed, writing)
+		perSecond = append(perSecond, float64(o.history)/seconds)
+		writingSeconds = append(writingSeconds, writing)
 	}
 	fmt.Printf("\nRedis restored from %d events: %d live holds, %d ended ones, %d keys\n", done.Seq, done.LiveHolds, done.EndedHolds, done.Keys)
 	fmt.Printf("  events/s                                        %8.0f\n", median(perSecond))
-	fmt.Printf("  of which keys are removed and written, seconds  %8.1f\n", median(closed))
-	goal("Redis from the journal, in thousands of events/s", median(perSecond)/1000, 100)
+	fmt.Printf("  seconds of it to remove and write keys          %8.1f\n", median(writingSeconds))
+	printGoal("Redis from the journal, in thousands of events/s", median(perSecond)/1000, 100)
 	return reset(ctx, client, pool)
 }
 
-// restoreOnce returns how long all of it took, and how much of that the writing.
-func restoreOnce(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) (done commands.Rebuilt, seconds, writing float64, err error) {
-	service, err := commands.NewService(events.MainPool, client, commands.DefaultConfig())
-	if err != nil {
-		return done, 0, 0, err
-	}
+// restoreOnce restores Redis and returns the seconds that it took, and the seconds that writing to Redis took.
+func restoreOnce(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) (done recovery.Rebuilt, seconds, writing float64, err error) {
+	r := recovery.New(recovery.Config{
+		Pool:       events.MainPool,
+		Redis:      client,
+		Postgres:   pool.Config().ConnConfig,
+		KeepMemory: commands.DefaultConfig().KeepMemory,
+		Log:        slog.Default(),
+	})
 	began := time.Now()
 	var folded time.Time
-	done, err = service.Rebuild(ctx, pool.Config().ConnConfig, commands.RebuildOptions{
-		Wait: time.Minute, Report: commands.EveryStep(time.Hour, func(p commands.Progress) {
-			if p.Step == commands.StepRemove {
+	done, err = r.Rebuild(ctx, recovery.RebuildOptions{
+		Wait: time.Minute, Report: recovery.EveryStep(time.Hour, func(p recovery.RestoreProgress) {
+			if p.Step == recovery.StepRemove {
 				folded = time.Now()
 			}
 		}),
 	})
-	seconds, writing = time.Since(began).Seconds(), time.Since(folded).Seconds()
-	return done, seconds, writing, errors.Join(err, service.Close())
+	seconds = time.Since(began).Seconds()
+	writing = time.Since(folded).Seconds()
+	return done, seconds, writing, err
 }

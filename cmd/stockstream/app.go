@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/stockstream/stockstream/audit"
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/recovery"
 	"github.com/stockstream/stockstream/deadletters"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
@@ -30,97 +31,154 @@ import (
 	"github.com/stockstream/stockstream/sagas"
 )
 
-// app is a running process: its clients, and the parts that its roles ask for.
+// app is a running process: its clients, and the parts that its roles need. newApp builds it, run runs it and closes it.
 type app struct {
 	config   *Config
 	log      *slog.Logger
 	pool     events.Pool
+	listener net.Listener
 	redis    *redis.Client
 	postgres *pgxpool.Pool
 	commands *commands.Service
+	recovery *recovery.Recovery
 	router   *message.Router
+	workers  []*worker.Worker
 	rebuilds *rebuild.Background
-	lines    []*worker.Worker
-	listener net.Listener
 	server   *http.Server
-	draining chan struct{}
 
-	linesMu   sync.Mutex
-	linesOver bool          // drained before they began: they must not begin any more
-	linesDone chan struct{} // closed when the Router has ended; nil before it began
+	closers  []func()      // one for each resource that newApp opened, in the order of opening
+	draining chan struct{} // closed when the shutdown begins
+	drained  chan struct{} // closed when no request is under way any more: the workers may stop
 }
 
 const (
 	shutdownTimeout = 20 * time.Second // for requests under way
-	schemaInterval  = time.Second      // between looks at a schema that does not fit yet
+	schemaInterval  = time.Second      // between checks of a schema that is not at this build's version
 )
 
-// newApp builds the parts in the order in which they depend on each other. Neither Redis nor Postgres has to be there
-// yet; the port has to be free.
+// newApp builds the parts in dependency order. Redis and Postgres need not be reachable yet; the port must be free.
 func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err error) {
-	a = &app{config: config, log: log, pool: events.MainPool, draining: make(chan struct{})}
+	a = &app{
+		config:   config,
+		log:      log,
+		pool:     events.MainPool,
+		draining: make(chan struct{}),
+		drained:  make(chan struct{}),
+	}
 	defer func() {
 		if err != nil {
 			a.close()
 		}
 	}()
 	if a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr); err != nil {
-		return a, fmt.Errorf("listen on %s (another address: --http-addr or STOCKSTREAM_HTTP_ADDR): %w", config.HTTPAddr, err)
+		const advice = "choose another address with --http-addr or STOCKSTREAM_HTTP_ADDR"
+		return a, fmt.Errorf("listen on %s (%s): %w", config.HTTPAddr, advice, err)
 	}
+	a.onClose(func() { _ = a.listener.Close() })
 	if a.redis, err = redisClient(config); err != nil {
 		return a, err
 	}
+	a.onClose(func() { _ = wait.AtMost(time.Second, a.redis.Close) }) // Close blocks while Redis does not respond
 	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
 		return a, fmt.Errorf("database URL: %w", err)
 	}
+	a.onClose(a.postgres.Close)
 	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands); err != nil {
 		return a, err
 	}
-	if err := a.addLines(); err != nil {
+	a.onClose(func() { _ = a.commands.Close() })
+	a.recovery = recovery.New(recovery.Config{
+		Pool:       a.pool,
+		Redis:      a.redis,
+		Postgres:   a.postgres.Config().ConnConfig,
+		Gate:       a.commands.Gate(),
+		KeepMemory: config.Commands.KeepMemory,
+		Log:        log,
+	})
+	if err := a.addWorkers(); err != nil {
 		return a, err
 	}
-	a.rebuilds = rebuild.NewBackground(rebuild.Config{Postgres: a.postgres.Config().ConnConfig, Pool: a.pool, Watched: projections.BuiltIn(), Log: log})
+	a.rebuilds = rebuild.NewBackground(rebuild.Config{
+		Postgres: a.postgres.Config().ConnConfig,
+		Pool:     a.pool,
+		Watched:  projections.BuiltIn(),
+		Log:      log,
+	})
 	a.server = httpapi.NewServer(httpapi.Config{
-		Commands: a.commands, Ready: a.ready, Postgres: a.postgres, Redis: a.redis, Pool: a.pool, Projections: projections.BuiltIn(), Rebuilds: a.rebuilds,
-		Lines: a.lines, Draining: a.draining, HealthOnly: !config.has(roleAPI), Log: log,
+		Commands:    a.commands,
+		Ready:       a.ready,
+		Postgres:    a.postgres,
+		Redis:       a.redis,
+		Pool:        a.pool,
+		Projections: projections.BuiltIn(),
+		Rebuilds:    a.rebuilds,
+		Workers:     a.workers,
+		Draining:    a.draining,
+		HealthOnly:  !config.has(roleAPI),
+		Log:         log,
 	})
 	return a, nil
 }
 
-// addLines puts the handlers of this process's roles on one Watermill Router.
-func (a *app) addLines() (err error) {
-	// What the Router has to say is a detail here: why a handler failed is told by its line.
+// onClose registers a function that close will call.
+func (a *app) onClose(closer func()) { a.closers = append(a.closers, closer) }
+
+// close closes the resources that newApp opened, in reverse order.
+func (a *app) close() {
+	for _, closer := range slices.Backward(a.closers) {
+		closer()
+	}
+}
+
+// addWorkers adds the handlers of this process's roles to one Watermill Router.
+func (a *app) addWorkers() (err error) {
+	// The Router's own messages are logged at debug level: each worker logs why its handler failed.
 	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelDebug}
 	a.router, err = message.NewRouter(message.RouterConfig{}, watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
 	if err != nil {
-		return fmt.Errorf("router: %w", err)
+		return fmt.Errorf("create the Watermill router: %w", err)
 	}
-	session := a.postgres.Config().ConnConfig
+	postgres := a.postgres.Config().ConnConfig
 	if a.config.has(roleJournal) {
 		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
-		a.lines = append(a.lines, writer.AddTo(a.router, journal.StreamSubscriberConfig{
-			Redis: a.redis, Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Keep: a.config.StreamKeep, Log: a.log,
+		a.workers = append(a.workers, writer.AddTo(a.router, journal.StreamSubscriberConfig{
+			Redis:    a.redis,
+			Postgres: postgres,
+			Pool:     a.pool,
+			BatchMax: a.config.BatchMax,
+			Keep:     a.config.StreamKeep,
+			Log:      a.log,
 		}))
 	}
 	if a.config.has(roleProjections) {
-		a.lines = append(a.lines, projections.AddTo(a.router, projections.Config{
-			Postgres: session, Pool: a.pool, BatchMax: a.config.BatchMax, Log: a.log,
+		a.workers = append(a.workers, projections.AddTo(a.router, projections.Config{
+			Postgres: postgres,
+			Pool:     a.pool,
+			BatchMax: a.config.BatchMax,
+			Log:      a.log,
 		}, projections.BuiltIn()...)...)
 	}
 	if a.config.has(roleSagas) {
-		expiry := &sagas.Expiry{Commands: a.commands, Redis: a.redis, Postgres: a.postgres, Pool: a.pool, Log: a.log}
-		a.lines = append(a.lines, expiry.AddTo(a.router))
+		expiry := &sagas.Expiry{
+			Commands: a.commands,
+			Redis:    a.redis,
+			Postgres: a.postgres,
+			Pool:     a.pool,
+			Log:      a.log,
+		}
+		a.workers = append(a.workers, expiry.AddTo(a.router))
 	}
 	return nil
 }
 
-// decides reports whether this process takes commands, from outside or from the saga.
-func (a *app) decides() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
+// takesCommands reports whether this process decides commands: those of the API, or the saga's cancellations.
+func (a *app) takesCommands() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
 
-// ready is what /readyz answers by. Commands do not need Postgres, once the pool is open; of the lines, the journal needs
-// Redis, too.
+// ready returns nil if this process can do its work; /readyz answers 503 otherwise. A process that takes commands is
+// ready when the pool is open, and stays ready while Postgres is away. Every other process needs Postgres, and the role
+// journal also needs Redis.
 func (a *app) ready(ctx context.Context) error {
-	if a.decides() {
+	if a.takesCommands() {
 		return a.commands.Ready(ctx)
 	}
 	if a.config.has(roleJournal) {
@@ -131,11 +189,11 @@ func (a *app) ready(ctx context.Context) error {
 	return a.postgres.Ping(ctx)
 }
 
-// addr is where the app listens.
+// addr returns the address that the app listens on, as host:port.
 func (a *app) addr() string { return a.listener.Addr().String() }
 
-// run works until ctx ends, and then drains: requests first, then the lines, each batch to its end. The first part
-// that fails stops all.
+// run serves until ctx ends or a part fails, and then shuts down in this order: requests, rebuilds, workers (each of
+// which finishes its batch), clients. It returns the first error.
 func (a *app) run(ctx context.Context) error {
 	defer a.close()
 	group, ctx := errgroup.WithContext(ctx)
@@ -149,10 +207,10 @@ func (a *app) run(ctx context.Context) error {
 		if !a.awaitSchema(ctx) {
 			return nil
 		}
-		group.Go(func() error { return a.runLines(ctx) })
+		group.Go(func() error { return a.runWorkers(ctx) })
 		group.Go(func() error { return a.runAudits(ctx) })
-		if a.decides() {
-			a.commands.KeepOpening(ctx, a.postgres.Config().ConnConfig, a.log)
+		if a.takesCommands() {
+			a.recovery.Watch(ctx)
 		}
 		return nil
 	})
@@ -163,75 +221,9 @@ func (a *app) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// runLines runs the Router until stopLines closes it. The lines do not see ctx: they are stopped when their turn has come.
-func (a *app) runLines(ctx context.Context) error {
-	if len(a.lines) == 0 || !a.beginLines() {
-		return nil
-	}
-	defer close(a.linesDone)
-	if err := a.router.Run(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("run the lines: %w", err)
-	}
-	if ctx.Err() == nil {
-		return errors.New("the lines ended by themselves")
-	}
-	return nil
-}
-
-// runAudits audits in the background. It is the journal's role that does so, since it alone works with both Redis and
-// Postgres whatever other roles there are.
-func (a *app) runAudits(ctx context.Context) error {
-	if !a.config.has(roleJournal) || a.config.Audit == 0 {
-		return nil
-	}
-	schedule := &audit.Schedule{
-		Config:   audit.Config{Postgres: a.postgres.Config().ConnConfig, Redis: a.redis, Pool: a.pool},
-		Interval: a.config.Audit, DB: a.postgres, Log: a.log,
-	}
-	schedule.Run(ctx)
-	return nil
-}
-
-func (a *app) beginLines() bool {
-	a.linesMu.Lock()
-	defer a.linesMu.Unlock()
-	if !a.linesOver {
-		a.linesDone = make(chan struct{})
-	}
-	return !a.linesOver
-}
-
-// stopLines closes the Router if it was ever run: closing one that was not would wait for handlers that never began.
-func (a *app) stopLines() error {
-	a.linesMu.Lock()
-	a.linesOver = true
-	done := a.linesDone
-	a.linesMu.Unlock()
-	if done == nil {
-		return nil
-	}
-	select {
-	case <-done:
-		return nil
-	case <-a.router.Running():
-		return a.router.Close()
-	}
-}
-
-func (a *app) drain() error {
-	a.log.Info("draining")
-	close(a.draining)
-	time.Sleep(a.config.DrainDelay)
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-	defer cancel()
-	err := a.server.Shutdown(ctx)
-	a.rebuilds.Close()
-	return errors.Join(err, a.stopLines())
-}
-
-// awaitSchema waits for a schema that fits this build, and reports whether it came.
+// awaitSchema waits until the schema is at this build's version. It returns false if ctx ended first.
 func (a *app) awaitSchema(ctx context.Context) bool {
-	tell := tellOnce(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
+	logWaiting := skipRepeats(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
 	for {
 		err := migrations.Check(ctx, a.postgres)
 		if err == nil {
@@ -240,25 +232,68 @@ func (a *app) awaitSchema(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		tell(err)
+		logWaiting(err)
 		if wait.For(ctx, schemaInterval) != nil {
 			return false
 		}
 	}
 }
 
-// close closes what newApp opened, in reverse.
-func (a *app) close() {
-	if a.commands != nil {
-		_ = a.commands.Close()
+// runWorkers runs the Router until the app is drained. The Router does not see ctx, because the workers must go on
+// while the last requests are answered.
+func (a *app) runWorkers(ctx context.Context) error {
+	if len(a.workers) == 0 {
+		return nil
 	}
-	if a.postgres != nil {
-		a.postgres.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- a.router.Run(context.WithoutCancel(ctx)) }()
+	// The Router may only be closed once it runs: an earlier Close waits for handlers that were never started.
+	for _, reached := range []<-chan struct{}{a.router.Running(), a.drained} {
+		select {
+		case <-reached:
+		case err := <-ended:
+			return workersEnded(ctx, err)
+		}
 	}
-	if a.redis != nil {
-		_ = wait.AtMost(time.Second, a.redis.Close) // it waits for a Redis that hangs
+	return errors.Join(a.router.Close(), <-ended)
+}
+
+// workersEnded returns the error for a Router that ended before it was closed.
+func workersEnded(ctx context.Context, err error) error {
+	if err != nil {
+		return fmt.Errorf("run the workers: %w", err)
 	}
-	if a.listener != nil {
-		_ = a.listener.Close()
+	if ctx.Err() == nil {
+		return errors.New("the workers stopped although the process was not shutting down")
 	}
+	return nil
+}
+
+// runAudits runs audits in the background. Only the role journal does so, because it is the only role that needs both
+// Redis and Postgres in any combination of roles.
+func (a *app) runAudits(ctx context.Context) error {
+	if !a.config.has(roleJournal) || a.config.Audit == 0 {
+		return nil
+	}
+	schedule := &audit.Schedule{
+		Config:   audit.Config{Postgres: a.postgres.Config().ConnConfig, Redis: a.redis, Pool: a.pool},
+		Interval: a.config.Audit,
+		DB:       a.postgres,
+		Log:      a.log,
+	}
+	schedule.Run(ctx)
+	return nil
+}
+
+// drain finishes the requests and rebuilds under way, and then lets the workers stop.
+func (a *app) drain() error {
+	defer close(a.drained)
+	a.log.Info("draining")
+	close(a.draining)
+	time.Sleep(a.config.DrainDelay)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	err := a.server.Shutdown(ctx)
+	a.rebuilds.Close()
+	return err
 }

@@ -24,17 +24,18 @@ func newAudit(config *Config) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "audit",
 		Short: "Compare Redis and the read tables with the journal; exits 1 on any difference",
-		Long: "Fold the journal, and compare what comes out with Redis, the stream and the read tables, key by key, while all\n" +
-			"of it goes on working. It begins where the last audit found everything true; --full begins at zero, and looks\n" +
-			"for what the journal knows nothing of, too. It exits 0 only if everything agrees: counters that were set by\n" +
-			"hand are listed as pending and are fine, what waits behind dead letters is listed as parked and is not.",
+		Long: "Compute from the journal what Redis, the stream and the read tables should contain, and compare them key by\n" +
+			"key, while the service runs. An audit continues from the last one that found no difference. With --full, it\n" +
+			"starts at the first event and also finds keys and rows that no event explains.\n\n" +
+			"It exits 0 only if everything agrees. A stock counter that was set by hand is listed as pending, and does not\n" +
+			"count as a difference. A row that waits behind a dead letter is listed as parked, and does count.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			report, err := runAudit(ctx, config, full)
 			if err != nil && ctx.Err() != nil && cmd.Context().Err() == nil {
-				return fmt.Errorf("no audit was possible within %s; --timeout gives it longer: %w (%w)", timeout, ctx.Err(), err)
+				return fmt.Errorf("no audit was possible within %s (--timeout allows more): %w (%w)", timeout, ctx.Err(), err)
 			}
 			if err != nil {
 				return fmt.Errorf("no audit was possible: %w", err)
@@ -49,8 +50,8 @@ func newAudit(config *Config) *cobra.Command {
 		},
 	}
 	addOutput(command, &form, "table or json")
-	command.Flags().BoolVar(&full, "full", false, "begin at zero, and look at everything")
-	command.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long it may take")
+	command.Flags().BoolVar(&full, "full", false, "start at the first event, and also look for keys and rows that no event explains")
+	command.Flags().DurationVar(&timeout, "timeout", time.Hour, "the longest time that the audit may take")
 	return command
 }
 
@@ -60,7 +61,7 @@ func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, er
 		return nil, err
 	}
 	defer client.Close()
-	postgres, err := fittingPostgres(ctx, config)
+	postgres, err := latestSchemaConfig(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -72,15 +73,15 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 		return printDocument(out, report)
 	}
 	c := report.Compared
-	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Outcome, report.From, report.Seq,
+	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Verdict, report.From, report.Seq,
 		c.Events, c.SKUs, c.Holds, c.Entries, time.Duration(report.TookMs)*time.Millisecond)
 	for _, text := range report.Incomplete {
 		fmt.Fprintln(out, "incomplete:", text)
 	}
 	table := newTable(out)
-	printAudited(table, "DIFFERENT", report.Differences)
-	printAudited(table, "PARKED", report.Parked)
-	printAudited(table, "PENDING", report.Pending)
+	printFindingsTable(table, "DIFFERENT", report.Differences)
+	printFindingsTable(table, "PARKED", report.Parked)
+	printFindingsTable(table, "PENDING", report.Pending)
 	if err := table.Flush(); err != nil {
 		return err
 	}
@@ -90,15 +91,16 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 	return nil
 }
 
-// printRemedies says what puts right what is made from the journal. For the journal and the stream there is no such
-// thing. Where the audit is incomplete, it may be this build that is wrong, and would make everything so.
+// printRemedies prints the commands that rebuild the stores that differ: Redis and the read tables. The journal and the
+// stream cannot be rebuilt. printAudit does not call it for an incomplete audit, because then this build itself may be
+// at fault, and a rebuild would spread the fault.
 func printRemedies(out io.Writer, report *audit.Report) {
 	wrong := map[string]bool{}
 	for _, d := range slices.Concat(report.Differences.First, report.Parked.First) {
 		wrong[d.Store] = true
 	}
 	if wrong[audit.StoreRedis] {
-		fmt.Fprintln(out, "`stockstream redis rebuild --yes` writes Redis anew from the journal")
+		fmt.Fprintln(out, "`stockstream redis rebuild --yes` rebuilds Redis from the journal")
 	}
 	var tables []string
 	for _, p := range projections.BuiltIn() {
@@ -107,12 +109,12 @@ func printRemedies(out io.Writer, report *audit.Report) {
 		}
 	}
 	if len(tables) > 0 {
-		fmt.Fprintf(out, "`stockstream projections rebuild %s --accept-differences` makes the read tables anew from the journal, with what dead letters held up\n", strings.Join(tables, " "))
+		fmt.Fprintf(out, "`stockstream projections rebuild %s --accept-differences` rebuilds the read tables from the journal, including the events behind dead letters\n", strings.Join(tables, " "))
 	}
 }
 
-// printAudited prints one sort of what an audit found.
-func printAudited(out io.Writer, heading string, found audit.Findings) {
+// printFindingsTable prints the findings of one class: differences, parked or pending.
+func printFindingsTable(out io.Writer, heading string, found audit.Findings) {
 	if found.Count == 0 {
 		return
 	}

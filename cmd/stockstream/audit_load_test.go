@@ -16,14 +16,14 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// crowds counts, so that no two have the same keys.
-var crowds atomic.Int64
+// shopperRounds counts the calls of startShoppers, so that no two use the same idempotency keys.
+var shopperRounds atomic.Int64
 
-// shoppers reserve, pay, give back and let lapse until stop is called, which returns how many holds they made. An
-// operator sets a counter by hand now and then.
-func (v *service) shoppers(count int) (stop func() int64) {
-	s := v.shop
-	round := crowds.Add(1)
+// startShoppers starts shoppers that reserve, confirm, cancel and let holds expire until stop is called. stop returns the
+// number of holds that they made. From time to time, a shopper also sets a stock counter by hand, like an operator.
+func (v *service) startShoppers(count int) (stop func() int64) {
+	s := v.fixture
+	round := shopperRounds.Add(1)
 	ctx, cancel := context.WithCancel(s.ctx)
 	var group sync.WaitGroup
 	var made atomic.Int64
@@ -47,7 +47,7 @@ func (v *service) shoppers(count int) (stop func() int64) {
 					_, _, err = s.send(http.MethodPost, v.url+"/holds/"+hold+"/cancel", ``)
 				case 2:
 					if i%50 == 2 {
-						err = s.redis.IncrBy(ctx, "stock:"+sku, 10).Err() // by hand, as it were
+						err = s.redis.IncrBy(ctx, "stock:"+sku, 10).Err() // like an operator, without a command
 					}
 				}
 				if err != nil && ctx.Err() == nil {
@@ -63,25 +63,29 @@ func (v *service) shoppers(count int) (stop func() int64) {
 	}
 }
 
-func (s *shop) fillShelves() {
+// stockSKUs sets the stock counters of the seven SKUs that the shoppers buy.
+func (s *fixture) stockSKUs() {
 	for i := range 7 {
-		s.typed(fmt.Sprintf("SET stock:sku-%d 1000000", i))
+		s.redisCommand(fmt.Sprintf("SET stock:sku-%d 1000000", i))
 	}
 }
 
-// TestAuditUnderLoad audits a shop in full swing, again and again, from where it stands and from zero, beside the
-// background audit. There must be no false alarm, and nothing may be skipped.
-func TestAuditUnderLoad(t *testing.T) {
+// TestAuditUnderLoadRaisesNoFalseAlarm runs 30 audits, full and incremental, while shoppers buy and the background audit
+// runs. It checks that no audit finds a difference, and that the incremental audits skip no event.
+func TestAuditUnderLoadRaisesNoFalseAlarm(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "50ms").awaitReady()
-	stop := v.shoppers(8)
+	stop := v.startShoppers(8)
 	var verified int64
 	for i := range 30 {
-		report := s.audit(i%5 == 4)
-		if !report.OK || report.Seq < verified {
-			t.Fatalf("audit %d, after seq %d: a false alarm, or a step back: %+v", i, verified, report)
+		report := s.runAudit(i%5 == 4)
+		if !report.OK {
+			t.Fatalf("audit %d: got a difference, want none: %+v", i, report)
+		}
+		if report.Seq < verified {
+			t.Fatalf("audit %d: got seq %d, want at least %d of the audit before", i, report.Seq, verified)
 		}
 		verified = report.Seq
 	}
@@ -93,25 +97,31 @@ func TestAuditUnderLoad(t *testing.T) {
 		t.Errorf("the background audit raised a false alarm:\n%s", log)
 	}
 	s.serve("--roles", "journal,projections", "--audit-interval", "0").awaitReady()
-	last := s.wantClean(false)
-	if made < 200 || verified == 0 || last.From == 0 || last.Compared.Events != last.Seq-last.From {
-		t.Errorf("%d holds were made; the last audit: %+v", made, last)
+	last := s.wantCleanAudit(false)
+	if made < 200 {
+		t.Errorf("the shoppers made %d holds, want at least 200", made)
 	}
-	s.wantClean(true)
+	if verified == 0 {
+		t.Error("no audit under load verified an event")
+	}
+	if last.From == 0 {
+		t.Errorf("the last audit started at seq 0, want it to continue: %+v", last)
+	}
+	if want := last.Seq - last.From; last.Compared.Events != want {
+		t.Errorf("the last audit read %d events, want %d: %+v", last.Compared.Events, want, last)
+	}
+	s.wantCleanAudit(true)
 }
 
-// TestAuditInBackground holds that the last audit is shown by every process, that a difference is an error in the log and
-// leaves the service ready, and that it is looked at again until it is gone.
-func TestAuditInBackground(t *testing.T) {
+// TestBackgroundAuditReportsADifference checks that every process shows the last audit in /readyz, that a difference is
+// logged as an error while the service stays ready, and that the audit is clean again after the difference is gone.
+func TestBackgroundAuditReportsADifference(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	worker := s.serve("--roles", "journal,projections", "--audit-interval", "50ms")
 	api := s.serve("--roles", "api,sagas", "--audit-interval", "50ms").awaitReady()
-	_, hold, err := api.reserve("sku-1", "k1", 2, 600)
-	if err != nil || hold == "" {
-		t.Fatal(hold, err)
-	}
+	hold := api.mustReserve("sku-1", "k1", 2, 600)
 	await := func(outcome string, first string) {
 		t.Helper()
 		testenv.Eventually(t, 30*time.Second, func() (bool, string) {
@@ -125,54 +135,57 @@ func TestAuditInBackground(t *testing.T) {
 	if strings.Contains(worker.log.String(), "level=ERROR") {
 		t.Errorf("the log has errors:\n%s", worker.log)
 	}
-	s.typed("HSET hold:" + hold + " qty 5")
+	s.redisCommand("HSET hold:" + hold + " qty 5")
 	await("differs", "hold:"+hold)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log is written behind the report
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the log line follows the report
 		log := worker.log.String()
-		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from its journal"), log
+		return strings.Contains(log, "level=ERROR") && strings.Contains(log, "differs from the journal"), log
 	})
-	s.typed("HSET hold:" + hold + " qty 2")
+	s.redisCommand("HSET hold:" + hold + " qty 2")
 	await("clean", "")
 }
 
-// TestAuditGoesOn holds that an audit folds only what is new, and that two that overlap in time take their turns.
-func TestAuditGoesOn(t *testing.T) {
+// TestConcurrentAuditsReadEachEventOnce checks that an incremental audit reads only new events, and that two audits at the
+// same time run one after the other.
+func TestConcurrentAuditsReadEachEventOnce(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
 	var verified int64
 	for round := range 3 {
 		for i := range 5 {
-			if _, hold, err := v.reserve("sku-1", fmt.Sprintf("k%d-%d", round, i), 1, 600); err != nil || hold == "" {
-				t.Fatal(hold, err)
-			}
+			v.mustReserve("sku-1", fmt.Sprintf("k%d-%d", round, i), 1, 600)
 		}
-		s.awaitLevel()
+		s.awaitCaughtUp()
 		var both sync.WaitGroup
 		reports := make([]*audit.Report, 2)
 		for i := range reports {
-			both.Go(func() { reports[i] = s.wantClean(false) })
+			both.Go(func() { reports[i] = s.wantCleanAudit(false) })
 		}
 		both.Wait()
 		if t.Failed() {
 			return
 		}
-		if folded := reports[0].Compared.Events + reports[1].Compared.Events; folded != reports[0].Seq-verified || reports[0].Full != reports[1].Full && round > 0 {
-			t.Errorf("round %d: %d events were folded from %d on, in %+v and %+v", round, folded, verified, reports[0], reports[1])
+		read := reports[0].Compared.Events + reports[1].Compared.Events
+		if want := reports[0].Seq - verified; read != want {
+			t.Errorf("round %d: the two audits read %d events, want %d: %+v and %+v", round, read, want, reports[0], reports[1])
+		}
+		if round > 0 && reports[0].Full != reports[1].Full {
+			t.Errorf("round %d: one audit was full: %+v and %+v", round, reports[0], reports[1])
 		}
 		verified = reports[0].Seq
 	}
 }
 
-// TestAuditKilled kills audits under load at any moment. What they leave behind is the verified state of before, or of
-// after, and never something in between.
-func TestAuditKilled(t *testing.T) {
+// TestKilledAuditLeavesAConsistentState kills audits at different moments under load. The next audit must be clean: a killed
+// audit has stored either all of its state or none.
+func TestKilledAuditLeavesAConsistentState(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
-	stop := v.shoppers(4)
+	stop := v.startShoppers(4)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -186,11 +199,11 @@ func TestAuditKilled(t *testing.T) {
 		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if report := s.audit(false); report.Outcome == audit.OutcomeDiffers {
+		if report := s.runAudit(false); report.Verdict == audit.VerdictDiffers {
 			t.Fatalf("after kill %d: %+v", i, report)
 		}
 	}
 	stop()
-	s.wantClean(false)
-	s.wantClean(true)
+	s.wantCleanAudit(false)
+	s.wantCleanAudit(true)
 }

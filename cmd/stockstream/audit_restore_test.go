@@ -8,34 +8,34 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestAuditOfARestoredRedis empties Redis between two crowds. Once it is restored from the journal, an audit goes on from
-// where it stood and finds everything as it was, and so does one from zero after more was sold.
-func TestAuditOfARestoredRedis(t *testing.T) {
+// TestAuditIsCleanAfterARestore empties Redis under load. After Redis is restored from the journal, an audit that continues
+// from the last one is clean, and so is a full audit after further sales.
+func TestAuditIsCleanAfterARestore(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.fillShelves()
+	s := newFixture(t)
+	s.stockSKUs()
 	v := s.serve("--audit-interval", "0").awaitReady()
 	sellSome := func() {
 		t.Helper()
-		from, _ := s.logEnd() // 0 where there is none
-		stop := v.shoppers(4)
+		from, _ := s.logEnd() // 0 if Redis has no log
+		stop := v.startShoppers(4)
 		defer stop()
 		testenv.Eventually(t, 60*time.Second, func() (bool, string) {
 			end, err := s.logEnd()
-			return err == nil && end >= from+300, fmt.Sprintf("the log ends at %d (%v), and began at %d", end, err, from)
+			return err == nil && end >= from+300, fmt.Sprintf("the log ends at seq %d (%v), and started at %d", end, err, from)
 		})
 	}
 	sellSome()
-	verified := s.wantClean(false).Seq
+	verified := s.wantCleanAudit(false).Seq
 	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
 	v.awaitReady()
-	if report := s.wantClean(false); report.From != verified || report.Full {
-		t.Errorf("restored: got %+v, want it to go on from %d", report, verified)
+	if report := s.wantCleanAudit(false); report.Full || report.From != verified {
+		t.Errorf("restored: got %+v, want an audit that continues from seq %d", report, verified)
 	}
-	s.wantClean(true)
+	s.wantCleanAudit(true)
 	sellSome()
-	s.wantClean(false)
-	s.wantClean(true)
+	s.wantCleanAudit(false)
+	s.wantCleanAudit(true)
 }

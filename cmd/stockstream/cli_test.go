@@ -12,54 +12,50 @@ import (
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// TestMigrateCommands goes up and down, and will not drop a journal by accident.
-func TestMigrateCommands(t *testing.T) {
+// TestMigrateUpDownAndStatus migrates up twice, down and up again. It checks that down needs --yes, and that without a
+// schema every command advises to run migrate up.
+func TestMigrateUpDownAndStatus(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	level := fmt.Sprintf("schema version %d, this build's is %d", migrations.Latest, migrations.Latest)
+	s := newFixture(t)
+	latest := fmt.Sprintf("schema version %d, this build's is %d", migrations.Latest, migrations.Latest)
 	for range 2 {
-		if out, err := s.cli("migrate", "up"); err != nil || !strings.Contains(out, level) {
-			t.Errorf("up: got %q (%v)", out, err)
+		s.wantOutput("migrate up", latest)
+	}
+	s.wantOutput("migrate status")
+	s.wantOutput("projections rebuild --all")
+	s.wantError("migrate down", "--yes")
+	s.wantOutput("migrate down --yes")
+	const tables = `
+		SELECT coalesce(string_agg(relname, ' '), '') FROM pg_class
+		WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`
+	if left := queryValue[string](s, tables); left != "schema_migrations" {
+		t.Errorf("after down: the schema has the tables %s, want only schema_migrations", left)
+	}
+	for _, command := range []string{
+		"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1", "dead-letters list",
+		"projections list", "projections rebuild holds",
+	} {
+		if _, err := s.wantError(command, "migrate up"); !errors.Is(err, migrations.ErrSchema) {
+			t.Errorf("%s without a schema: got %v, want ErrSchema", command, err)
 		}
 	}
-	if _, err := s.cli("migrate", "status"); err != nil {
-		t.Errorf("status: %v", err)
+	out, err := s.cli("migrate", "status")
+	if !errors.Is(err, migrations.ErrSchema) {
+		t.Errorf("status without a schema: got %v, want ErrSchema", err)
 	}
-	if out, err := s.cli("projections", "rebuild", "--all"); err != nil {
-		t.Errorf("rebuild: got %q (%v)", out, err)
+	if !strings.Contains(out, "schema version 0") {
+		t.Errorf("status without a schema: printed %q, want version 0", out)
 	}
-	if _, err := s.cli("migrate", "down"); err == nil || !strings.Contains(err.Error(), "--yes") {
-		t.Errorf("down without --yes: got %v", err)
-	}
-	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
-		t.Errorf("down: %v", err)
-	}
-	if left := one[string](s, `SELECT coalesce(string_agg(relname, ' '), '') FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`); left != "schema_migrations" {
-		t.Errorf("down left %s", left)
-	}
-	for _, args := range []string{"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1", "dead-letters list", "projections list", "projections rebuild holds"} {
-		if _, err := s.cli(strings.Fields(args)...); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), "migrate up") {
-			t.Errorf("%s without a schema: got %v, want it to say what makes one", args, err)
-		}
-	}
-	if out, err := s.cli("migrate", "status"); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(out, "schema version 0") {
-		t.Errorf("status of nothing: got %q (%v), want an error", out, err)
-	}
-	for _, args := range []string{"migrate up", "projections rebuild --all"} { // which old tables that were left would refuse
-		if out, err := s.cli(strings.Fields(args)...); err != nil {
-			t.Errorf("%s after it: got %q (%v)", args, out, err)
-		}
-	}
+	s.wantOutput("migrate up")
+	s.wantOutput("projections rebuild --all") // would fail if migrate down had left old tables behind
 }
 
-// TestDoctor holds that the settings of `stockstream dev` are sound, and that each unsafe one is found.
-func TestDoctor(t *testing.T) {
+// TestDoctorFindsUnsafeSettings checks that the servers of the tests, which have the settings of `stockstream dev`, are safe,
+// and that the doctor finds each unsafe setting.
+func TestDoctorFindsUnsafeSettings(t *testing.T) {
 	t.Parallel()
-	s := newShopOn(t, testenv.PostgresServer(t).URL())
-	out, err := s.cli("doctor")
-	if err != nil {
-		t.Fatalf("doctor on servers of our own: %v\n%s", err, out)
-	}
+	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
+	s.wantOutput("doctor")
 	unsafe := map[string][]any{
 		"appendfsync":               {"CONFIG", "SET", "appendfsync", "everysec"},
 		"appendonly":                {"CONFIG", "SET", "appendonly", "no"},
@@ -74,71 +70,80 @@ func TestDoctor(t *testing.T) {
 	if err := s.redis.Do(s.ctx, "ACL", "SETUSER", "default", "-debug").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.db.Exec(s.ctx, `UPDATE schema_migrations SET version = 1`); err != nil {
-		t.Fatal(err)
-	}
-	out, err = s.cli("doctor", "-o", "json")
-	if err == nil || !strings.Contains(err.Error(), "6 of 13 findings are unsafe") {
-		t.Errorf("got %v, want 6 unsafe findings", err)
-	}
+	s.exec(`UPDATE schema_migrations SET version = 1`)
+	out, _ := s.wantError("doctor -o json", "6 of 13 findings are unsafe")
 	var findings []finding
 	if err := json.Unmarshal([]byte(out), &findings); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
 	for _, f := range findings {
-		_, broken := unsafe[strings.TrimPrefix(f.Name, "redis ")]
-		broken = broken || f.Name == "redis user default" || f.Name == "schema version"
-		if (f.Verdict == verdictUnsafe) != broken || broken && f.Advice == "" {
-			t.Errorf("got %+v; it is unsafe: %t", f, broken)
+		_, isUnsafe := unsafe[strings.TrimPrefix(f.Name, "redis ")]
+		isUnsafe = isUnsafe || f.Name == "redis user default" || f.Name == "schema version"
+		if got := f.Verdict == verdictUnsafe; got != isUnsafe {
+			t.Errorf("%s: got unsafe %t, want %t: %+v", f.Name, got, isUnsafe, f)
+		}
+		if isUnsafe && f.Advice == "" {
+			t.Errorf("%s: got no advice", f.Name)
 		}
 	}
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := s.cli("doctor"); err == nil || !strings.Contains(out, "start it") {
-		t.Errorf("without Redis: got %q (%v)", out, err)
+	if out, _ := s.wantError("doctor"); !strings.Contains(out, "start it") {
+		t.Errorf("without Redis: printed %q, want the advice to start it", out)
 	}
-	if _, err := s.cli("doctor", "-o", "xml"); err == nil {
-		t.Error("an unknown output was taken")
-	}
+	s.wantError("doctor -o xml")
 }
 
-// TestDoctorAlone holds that a doctor who finds neither server says so in a line each.
-func TestDoctorAlone(t *testing.T) {
+// TestDoctorWithoutServers checks that the doctor prints one unsafe finding for each server that it cannot reach.
+func TestDoctorWithoutServers(t *testing.T) {
 	t.Parallel()
+	environ := []string{
+		"STOCKSTREAM_REDIS_URL=redis://127.0.0.1:1",
+		"STOCKSTREAM_DATABASE_URL=postgres://app@127.0.0.1:1/inventory",
+	}
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"doctor"}, []string{"STOCKSTREAM_REDIS_URL=redis://127.0.0.1:1", "STOCKSTREAM_DATABASE_URL=postgres://app@127.0.0.1:1/inventory"}, &out, &out)
-	if err == nil || strings.Count(out.String(), "\n") != 2 || strings.Count(out.String(), "UNSAFE") != 2 {
-		t.Errorf("got %v and\n%s", err, out.String())
+	if err := run(t.Context(), []string{"doctor"}, environ, &out, &out); err == nil {
+		t.Error("got no error")
+	}
+	if got := strings.Count(out.String(), "\n"); got != 2 {
+		t.Errorf("got %d lines, want 2:\n%s", got, out.String())
+	}
+	if got := strings.Count(out.String(), "UNSAFE"); got != 2 {
+		t.Errorf("got %d unsafe findings, want 2:\n%s", got, out.String())
 	}
 }
 
-// TestDeadLettersList shows what a foreign entry of the stream becomes.
-func TestDeadLettersList(t *testing.T) {
+// TestDeadLettersListShowsAForeignEntry checks that an entry of the stream that no command wrote becomes a dead letter, and
+// that the command lists it in both formats.
+func TestDeadLettersListShowsAForeignEntry(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	if err := s.redis.Do(s.ctx, "XADD", "inventory.events", "*", "hello", "world").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, err := v.reserve("shirt", "k", 1, 60); status != 201 || err != nil {
-		t.Fatal(status, err)
+	v.mustReserve("shirt", "k", 1, 60)
+	s.awaitCaughtUp()
+	out := s.wantOutput("dead-letters list", "journal", "not written by a command")
+	if got := strings.Count(out, "\n"); got != 2 {
+		t.Errorf("list: got %d lines, want the heading and one letter:\n%s", got, out)
 	}
-	s.awaitLevel()
-	out, err := s.cli("dead-letters", "list")
-	if err != nil || strings.Count(out, "\n") != 2 || !strings.Contains(out, "journal") || !strings.Contains(out, "not written by a command") {
-		t.Errorf("list: got %q (%v)", out, err)
-	}
-	out, err = s.cli("dead-letters", "list", "--source", "journal", "-o", "json")
+	out = s.wantOutput("dead-letters list --source journal -o json")
 	var letter letterJSON
-	if err != nil || json.Unmarshal([]byte(out), &letter) != nil || letter.Status != "parked" || letter.Attempts != 1 {
-		t.Errorf("as JSON: got %q (%v)", out, err)
+	if err := json.Unmarshal([]byte(out), &letter); err != nil {
+		t.Fatalf("as JSON: %v in %q", err, out)
 	}
-	if out, err := s.cli("dead-letters", "list", "--source", "holds"); err != nil || strings.Count(out, "\n") != 1 {
-		t.Errorf("of another source: got %q (%v), want the heading only", out, err)
+	if letter.Status != "parked" {
+		t.Errorf("status: got %s, want parked", letter.Status)
 	}
-	if _, err := s.cli("dead-letters", "list", "-o", "xml"); err == nil {
-		t.Error("an unknown output was taken")
+	if letter.Attempts != 1 {
+		t.Errorf("attempts: got %d, want 1", letter.Attempts)
 	}
+	out = s.wantOutput("dead-letters list --source holds")
+	if got := strings.Count(out, "\n"); got != 1 {
+		t.Errorf("list of another source: got %d lines, want only the heading:\n%s", got, out)
+	}
+	s.wantError("dead-letters list -o xml")
 }

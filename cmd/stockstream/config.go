@@ -18,8 +18,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Config is everything that can be set, by flag or by environment. The flags in addFlags are the one source of names,
-// defaults and explanations; the README's table is made from them.
+// Config holds every setting. Each can be set by a flag or by an environment variable. The flags in addFlags are the
+// only place with their names, defaults and explanations; a test checks the table in the docs against them.
 type Config struct {
 	HTTPAddr    string
 	RedisURL    string
@@ -29,12 +29,12 @@ type Config struct {
 	BatchMax    int
 	StreamKeep  time.Duration
 	DrainDelay  time.Duration
-	Audit       time.Duration // between audits in the background; 0 for none
+	Audit       time.Duration // between two audits in the background; 0 for no such audits
 	LogLevel    string
 	LogFormat   string
 }
 
-// Roles of a process. Several processes of each may run.
+// The roles of a process. Any number of processes may run with the same role.
 const (
 	roleAPI         = "api"
 	roleJournal     = "journal"
@@ -77,7 +77,7 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
 }
 
-// Validate reports every fault at once.
+// Validate returns an error that lists every invalid setting.
 func (c *Config) Validate() error {
 	errs := []error{c.Commands.Validate()}
 	if _, err := redis.ParseURL(c.RedisURL); err != nil {
@@ -91,7 +91,7 @@ func (c *Config) Validate() error {
 	}
 	for _, role := range c.Roles {
 		if !slices.Contains(allRoles, role) {
-			errs = append(errs, fmt.Errorf("roles: %q is none of %s", role, strings.Join(allRoles, ", ")))
+			errs = append(errs, fmt.Errorf("roles: %q is not one of %s", role, strings.Join(allRoles, ", ")))
 		}
 	}
 	if c.BatchMax < 1 || c.BatchMax > 100_000 {
@@ -115,7 +115,7 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// withoutURL returns what is wrong with a URL without the URL, which may hold a password.
+// withoutURL returns the reason why a URL is invalid, without the URL itself, which may contain a password.
 func withoutURL(err error) error {
 	var fault *url.Error
 	if errors.As(err, &fault) {
@@ -128,7 +128,7 @@ func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
 
 func (c *Config) logger(out io.Writer) *slog.Logger {
 	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.LogLevel)) // Validate has tried it
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // Validate has checked it
 	options := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(out, options))
@@ -138,13 +138,13 @@ func (c *Config) logger(out io.Writer) *slog.Logger {
 
 const environmentPrefix = "STOCKSTREAM_"
 
-// environmentName is the variable that sets a flag: --http-addr is STOCKSTREAM_HTTP_ADDR.
+// environmentName returns the name of the environment variable for a flag: STOCKSTREAM_HTTP_ADDR for --http-addr.
 func environmentName(flag string) string {
 	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// readEnvironment sets the flags that the command line does not. A variable of ours that sets nothing is an error: it
-// is misspelt, and somebody relies on it.
+// readEnvironment sets flags from environment variables, except those that the command line has set. An unknown
+// STOCKSTREAM_ variable is an error: it is probably misspelt, and the operator expects it to take effect.
 func readEnvironment(flags *pflag.FlagSet, environ []string) error {
 	byName := map[string]*pflag.Flag{}
 	flags.VisitAll(func(f *pflag.Flag) { byName[environmentName(f.Name)] = f })

@@ -11,17 +11,15 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestCrowd sends 5,000 buyers at once for 1,000 units through two services. Every request is repeated; some buyers pay,
-// some cancel, some let their hold lapse, some pay twice. In the end exactly the units are sold.
-func TestCrowd(t *testing.T) {
+// TestCrowdBuysExactlyTheStock sends 5,000 buyers at once for 1,000 units through two services. Every buyer repeats every
+// request; some pay, some cancel, and some let their hold expire. At the end exactly 1,000 units are sold.
+func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	t.Parallel()
 	const units, buyers = 1000, 5000
-	s := newShop(t)
+	s := newFixture(t)
 	s.client.Transport.(*http.Transport).MaxConnsPerHost = 150
 	services := []*service{s.serve().awaitReady(), s.serve().awaitReady()}
-	if status, body, err := s.send(http.MethodPost, services[0].url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
-		t.Fatal(status, body, err)
-	}
+	s.openTickets(services[0].url, units)
 	var paid, refused atomic.Int64
 	var crowd sync.WaitGroup
 	start := make(chan struct{})
@@ -29,7 +27,7 @@ func TestCrowd(t *testing.T) {
 		crowd.Go(func() {
 			<-start
 			b := buyer{t: t, here: services[i%2], there: services[(i+1)%2], key: fmt.Sprint("buyer-", i)}
-			switch b.come(i%3 + 1) {
+			switch b.act(i%3 + 1) {
 			case bought:
 				paid.Add(int64(b.qty))
 			case soldOut:
@@ -40,13 +38,16 @@ func TestCrowd(t *testing.T) {
 	}
 	close(start)
 	crowd.Wait()
-	if paid.Load() > units || refused.Load() == 0 {
-		t.Fatalf("%d units were paid for, and %d buyers refused", paid.Load(), refused.Load())
+	if paid.Load() > units {
+		t.Fatalf("%d units were paid for, want at most %d", paid.Load(), units)
 	}
-	// What was cancelled and what lapsed is sold to those who come later.
+	if refused.Load() == 0 {
+		t.Fatal("no buyer was refused")
+	}
+	// Later buyers get the units of the cancelled and the expired holds.
 	testenv.Eventually(t, 60*time.Second, func() (bool, string) {
 		b := buyer{t: t, here: services[0], there: services[1], key: fmt.Sprint("late-", paid.Load(), "-", time.Now().UnixNano())}
-		if b.pays(1) == bought {
+		if b.payTwice(1) == bought {
 			paid.Add(1)
 		}
 		return paid.Load() == units, fmt.Sprintf("%d of %d sold", paid.Load(), units)
@@ -54,13 +55,13 @@ func TestCrowd(t *testing.T) {
 	if status, _, err := services[0].reserve("ticket", "one-too-many", 1, 60); status != http.StatusConflict || err != nil {
 		t.Errorf("one more: got %d (%v), want 409", status, err)
 	}
-	s.wantAgreement("ticket", units)
-	if sold := one[int64](s, `SELECT sold FROM stock_levels WHERE sku = 'ticket'`); sold != units {
+	s.wantStoresAgree("ticket", units)
+	if sold := queryValue[int64](s, `SELECT sold FROM stock_levels WHERE sku = 'ticket'`); sold != units {
 		t.Errorf("%d are sold, want %d", sold, units)
 	}
 }
 
-// buyer is one of a crowd, who asks everything twice, of two services.
+// buyer is one buyer of the crowd. It sends every request twice, once to each of two services.
 type buyer struct {
 	t           *testing.T
 	here, there *service
@@ -72,24 +73,25 @@ type outcome int
 
 const (
 	soldOut outcome = iota
-	left            // with a hold that was given back, or that lapses
+	left            // had a hold, and cancelled it or lets it expire
 	bought
 )
 
-// come asks for a unit, and then does one thing or another with it.
-func (b *buyer) come(kind int) outcome {
+// act reserves, and then pays, cancels or lets the hold expire.
+func (b *buyer) act(kind int) outcome {
 	switch kind {
 	case 1:
-		return b.pays(1)
+		return b.payTwice(1)
 	case 2:
-		return b.cancels(2)
+		return b.cancelTwice(2)
 	default:
-		return b.lapses(1)
+		return b.letExpire(1)
 	}
 }
 
-// holds reserves, and again with the same key: the same hold, or none both times.
-func (b *buyer) holds(qty, ttlSeconds int) (id string) {
+// reserveTwice reserves at both services with the same key, and checks that both answer with the same hold. It returns "" if
+// the SKU is sold out.
+func (b *buyer) reserveTwice(qty, ttlSeconds int) (id string) {
 	b.qty = qty
 	status, id, err := b.here.reserve("ticket", b.key, qty, ttlSeconds)
 	if err != nil || status != http.StatusCreated && status != http.StatusConflict {
@@ -105,15 +107,15 @@ func (b *buyer) holds(qty, ttlSeconds int) (id string) {
 }
 
 func (b *buyer) post(v *service, path, body string) (status int) {
-	status, _, err := v.shop.send(http.MethodPost, v.url+path, body)
+	status, _, err := v.fixture.send(http.MethodPost, v.url+path, body)
 	if err != nil {
 		b.t.Errorf("%s: %s: %v", b.key, path, err)
 	}
 	return status
 }
 
-func (b *buyer) pays(qty int) outcome {
-	id := b.holds(qty, 300)
+func (b *buyer) payTwice(qty int) outcome {
+	id := b.reserveTwice(qty, 300)
 	if id == "" {
 		return soldOut
 	}
@@ -128,8 +130,8 @@ func (b *buyer) pays(qty int) outcome {
 	return bought
 }
 
-func (b *buyer) cancels(qty int) outcome {
-	id := b.holds(qty, 300)
+func (b *buyer) cancelTwice(qty int) outcome {
+	id := b.reserveTwice(qty, 300)
 	if id == "" {
 		return soldOut
 	}
@@ -141,29 +143,30 @@ func (b *buyer) cancels(qty int) outcome {
 	return left
 }
 
-func (b *buyer) lapses(qty int) outcome {
-	if b.holds(qty, 1) == "" {
+func (b *buyer) letExpire(qty int) outcome {
+	if b.reserveTwice(qty, 1) == "" {
 		return soldOut
 	}
 	return left
 }
 
-// wantAgreement holds that Redis, the journal and the read tables tell the same story of a SKU, from its first event
-// to its last, and that not a unit of it was lost or sold twice on the way.
-func (s *shop) wantAgreement(sku string, units int64) {
+// wantStoresAgree checks that Redis, the stream, the journal and the read tables agree about a SKU. It also checks that the
+// SKU was never oversold, and that the available, held and sold units add up to units.
+func (s *fixture) wantStoresAgree(sku string, units int64) {
 	s.t.Helper()
-	s.wantAgreementWithout(sku, units)
+	s.wantStoresAgreeExceptStream(sku, units)
 	entries := s.redis.XLen(s.ctx, "inventory.events").Val()
 	if end, err := s.logEnd(); entries != end || err != nil {
 		s.t.Errorf("entries of the stream: got %d, want %d (%v)", entries, end, err)
 	}
 }
 
-// wantAgreementWithout is wantAgreement but for the stream, which is shorter than the log once Redis was restored.
-func (s *shop) wantAgreementWithout(sku string, units int64) {
+// wantStoresAgreeExceptStream is wantStoresAgree without the stream, which has fewer entries than the journal after Redis was
+// restored.
+func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 	s.t.Helper()
-	s.awaitLevel()
-	same := func(what string, got, want int64) {
+	s.awaitCaughtUp()
+	wantEqual := func(what string, got, want int64) {
 		s.t.Helper()
 		if got != want {
 			s.t.Errorf("%s: got %d, want %d", what, got, want)
@@ -177,10 +180,10 @@ func (s *shop) wantAgreementWithout(sku string, units int64) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	same("events in the journal", one[int64](s, `SELECT count(*) FROM events`), end)
-	same("the journal's last seq", one[int64](s, `SELECT max(seq) FROM events`), end)
-	same("dead letters", one[int64](s, `SELECT count(*) FROM dead_letters`), 0)
-	s.wantClean(true)
+	wantEqual("events in the journal", queryValue[int64](s, `SELECT count(*) FROM events`), end)
+	wantEqual("the journal's last seq", queryValue[int64](s, `SELECT max(seq) FROM events`), end)
+	wantEqual("dead letters", queryValue[int64](s, `SELECT count(*) FROM dead_letters`), 0)
+	s.wantCleanAudit(true)
 
 	const running = `
 		WITH steps AS (
@@ -188,16 +191,16 @@ func (s *shop) wantAgreementWithout(sku string, units int64) {
 			                      WHEN 'HOLD_CANCELLED' THEN (payload->>'qty')::bigint ELSE 0 END AS step
 			FROM events WHERE sku = $1)
 		SELECT min(level) FROM (SELECT sum(step) OVER (ORDER BY seq) AS level FROM steps) AS levels`
-	if lowest := one[int64](s, running, sku); lowest < 0 {
-		s.t.Errorf("the stock fell to %d on the way: oversold", lowest)
+	if lowest := queryValue[int64](s, running, sku); lowest < 0 {
+		s.t.Errorf("the SKU was oversold: after one event, %d units were available", lowest)
 	}
-	same("available in stock_levels", one[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
-	held := one[int64](s, `SELECT held FROM stock_levels WHERE sku = $1`, sku)
-	sold := one[int64](s, `SELECT sold FROM stock_levels WHERE sku = $1`, sku)
-	same("available + held + sold", available+held+sold, units)
+	wantEqual("available in stock_levels", queryValue[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
+	held := queryValue[int64](s, `SELECT held FROM stock_levels WHERE sku = $1`, sku)
+	sold := queryValue[int64](s, `SELECT sold FROM stock_levels WHERE sku = $1`, sku)
+	wantEqual("available + held + sold", available+held+sold, units)
 	const inHolds = `SELECT coalesce(sum(qty), 0)::bigint FROM holds WHERE sku = $1 AND status = $2`
-	same("active in holds", one[int64](s, inHolds, sku, "ACTIVE"), held)
-	same("confirmed in holds", one[int64](s, inHolds, sku, "CONFIRMED"), sold)
-	same("units in orders", one[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
-	same("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(), one[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
+	wantEqual("active in holds", queryValue[int64](s, inHolds, sku, "ACTIVE"), held)
+	wantEqual("confirmed in holds", queryValue[int64](s, inHolds, sku, "CONFIRMED"), sold)
+	wantEqual("units in orders", queryValue[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
+	wantEqual("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(), queryValue[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func newDeadLetters(config *Config) *cobra.Command {
-	parent := newNoun("dead-letters", "Look at the messages that could not be handled")
+	parent := newCommandGroup("dead-letters", "Show the messages that could not be handled")
 	var (
 		filter deadletters.Filter
 		status string
@@ -23,7 +23,7 @@ func newDeadLetters(config *Config) *cobra.Command {
 		Short: "List dead letters in the order in which they were parked",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
@@ -42,8 +42,8 @@ func newDeadLetters(config *Config) *cobra.Command {
 	list.Flags().StringVar(&filter.Source, "source", "", "journal, saga, or a projection's name")
 	list.Flags().StringVar(&status, "status", string(deadletters.StatusParked), "parked, resolved or discarded; empty for all")
 	list.Flags().Int64Var(&filter.After, "after", 0, "only letters with a higher id")
-	list.Flags().IntVar(&filter.Limit, "limit", 100, "at most so many")
-	addOutput(list, &form, "table, or json with everything that is known, one letter a line")
+	list.Flags().IntVar(&filter.Limit, "limit", 100, "the largest number of letters to list")
+	addOutput(list, &form, "table, or json with all fields, one letter a line")
 	parent.AddCommand(list)
 	return parent
 }
@@ -58,7 +58,7 @@ func printLetters(out io.Writer, letters []deadletters.Letter) error {
 	return table.Flush()
 }
 
-// letterJSON is a letter for other programs. Raw is the message as text where it is JSON, and base64 where it is not.
+// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: as it is if it is JSON, else in base64.
 type letterJSON struct {
 	ID          int64             `json:"id"`
 	Source      string            `json:"source"`

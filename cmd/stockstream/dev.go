@@ -16,7 +16,7 @@ import (
 	"github.com/stockstream/stockstream/internal/local"
 )
 
-// devOptions are what only `stockstream dev` takes.
+// devOptions are the flags of `stockstream dev`.
 type devOptions struct {
 	dir          string
 	redisAddr    string
@@ -27,47 +27,47 @@ func newDev(config *Config) *cobra.Command {
 	options := devOptions{dir: ".stockstream", redisAddr: "127.0.0.1:6380", postgresAddr: "127.0.0.1:5433"}
 	dev := &cobra.Command{
 		Use:   "dev",
-		Short: "Run the service with a Redis and a Postgres of its own; data are kept in ./.stockstream",
+		Short: "Run the service with its own Redis and Postgres; their data stay in ./.stockstream",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDev(cmd.Context(), config, options, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	dev.Flags().StringVar(&options.dir, "dir", options.dir, "where Redis and Postgres keep their data and logs")
-	dev.Flags().StringVar(&options.redisAddr, "dev-redis-addr", options.redisAddr, "where its Redis listens; port 0 takes a free one")
-	dev.Flags().StringVar(&options.postgresAddr, "dev-postgres-addr", options.postgresAddr, "where its Postgres listens; port 0 takes a free one")
+	dev.Flags().StringVar(&options.dir, "dir", options.dir, "directory for the data and logs of Redis and Postgres")
+	dev.Flags().StringVar(&options.redisAddr, "dev-redis-addr", options.redisAddr, "address for its Redis to listen on; port 0 takes a free one")
+	dev.Flags().StringVar(&options.postgresAddr, "dev-postgres-addr", options.postgresAddr, "address for its Postgres to listen on; port 0 takes a free one")
 	return dev
 }
 
-// runDev starts the two servers, brings the schema up, and runs the service until ctx ends. It stops in the reverse
-// order. When one of the servers dies, the service goes on and says so, as it would anywhere.
+// runDev starts the two servers, migrates the schema and runs the service until ctx ends. It stops them in reverse order.
+// If one of the servers dies, the service keeps running and logs it, as it does in production.
 func runDev(ctx context.Context, config *Config, options devOptions, out, errOut io.Writer) (err error) {
 	if err := local.CheckInstalled(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(options.dir, 0o700); err != nil {
-		return fmt.Errorf("data directory: %w", err)
+		return fmt.Errorf("create the data directory: %w", err)
 	}
-	unlock, err := lock(options.dir)
+	unlock, err := lockDirectory(options.dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	fmt.Fprintf(out, "starting Redis and Postgres in %s …\n", options.dir)
-	redis, err := startLogged(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
+	redis, err := startWithLogFile(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
 		return local.StartRedis(ctx, local.RedisOptions{Dir: dir, Addr: options.redisAddr, Log: log})
 	})
 	if err != nil {
-		return fmt.Errorf("%w\n(another address for Redis: --dev-redis-addr)", err)
+		return fmt.Errorf("%w\n(choose another address for Redis with --dev-redis-addr)", err)
 	}
-	defer func() { err = errors.Join(err, stopServer(redis.Stop)) }()
-	postgres, err := startLogged(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
+	defer func() { err = errors.Join(err, stopInTime(redis.Stop)) }()
+	postgres, err := startWithLogFile(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
 		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Addr: options.postgresAddr, Log: log})
 	})
 	if err != nil {
-		return fmt.Errorf("%w\n(another address for Postgres: --dev-postgres-addr)", err)
+		return fmt.Errorf("%w\n(choose another address for Postgres with --dev-postgres-addr)", err)
 	}
-	defer func() { err = errors.Join(err, stopServer(postgres.Stop)) }()
+	defer func() { err = errors.Join(err, stopInTime(postgres.Stop)) }()
 	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
 	if err := migrateUp(ctx, config); err != nil {
 		return err
@@ -78,49 +78,51 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 		return err
 	}
 	watching, stopWatching := context.WithCancel(ctx)
-	defer stopWatching() // before they are stopped
-	go tellEnd(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
-	go tellEnd(watching, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
+	defer stopWatching() // runs before the servers are stopped
+	go logUnexpectedExit(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
+	go logUnexpectedExit(watching, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
 	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
 	return err
 }
 
-// tellEnd says that one of the servers ended before it was asked to.
-func tellEnd(ctx context.Context, log *slog.Logger, done <-chan struct{}, name, file string) {
+// logUnexpectedExit logs an error if the server exits while ctx has not ended.
+func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct{}, name, file string) {
 	select {
 	case <-ctx.Done():
 	case <-done:
 		if ctx.Err() == nil {
-			log.Error(name+" has ended; stop this program and start it again", "log", file)
+			log.Error(name+" exited unexpectedly; stop this program and start it again", "log", file)
 		}
 	}
 }
 
-// lock keeps a second `stockstream dev` from the data of one that runs: it would take its servers for leftovers.
-func lock(dir string) (unlock func(), err error) {
+// lockDirectory fails if another `stockstream dev` runs on the directory. Without the lock, the second one would stop the
+// servers of the first, as if they were leftovers of a crash.
+func lockDirectory(dir string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+		return nil, fmt.Errorf("open the lock file: %w", err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another `stockstream dev` runs in %s; stop it, or use another directory (--dir)", dir), file.Close())
+		return nil, errors.Join(fmt.Errorf("another `stockstream dev` runs in %s; stop it, or choose another directory with --dir", dir), file.Close())
 	}
 	return func() { _ = file.Close() }, nil
 }
 
-// startLogged starts a server with a directory and a log file of its own below dir.
-func startLogged[S any](dir, name string, start func(dir string, log io.Writer) (S, error)) (server S, err error) {
+// startWithLogFile starts a server whose data directory is dir/name and whose log file is dir/name.log.
+func startWithLogFile[S any](dir, name string, start func(dir string, log io.Writer) (S, error)) (server S, err error) {
 	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
-		return server, fmt.Errorf("log of %s: %w", name, err)
+		return server, fmt.Errorf("open the log of %s: %w", name, err)
 	}
 	return start(filepath.Join(dir, name), log)
 }
 
-// stopServer gives a server time to end in good order. By now the program's own context has ended.
-func stopServer(stop func(context.Context) error) error {
+// stopInTime stops a server, which is killed if it needs longer than 15 seconds. It uses a context of its own because the
+// program's context has ended by now.
+func stopInTime(stop func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	return stop(ctx)
@@ -140,10 +142,10 @@ Try:
   curl -i http://%[1]s/holds/reserve -H 'Content-Type: application/json' \
     -d '{"sku":"iphone_15_pro_256","qty":1,"user_id":"u1","idempotency_key":"first-try"}'
 
-For the other commands of stockstream, in another terminal:
+To use other stockstream commands in another terminal:
 
   export STOCKSTREAM_REDIS_URL='%[3]s' STOCKSTREAM_DATABASE_URL='%[2]s'
 
-Ctrl-C stops all of it; the data stay.
+Ctrl-C stops the service and both servers. The data stay.
 
 `

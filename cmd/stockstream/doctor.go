@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// finding is what the doctor says of one thing.
+// finding is the result of one check.
 type finding struct {
 	Name    string  `json:"name"`
 	Verdict verdict `json:"verdict"`
@@ -18,10 +18,10 @@ type finding struct {
 
 type verdict string
 
-// Only an unsafe finding fails the command.
+// The verdicts of a check. The command fails only if a finding is unsafe.
 const (
 	verdictOK      verdict = "ok"
-	verdictUnknown verdict = "unknown" // it could not be asked; a managed service may not tell
+	verdictUnknown verdict = "unknown" // the setting could not be read; managed services may refuse to show it
 	verdictUnsafe  verdict = "UNSAFE"
 )
 
@@ -58,20 +58,21 @@ func printFindings(out io.Writer, findings []finding, form output) error {
 	}
 	table := newTable(out)
 	for _, f := range findings {
-		found := strings.Join(strings.Fields(f.Found), " ") // what Postgres's driver says has lines and tabs
+		found := strings.Join(strings.Fields(f.Found), " ") // errors of pgx contain line breaks and tabs
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, found, f.Advice)
 	}
 	return table.Flush()
 }
 
-// judge makes a finding: unsafe, with the advice, unless it is fine.
-func judge(name, found string, fine bool, advice string) finding {
-	if fine {
+// newFinding returns a finding with the verdict ok, or unsafe and the advice.
+func newFinding(name, found string, ok bool, advice string) finding {
+	if ok {
 		return finding{Name: name, Verdict: verdictOK, Found: found}
 	}
 	return finding{Name: name, Verdict: verdictUnsafe, Found: found, Advice: advice}
 }
 
-func unknown(name string, err error) finding {
+// unknownFinding returns a finding for a check that could not be made.
+func unknownFinding(name string, err error) finding {
 	return finding{Name: name, Verdict: verdictUnknown, Found: err.Error()}
 }

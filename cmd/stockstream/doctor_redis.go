@@ -10,62 +10,65 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// examineRedis checks Redis's version, role and settings.
 func examineRedis(ctx context.Context, config *Config) []finding {
 	client, err := redisClient(config)
 	if err != nil {
-		return []finding{judge("redis", err.Error(), false, "set STOCKSTREAM_REDIS_URL")}
+		return []finding{newFinding("redis", err.Error(), false, "set STOCKSTREAM_REDIS_URL")}
 	}
 	defer client.Close()
 	info, err := client.InfoMap(ctx, "server", "replication").Result()
 	if err != nil {
-		return []finding{judge("redis", err.Error(), false, "start it, or set STOCKSTREAM_REDIS_URL")}
+		return []finding{newFinding("redis", err.Error(), false, "start it, or set STOCKSTREAM_REDIS_URL")}
 	}
 	version := info["Server"]["redis_version"]
 	return []finding{
-		judge("redis version", version, major(version) >= 7, "use Redis 7.0 or newer"),
-		judge("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master", "point STOCKSTREAM_REDIS_URL at the primary"),
-		setting(ctx, client, "appendonly", "yes", "without the log of writes a restart loses everything"),
-		setting(ctx, client, "appendfsync", "always", "anything else loses sales that were acknowledged when Redis dies"),
-		setting(ctx, client, "no-appendfsync-on-rewrite", "no", "yes acknowledges before the disk has it while the log is rewritten"),
-		setting(ctx, client, "maxmemory-policy", "noeviction", "an evicted stock counter or hold is a lost unit"),
+		newFinding("redis version", version, major(version) >= 7, "use Redis 7.0 or newer"),
+		newFinding("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master", "point STOCKSTREAM_REDIS_URL at the primary"),
+		examineSetting(ctx, client, "appendonly", "yes", "without the append-only file, a restart loses everything"),
+		examineSetting(ctx, client, "appendfsync", "always", "with any other value, a crash of Redis loses acknowledged sales"),
+		examineSetting(ctx, client, "no-appendfsync-on-rewrite", "no", "with yes, writes are acknowledged before they are on disk while the append-only file is rewritten"),
+		examineSetting(ctx, client, "maxmemory-policy", "noeviction", "an evicted stock counter or hold loses units"),
 		examineACL(ctx, client),
 	}
 }
 
-func setting(ctx context.Context, client *redis.Client, name, want, why string) finding {
+// examineSetting checks one setting of redis.conf.
+func examineSetting(ctx context.Context, client *redis.Client, name, want, why string) finding {
 	values, err := client.ConfigGet(ctx, name).Result()
 	if err != nil {
-		return unknown("redis "+name, err)
+		return unknownFinding("redis "+name, err)
 	}
-	return judge("redis "+name, values[name], values[name] == want, fmt.Sprintf("CONFIG SET %s %s: %s", name, want, why))
+	return newFinding("redis "+name, values[name], values[name] == want, fmt.Sprintf("CONFIG SET %s %s: %s", name, want, why))
 }
 
-// examineACL looks for a trap: when Redis replays its log of writes at a restart, it checks what scripts wrote against
-// the permissions of the user "default", and drops what that user may not do, without a word.
+// examineACL checks that the user "default" has all permissions. When Redis restarts and replays its append-only file, it
+// runs the writes of scripts with the permissions of this user, and silently drops those that the user may not run.
 func examineACL(ctx context.Context, client *redis.Client) finding {
 	const name = "redis user default"
 	reply, err := client.Do(ctx, "ACL", "GETUSER", "default").Result()
 	if err != nil {
-		return unknown(name, err)
+		return unknownFinding(name, err)
 	}
 	fields := map[string]string{}
-	switch reply := reply.(type) { // by protocol: RESP3, RESP2
-	case map[any]any:
+	switch reply := reply.(type) {
+	case map[any]any: // RESP3
 		for field, value := range reply {
-			fields[fmt.Sprint(field)] = flat(value)
+			fields[fmt.Sprint(field)] = flatten(value)
 		}
-	case []any:
+	case []any: // RESP2
 		for i := 0; i+1 < len(reply); i += 2 {
-			fields[fmt.Sprint(reply[i])] = flat(reply[i+1])
+			fields[fmt.Sprint(reply[i])] = flatten(reply[i+1])
 		}
 	}
 	all := strings.HasPrefix(fields["commands"], "+@all") && !strings.Contains(fields["commands"], " -") &&
 		slices.Contains(strings.Fields(fields["keys"]), "~*")
-	return judge(name, "commands "+fields["commands"]+", keys "+fields["keys"], all,
-		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions a restart drops what scripts wrote")
+	return newFinding(name, "commands "+fields["commands"]+", keys "+fields["keys"], all,
+		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions, a restart drops writes of scripts")
 }
 
-func flat(value any) string {
+// flatten returns a reply of ACL GETUSER as text; the items of a list are separated by spaces.
+func flatten(value any) string {
 	if list, isList := value.([]any); isList {
 		texts := make([]string, len(list))
 		for i, item := range list {
@@ -76,7 +79,7 @@ func flat(value any) string {
 	return fmt.Sprint(value)
 }
 
-// major returns the first number of a version, 0 for what is none.
+// major returns the major number of a version, or 0 if the text is not a version.
 func major(version string) int {
 	first, _, _ := strings.Cut(version, ".")
 	n, _ := strconv.Atoi(first)

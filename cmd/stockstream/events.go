@@ -18,12 +18,12 @@ import (
 )
 
 func newEvents(config *Config) *cobra.Command {
-	parent := newNoun("events", "Look at what happened, when, and caused by what")
+	parent := newCommandGroup("events", "Show the events of the journal")
 	parent.AddCommand(newEventsList(config), newEventsTail(config))
 	return parent
 }
 
-// historyFlags are what list and tail have in common.
+// historyFlags are the flags that list and tail share.
 type historyFlags struct {
 	query journal.HistoryQuery
 	after string
@@ -35,12 +35,13 @@ func (h *historyFlags) add(cmd *cobra.Command) {
 	f.StringVar(&h.query.SKU, "sku", "", "only events of this SKU")
 	f.StringVar(&h.query.HoldID, "hold", "", "only events of this hold")
 	f.StringVar((*string)(&h.query.Type), "type", "", "only events of this type, such as HOLD_CREATED")
-	addOutput(cmd, &h.form, "table, or json with everything that is known, one event a line")
+	addOutput(cmd, &h.form, "table, or json with all fields, one event a line")
 }
 
-// read checks the flags. Without --after, the query begins where unset says.
+// read checks the flags and completes the query. unset is the seq to start after if --after is not given.
 func (h *historyFlags) read(unset int64) error {
-	h.query.Pool, h.query.After = events.MainPool.Name(), unset
+	h.query.Pool = events.MainPool.Name()
+	h.query.After = unset
 	if h.query.Type != "" && !events.Known(h.query.Type) {
 		return fmt.Errorf("type %q: want one of %v", h.query.Type, events.Types())
 	}
@@ -49,7 +50,7 @@ func (h *historyFlags) read(unset int64) error {
 	}
 	position, err := events.ParsePosition(h.after)
 	if err == nil && position.Pool != h.query.Pool {
-		err = fmt.Errorf("position %q: there is only the pool %s", h.after, h.query.Pool)
+		err = fmt.Errorf("position %q: the only pool is %s", h.after, h.query.Pool)
 	}
 	h.query.After = position.Seq
 	return err
@@ -68,7 +69,7 @@ func newEventsList(config *Config) *cobra.Command {
 			if h.query.Limit < 1 {
 				return fmt.Errorf("limit %d: must be at least 1", h.query.Limit)
 			}
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
@@ -76,19 +77,19 @@ func newEventsList(config *Config) *cobra.Command {
 			show := newEventPrinter(cmd.OutOrStdout(), h.form)
 			next, err := listEvents(cmd.Context(), conn, h.query, show)
 			if next != "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "there are more: --after %s\n", next)
+				fmt.Fprintf(cmd.ErrOrStderr(), "more events follow: --after %s\n", next)
 			}
 			return err
 		},
 	}
 	h.add(cmd)
-	cmd.Flags().StringVar(&h.after, "after", "", "only events after this position, as in main:42")
-	cmd.Flags().IntVar(&h.query.Limit, "limit", 100, "at most so many")
+	cmd.Flags().StringVar(&h.after, "after", "", "only events after this position, such as main:42")
+	cmd.Flags().IntVar(&h.query.Limit, "limit", 100, "the largest number of events to list")
 	return cmd
 }
 
-// listEvents prints up to the query's limit, page by page. It returns the position to go on after, "" where nothing
-// comes after it.
+// listEvents calls show with each page of events until the query's limit is reached. It returns the position of the last
+// event shown if more events follow, and "" otherwise.
 func listEvents(ctx context.Context, conn *pgx.Conn, q journal.HistoryQuery, show func([]journal.Recorded) error) (next string, err error) {
 	for left := q.Limit; ; {
 		q.Limit = min(left, eventsPageMax)
@@ -99,7 +100,8 @@ func listEvents(ctx context.Context, conn *pgx.Conn, q journal.HistoryQuery, sho
 		if err := show(page.Events); err != nil {
 			return "", err
 		}
-		left, q.After = left-len(page.Events), page.Next
+		left -= len(page.Events)
+		q.After = page.Next
 		switch {
 		case !page.More:
 			return "", nil
@@ -109,49 +111,39 @@ func listEvents(ctx context.Context, conn *pgx.Conn, q journal.HistoryQuery, sho
 	}
 }
 
-// eventsPageMax bounds what is read, and held in memory, at once.
+// eventsPageMax is the largest number of events that are read into memory at once.
 const eventsPageMax = 1000
 
 func newEventsTail(config *Config) *cobra.Command {
 	var h historyFlags
 	cmd := &cobra.Command{
 		Use:   "tail",
-		Short: "Print events as they come to the journal, until Ctrl-C",
+		Short: "Print events as they are journaled, until Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := h.read(journal.FromNow); err != nil {
 				return err
 			}
-			postgres, err := fittingPostgres(cmd.Context(), config)
+			postgres, err := latestSchemaConfig(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
 			h.query.Limit = eventsPageMax
-			tell := func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) }
-			err = journal.Follow(cmd.Context(), postgres, h.query, tellOnce(tell), newEventPrinter(cmd.OutOrStdout(), h.form))
+			printWaiting := skipRepeats(func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) })
+			show := newEventPrinter(cmd.OutOrStdout(), h.form)
+			err = journal.Follow(cmd.Context(), postgres, h.query, printWaiting, show)
 			if errors.Is(err, journal.ErrRewritten) || errors.Is(err, journal.ErrDetached) {
-				return fmt.Errorf("%w; begin anew, without --after or with a later one", err)
+				return fmt.Errorf("%w; start again, without --after or with a later position", err)
 			}
 			return err
 		},
 	}
 	h.add(cmd)
-	cmd.Flags().StringVar(&h.after, "after", "", "begin after this position, as in main:42, instead of now")
+	cmd.Flags().StringVar(&h.after, "after", "", "start after this position, such as main:42, instead of now")
 	return cmd
 }
 
-// tellOnce leaves out what was just told.
-func tellOnce(tell func(error)) func(error) {
-	var last string
-	return func(err error) {
-		if err.Error() != last {
-			last = err.Error()
-			tell(err)
-		}
-	}
-}
-
-// newEventPrinter returns a function that prints events as they come, the first time under a heading.
+// newEventPrinter returns a function that prints pages of events. The table's heading precedes the first page.
 func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error {
 	if form == outputJSON {
 		return func(page []journal.Recorded) error {
@@ -162,7 +154,7 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 			return printLines(out, answers)
 		}
 	}
-	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n" // a tail cannot wait to see how wide its columns become
+	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n" // fixed widths: a tail prints rows before it knows the later ones
 	headed := false
 	return func(page []journal.Recorded) error {
 		if !headed {
@@ -174,7 +166,7 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 		for i := range page {
 			r := &page[i]
 			_, err := fmt.Fprintf(out, row, events.Position{Pool: r.Pool, Seq: r.Seq}, r.At.UTC().Format("2006-01-02T15:04:05.000Z"),
-				printable(string(r.Type)), printable(orDash(r.SKU)), printable(orDash(r.HoldID)), printable(whatHappened(r)), printable(causedBy(r)))
+				printable(string(r.Type)), printable(orDash(r.SKU)), printable(orDash(r.HoldID)), printable(describeEvent(r)), printable(causedBy(r)))
 			if err != nil {
 				return err
 			}
@@ -183,8 +175,8 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 	}
 }
 
-// whatHappened says in a few words what an event tells beside its type, SKU and hold.
-func whatHappened(r *journal.Recorded) string {
+// describeEvent returns a few words about an event: the fields of its payload except the SKU and the hold's id.
+func describeEvent(r *journal.Recorded) string {
 	event, err := r.Decode()
 	if err != nil {
 		return fmt.Sprintf("%.60s", r.Payload)
@@ -202,6 +194,7 @@ func whatHappened(r *journal.Recorded) string {
 	return ""
 }
 
+// causedBy names the cause of an event: its causation id, its correlation id ("request …"), or both.
 func causedBy(r *journal.Recorded) string {
 	causation, correlation := r.Causes()
 	switch {
@@ -213,7 +206,7 @@ func causedBy(r *journal.Recorded) string {
 	return orDash(causation)
 }
 
-// printable keeps what a stranger wrote into an event from moving an operator's cursor.
+// printable replaces control characters, so that text from a buyer cannot control an operator's terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

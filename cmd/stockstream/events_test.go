@@ -13,10 +13,10 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestEventsList tells a hold's life from the journal: what happened, when, and caused by what.
-func TestEventsList(t *testing.T) {
+// TestEventsListShowsAHoldsHistory checks the listed events of a hold that expired, the filters, the limit, and the errors.
+func TestEventsListShowsAHoldsHistory(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
 	_, expires, err := v.reserve("shirt", "k1", 1, 1)
@@ -30,42 +30,68 @@ func TestEventsList(t *testing.T) {
 		state := s.redis.HGet(s.ctx, "hold:"+expires, "state").Val()
 		return state == "EXPIRED", "the hold is " + state
 	})
-	s.awaitLevel()
+	s.awaitCaughtUp()
 
-	out, err := s.cli("events", "list", "--hold", expires)
+	out := s.wantOutput("events list --hold " + expires)
 	lines := strings.Split(out, "\n")
-	if err != nil || len(lines) != 4 || !strings.HasPrefix(lines[0], "POSITION") || !strings.HasSuffix(lines[0], "CAUSED BY") {
-		t.Fatalf("of a hold: got %q (%v), want a heading and two events", out, err)
+	if len(lines) != 4 {
+		t.Fatalf("of a hold: got %q, want a heading and two events", out)
 	}
-	for i, says := range [][]string{{"main:2 ", "HOLD_CREATED", "shirt", expires, "1 for buyer, 1s", " -"}, {"main:4 ", "HOLD_CANCELLED", "shirt", expires, "1 of buyer, expired", " expiry/" + expires}} {
-		for _, part := range says {
-			if !strings.Contains(lines[i+1], part) {
-				t.Errorf("line %d: got %q, want it to say %q", i+1, lines[i+1], part)
+	if !strings.HasPrefix(lines[0], "POSITION") || !strings.HasSuffix(lines[0], "CAUSED BY") {
+		t.Errorf("heading: got %q, want it from POSITION to CAUSED BY", lines[0])
+	}
+	for i, texts := range [][]string{
+		{"main:2 ", "HOLD_CREATED", "shirt", expires, "1 for buyer, 1s", " -"},
+		{"main:4 ", "HOLD_CANCELLED", "shirt", expires, "1 of buyer, expired", " expiry/" + expires},
+	} {
+		for _, text := range texts {
+			if !strings.Contains(lines[i+1], text) {
+				t.Errorf("line %d: got %q, want it to contain %q", i+1, lines[i+1], text)
 			}
 		}
 	}
-	out, err = s.cli("events", "list", "--sku", "shirt", "--type", "HOLD_CREATED", "--after", "main:2", "-o", "json")
+
+	out = s.wantOutput("events list --sku shirt --type HOLD_CREATED --after main:2 -o json")
+	if got := strings.Count(out, "\n"); got != 1 {
+		t.Errorf("as JSON: got %d lines, want 1: %q", got, out)
+	}
 	var event httpapi.EventAnswer
-	if err != nil || strings.Count(out, "\n") != 1 || json.Unmarshal([]byte(out), &event) != nil || event.Seq != 3 || event.Version != 1 || event.SKU != "shirt" {
-		t.Errorf("as JSON: got %q (%v)", out, err)
+	if err := json.Unmarshal([]byte(out), &event); err != nil {
+		t.Fatalf("as JSON: %v in %q", err, out)
 	}
-	if out, err = s.cli("events", "list", "--limit", "2"); err != nil || strings.Count(out, "\n") != 4 || !strings.HasSuffix(out, "there are more: --after main:2\n") {
-		t.Errorf("a part: got %q (%v)", out, err)
+	if event.Seq != 3 {
+		t.Errorf("as JSON: got seq %d, want 3", event.Seq)
 	}
-	if out, err = s.cli("events", "list", "--limit", "4"); err != nil || strings.Contains(out, "there are more") {
-		t.Errorf("all of it: got %q (%v)", out, err)
+	if event.Version != 1 {
+		t.Errorf("as JSON: got version %d, want 1", event.Version)
 	}
-	for says, args := range map[string][]string{
-		"want table or json": {"-o", "xml"}, "SOLD": {"--type", "SOLD"}, "pool:seq": {"--after", "7"}, "there is only the pool main": {"--after", "eu:7"}, "at least 1": {"--limit", "0"},
+	if event.SKU != "shirt" {
+		t.Errorf("as JSON: got SKU %s, want shirt", event.SKU)
+	}
+
+	out = s.wantOutput("events list --limit 2")
+	if got := strings.Count(out, "\n"); got != 4 {
+		t.Errorf("--limit 2: got %d lines, want a heading, two events and a hint: %q", got, out)
+	}
+	if want := "more events follow: --after main:2\n"; !strings.HasSuffix(out, want) {
+		t.Errorf("--limit 2: got %q, want it to end with %q", out, want)
+	}
+	if out = s.wantOutput("events list --limit 4"); strings.Contains(out, "more events follow") {
+		t.Errorf("--limit 4: got %q, want no hint, since there are four events", out)
+	}
+	for flags, text := range map[string]string{
+		"-o xml":       "want table or json",
+		"--type SOLD":  "SOLD",
+		"--after 7":    "pool:seq",
+		"--after eu:7": "the only pool is main",
+		"--limit 0":    "at least 1",
 	} {
-		if _, err := s.cli(append([]string{"events", "list"}, args...)...); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%v: got %v, want it to say %q", args, err, says)
-		}
+		s.wantError("events list "+flags, text)
 	}
 }
 
-// tail runs `stockstream events tail` until stop, which returns what it ended with.
-func (s *shop) tail(args ...string) (out, errOut *syncBuffer, stop func() error) {
+// tail runs `stockstream events tail` until stop is called. stop returns the command's error.
+func (s *fixture) tail(args ...string) (out, errOut *syncBuffer, stop func() error) {
 	s.t.Helper()
 	out, errOut = &syncBuffer{}, &syncBuffer{}
 	ctx, cancel := context.WithCancel(s.ctx)
@@ -74,9 +100,9 @@ func (s *shop) tail(args ...string) (out, errOut *syncBuffer, stop func() error)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	named := database.Query()
-	named.Set("application_name", "tail")
-	database.RawQuery = named.Encode()
+	query := database.Query()
+	query.Set("application_name", "tail")
+	database.RawQuery = query.Encode()
 	done := make(chan error, 1)
 	go func() {
 		args = append([]string{"events", "tail", "--database-url", database.String()}, args...)
@@ -88,18 +114,18 @@ func (s *shop) tail(args ...string) (out, errOut *syncBuffer, stop func() error)
 	}
 }
 
-// TestEventsTail holds that a tail prints what comes from now on, once and in order, through a Postgres that is killed,
-// and ends without an error when it is told to.
-func TestEventsTail(t *testing.T) {
+// TestEventsTailPrintsEachNewEventOnce checks that a tail prints new events once and in order although Postgres is killed and
+// started again, and that it ends without an error when it is interrupted.
+func TestEventsTailPrintsEachNewEventOnce(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
-	s := newShopOn(t, postgres.URL())
+	s := newFixtureOn(t, postgres.URL())
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 100, 0)
 	if _, _, err := v.reserve("shirt", "before", 1, 60); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	out, errOut, stop := s.tail("--sku", "shirt", "-o", "json")
 	whole, _, stopWhole := s.tail("--after", "main:0")
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
@@ -110,9 +136,7 @@ func TestEventsTail(t *testing.T) {
 	})
 	for round := range 2 {
 		for i := range 3 {
-			if status, _, err := v.reserve("shirt", fmt.Sprintf("k%d-%d", round, i), 1, 60); status != 201 {
-				t.Fatal(status, err)
-			}
+			v.mustReserve("shirt", fmt.Sprintf("k%d-%d", round, i), 1, 60)
 		}
 		if round > 0 {
 			break
@@ -132,7 +156,7 @@ func TestEventsTail(t *testing.T) {
 	})
 	for _, end := range []func() error{stop, stopWhole} {
 		if err := end(); err != nil {
-			t.Errorf("stopped: got %v", err)
+			t.Errorf("interrupted tail: got error %v", err)
 		}
 	}
 	var seqs []int64
@@ -146,20 +170,23 @@ func TestEventsTail(t *testing.T) {
 	if fmt.Sprint(seqs) != "[3 4 5 6 7 8]" {
 		t.Errorf("printed %v, want 3 to 8 once each", seqs)
 	}
-	if lines := strings.Split(strings.TrimSpace(whole.String()), "\n"); len(lines) != 9 || !strings.HasPrefix(lines[0], "POSITION") || !strings.HasPrefix(lines[8], "main:8 ") {
-		t.Errorf("from the beginning: got %q", whole.String())
+	lines := strings.Split(strings.TrimSpace(whole.String()), "\n")
+	if len(lines) != 9 {
+		t.Fatalf("tail --after main:0: got %d lines, want a heading and 8 events: %q", len(lines), whole.String())
+	}
+	if !strings.HasPrefix(lines[0], "POSITION") {
+		t.Errorf("tail --after main:0: got heading %q", lines[0])
+	}
+	if !strings.HasPrefix(lines[8], "main:8 ") {
+		t.Errorf("tail --after main:0: got last line %q, want main:8", lines[8])
 	}
 }
 
-// TestEventsTailRefuses holds that a tail which cannot begin says so and ends.
-func TestEventsTailRefuses(t *testing.T) {
+// TestEventsTailFailsIfItCannotStart checks that a tail with wrong flags or without Postgres ends with an error.
+func TestEventsTailFailsIfItCannotStart(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	for says, args := range map[string][]string{
-		"connect": {"--database-url", "postgres://app@127.0.0.1:1/inventory"}, "SOLD": {"--type", "SOLD"}, "want table or json": {"-o", "xml"},
-	} {
-		if _, err := s.cli(append([]string{"events", "tail"}, args...)...); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%v: got %v, want it to say %q", args, err, says)
-		}
-	}
+	s := newFixture(t)
+	s.wantError("events tail --database-url postgres://app@127.0.0.1:1/inventory", "connect")
+	s.wantError("events tail --type SOLD", "SOLD")
+	s.wantError("events tail -o xml", "want table or json")
 }

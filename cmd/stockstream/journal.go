@@ -18,14 +18,14 @@ import (
 )
 
 func newJournal(config *Config) *cobra.Command {
-	parent := newNoun("journal", "Look after the parts of the journal: list, detach and attach them")
+	parent := newCommandGroup("journal", "List, detach and attach the journal's partitions")
 	parent.AddCommand(newJournalParts(config), newJournalDetach(config), newJournalAttach(config))
 	return parent
 }
 
-// journalReaders returns everybody who has yet to read a part of the journal. What the audit has not verified could
-// never be audited once it is detached.
-func journalReaders(ctx context.Context, db postgres.Querier) ([]journal.ReaderPosition, error) {
+// readersOfJournal returns all readers of the journal with their checkpoints: the projections and, if there has been an
+// audit, the audit. Events that the audit has not verified cannot be audited after they are detached.
+func readersOfJournal(ctx context.Context, db postgres.Querier) ([]journal.ReaderPosition, error) {
 	readers, err := journal.ReaderPositions(ctx, db, projections.Names(projections.BuiltIn())...)
 	if err != nil {
 		return nil, err
@@ -41,15 +41,15 @@ func newJournalParts(config *Config) *cobra.Command {
 	var form output
 	parts := &cobra.Command{
 		Use:   "parts",
-		Short: "List the parts of the journal, and who still has to read them",
+		Short: "List the journal's partitions, with the readers that still need each",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			readers, err := journalReaders(cmd.Context(), conn)
+			readers, err := readersOfJournal(cmd.Context(), conn)
 			if err != nil {
 				return err
 			}
@@ -58,16 +58,16 @@ func newJournalParts(config *Config) *cobra.Command {
 				return err
 			}
 			if form == outputJSON {
-				return printPartsJSON(cmd.OutOrStdout(), reports)
+				return printPartitionsJSON(cmd.OutOrStdout(), reports)
 			}
-			return printParts(cmd.OutOrStdout(), reports)
+			return printPartitions(cmd.OutOrStdout(), reports)
 		},
 	}
-	addOutput(parts, &form, "table, or json, one part a line")
+	addOutput(parts, &form, "table, or json, one partition a line")
 	return parts
 }
 
-func printParts(out io.Writer, reports []journal.PartitionReport) error {
+func printPartitions(out io.Writer, reports []journal.PartitionReport) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
@@ -85,10 +85,10 @@ func namesOf(readers []journal.ReaderPosition) []string {
 	return names
 }
 
-// partJSON is a part for other programs.
-type partJSON struct {
+// partitionJSON is a partition as `parts -o json` prints it.
+type partitionJSON struct {
 	Part     string     `json:"part"`
-	State    string     `json:"state"` // attached, detached, or gone from this database
+	State    string     `json:"state"` // attached, detached, or gone (detached, and its table dropped)
 	FirstSeq int64      `json:"first_seq"`
 	LastSeq  int64      `json:"last_seq"`
 	Events   int64      `json:"events"`
@@ -98,10 +98,10 @@ type partJSON struct {
 	NeededBy []string   `json:"needed_by"`
 }
 
-func printPartsJSON(out io.Writer, reports []journal.PartitionReport) error {
-	rows := make([]partJSON, len(reports))
+func printPartitionsJSON(out io.Writer, reports []journal.PartitionReport) error {
+	rows := make([]partitionJSON, len(reports))
 	for i, r := range reports {
-		rows[i] = partJSON{
+		rows[i] = partitionJSON{
 			Part: r.Name, State: string(r.State), FirstSeq: r.First, LastSeq: r.Last, Events: r.Events, Bytes: r.Bytes, NeededBy: namesOf(r.NeededBy),
 		}
 		if !r.FirstAt.IsZero() {
@@ -115,28 +115,29 @@ func printPartsJSON(out io.Writer, reports []journal.PartitionReport) error {
 func newJournalAttach(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "attach PART",
-		Short: "Bring a detached part back into the journal, once its table is found to hold what was detached",
+		Short: "Attach a detached partition again, after checking that its rows are unchanged",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := fittingSession(cmd.Context(), config)
+			conn, err := connectToLatestSchema(cmd.Context(), config)
 			if err != nil {
 				return err
 			}
 			defer conn.Close(cmd.Context())
-			part, err := journal.AttachPartition(cmd.Context(), conn, args[0])
+			partition, err := journal.AttachPartition(cmd.Context(), conn, args[0])
 			if errors.Is(err, journal.ErrPartitionGone) {
-				return fmt.Errorf("%w\n%s", err, restoreCommands(args[0]))
+				return fmt.Errorf("%w\n%s", err, restoreCommand(args[0]))
 			}
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: events %d to %d, the same %d as when it was detached\n", part.Name, part.First, part.Last, part.Events)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: seq %d to %d, with the same %d events as when it was detached\n", partition.Name, partition.First, partition.Last, partition.Events)
 			return nil
 		},
 	}
 }
 
-// restoreCommands bring the table of a part back. The URL is not spelt out: it may hold a password.
-func restoreCommands(part string) string {
-	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", part)
+// restoreCommand returns the command that restores a partition's table from its dump. It names the URL's variable, because
+// the URL itself may contain a password.
+func restoreCommand(partition string) string {
+	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", partition)
 }

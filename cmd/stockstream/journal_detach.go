@@ -17,11 +17,11 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
-// detachFlags say which parts to take out.
+// detachFlags select the partitions to detach.
 type detachFlags struct {
 	before    int64
 	olderThan time.Duration
-	sure      bool
+	confirmed bool
 	dryRun    bool
 }
 
@@ -29,28 +29,29 @@ func newJournalDetach(config *Config) *cobra.Command {
 	var flags detachFlags
 	detach := &cobra.Command{
 		Use:   "detach {--before SEQ | --older-than DURATION}",
-		Short: "Take old parts out of the journal, to be archived",
-		Long: "Take parts out of the journal that hold nothing but older events. They stay in the database as tables of\n" +
-			"their own. What replays the journal from its beginning is refused until they are attached again: the rebuild\n" +
-			"of a projection, a new projection, Redis from the journal, a full audit.",
+		Short: "Detach old partitions from the journal, to archive them",
+		Long: "Detach the partitions of the journal whose events are all older than the given seq or age. They stay in the\n" +
+			"database as tables of their own. While a partition is detached, every replay of the whole journal is refused:\n" +
+			"to rebuild or add a projection, to rebuild Redis, to run a full audit.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (flags.before > 0) == (flags.olderThan > 0) {
-				return errors.New("say which parts to detach: --before SEQ, or --older-than DURATION")
+				return errors.New("choose the partitions to detach with either --before SEQ or --older-than DURATION")
 			}
-			return detachParts(cmd, config, flags)
+			return detachPartitions(cmd, config, flags)
 		},
 	}
-	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the parts whose events all have a lower seq")
-	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the parts whose events are all older, as in 2160h")
-	detach.Flags().BoolVar(&flags.sure, "yes", false, "detach them")
-	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be detached, or why it would be refused")
+	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the partitions whose events all have a lower seq")
+	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the partitions whose events are all older, such as 2160h")
+	detach.Flags().BoolVar(&flags.confirmed, "yes", false, "confirm that the partitions are to be detached")
+	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "print the partitions that would be detached, or why it would be refused")
 	return detach
 }
 
-func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	conn, err := fittingSession(ctx, config)
+func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) error {
+	ctx := cmd.Context()
+	out := cmd.OutOrStdout()
+	conn, err := connectToLatestSchema(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -64,10 +65,10 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseDuringRebuild(ctx, conn); err != nil {
+	if err := checkNoRebuildRuns(ctx, conn); err != nil {
 		return err
 	}
-	readers, err := journalReaders(ctx, conn)
+	readers, err := readersOfJournal(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -77,56 +78,59 @@ func detachParts(cmd *cobra.Command, config *Config, flags detachFlags) error {
 	}
 	chosen := flags.choose(reports, time.Now())
 	if len(chosen) == 0 {
-		fmt.Fprintln(out, "no part is to be detached; `stockstream journal parts` lists them")
+		fmt.Fprintln(out, "no partition matches; `stockstream journal parts` lists them")
 		return nil
 	}
-	for _, part := range chosen {
-		if err := journal.CheckDetachable(part.Partition, append(readers, stream)); err != nil {
+	for _, partition := range chosen {
+		if err := journal.CheckDetachable(partition.Partition, append(readers, stream)); err != nil {
 			return err
 		}
 	}
-	if err := printParts(out, chosen); err != nil {
+	if err := printPartitions(out, chosen); err != nil {
 		return err
 	}
 	if flags.dryRun {
-		fmt.Fprintln(out, "these would be detached")
+		fmt.Fprintln(out, "these partitions would be detached")
 		return nil
 	}
-	if !flags.sure {
-		return errors.New("without these parts no projection can be rebuilt or added, and no emptied Redis restored, until they are attached again; add --yes if that is meant")
+	if !flags.confirmed {
+		return errors.New("until these partitions are attached again, no projection can be rebuilt or added, and Redis cannot be restored; to detach them, add --yes")
 	}
-	for _, part := range chosen {
-		if _, err := journal.DetachPartition(ctx, conn, part.Partition, stream, projections.Names(projections.BuiltIn())...); err != nil {
+	for _, partition := range chosen {
+		if _, err := journal.DetachPartition(ctx, conn, partition.Partition, stream, projections.Names(projections.BuiltIn())...); err != nil {
 			return err
 		}
-		if err := printDetached(cmd, out, conn, part.Name); err != nil {
+		if err := printDetached(cmd, out, conn, partition.Name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// refuseDuringRebuild keeps parts that a rebuild is about to read: its checkpoint is not among the live ones. One that
-// begins a moment later finds the part missing, and says so.
-func refuseDuringRebuild(ctx context.Context, conn *pgx.Conn) error {
+// checkNoRebuildRuns fails while a rebuild runs, since a rebuild reads the whole journal and its checkpoint is not among
+// those of the readers. A rebuild that starts after this check finds the partition missing and fails with a clear error.
+func checkNoRebuildRuns(ctx context.Context, conn *pgx.Conn) error {
 	runs, err := rebuild.List(ctx, conn, 1)
 	if err != nil {
 		return err
 	}
 	if len(runs) > 0 && runs[0].State == rebuild.Running {
-		return fmt.Errorf("%w: a rebuild of %s runs; detach when it has ended", journal.ErrPartitionNeeded, strings.Join(runs[0].Projections, ", "))
+		return fmt.Errorf("%w: a rebuild of %s runs; detach after it has ended", journal.ErrPartitionNeeded, strings.Join(runs[0].Projections, ", "))
 	}
 	return nil
 }
 
-// choose returns the attached parts that the flags mean: whole ones, from the oldest on, and never the newest.
+// choose returns the attached partitions that the flags select, oldest first. It never returns the newest partition, and
+// it stops at the first partition that contains an event to keep.
 func (f detachFlags) choose(reports []journal.PartitionReport, now time.Time) []journal.PartitionReport {
 	var chosen []journal.PartitionReport
 	for _, r := range reports[:max(0, len(reports)-1)] {
 		if r.State != journal.PartitionAttached {
 			continue
 		}
-		if f.before > 0 && r.Last >= f.before || f.olderThan > 0 && (r.LastAt.IsZero() || now.Sub(r.LastAt) < f.olderThan) {
+		tooHigh := f.before > 0 && r.Last >= f.before
+		tooYoung := f.olderThan > 0 && (r.LastAt.IsZero() || now.Sub(r.LastAt) < f.olderThan)
+		if tooHigh || tooYoung {
 			break
 		}
 		chosen = append(chosen, r)
@@ -134,17 +138,18 @@ func (f detachFlags) choose(reports []journal.PartitionReport, now time.Time) []
 	return chosen
 }
 
-func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, part string) error {
+// printDetached prints the commands that archive a detached partition, and those that attach it again.
+func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, partition string) error {
 	var schema string
 	if err := conn.QueryRow(cmd.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {
 		return fmt.Errorf("read the schema's name: %w", err)
 	}
-	fmt.Fprintf(out, `%[1]s is detached: a table of its own. To archive it:
+	fmt.Fprintf(out, `%[1]s is detached; it is now a table of its own. To archive it:
   pg_dump --format=custom --table=%[2]s.%[1]s --file=%[1]s.dump "$STOCKSTREAM_DATABASE_URL"
   psql "$STOCKSTREAM_DATABASE_URL" -c 'DROP TABLE %[2]s.%[1]s'
-To bring it back, the first command only where the table was dropped:
+To attach it again (the first command only if the table was dropped):
 %[3]s
   stockstream journal attach %[1]s
-`, part, schema, restoreCommands(part))
+`, partition, schema, restoreCommand(partition))
 	return nil
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// smallParts divides an empty journal into parts of two events, up to seq 20.
-func (s *shop) smallParts() {
+// makeSmallPartitions replaces the partition of an empty journal by partitions of two events each, up to seq 20.
+func (s *fixture) makeSmallPartitions() {
 	s.t.Helper()
 	var sql strings.Builder
 	sql.WriteString(`DROP TABLE events_1;`)
@@ -28,8 +28,8 @@ func (s *shop) smallParts() {
 	}
 }
 
-// shell runs a command as an operator would, in a directory, with the shop's database in the environment.
-func (s *shop) shell(dir, command string) {
+// shell runs a command in bash, in a directory and with the fixture's URLs in the environment.
+func (s *fixture) shell(dir, command string) {
 	s.t.Helper()
 	cmd := exec.CommandContext(s.ctx, "bash", "-c", command)
 	cmd.Dir = dir
@@ -39,61 +39,44 @@ func (s *shop) shell(dir, command string) {
 	}
 }
 
-// TestArchive takes the oldest part out while the service runs, dumps it, drops it, and brings it back by the commands
-// that the program prints.
-func TestArchive(t *testing.T) {
+// TestDetachedPartitionCanBeArchivedAndAttachedAgain detaches partitions while the service runs. It dumps one, drops it, restores
+// it and attaches it again, with the commands that `journal detach` prints.
+func TestDetachedPartitionCanBeArchivedAndAttachedAgain(t *testing.T) {
 	t.Parallel()
-	s := newShopOn(t, testenv.PostgresServer(t).URL())
-	s.smallParts()
+	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
+	s.makeSmallPartitions()
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 100, 0)
 	for i := range 5 {
-		if status, _, err := v.reserve("shirt", fmt.Sprint("k", i), 1, 60); status != 201 || err != nil {
-			t.Fatal(status, err)
-		}
+		v.mustReserve("shirt", fmt.Sprint("k", i), 1, 60)
 	}
-	s.awaitLevel()
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the last batch is acknowledged after it is in the journal
+	s.awaitCaughtUp()
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the stream's group moves a moment after the batch is journaled
 		out, err := s.cli("journal", "detach", "--before", "3", "--dry-run")
-		return err == nil && strings.Contains(out, "these would be detached") && strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
+		return err == nil && strings.Contains(out, "these partitions would be detached") && strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
 	})
-	if _, err := s.cli("journal", "detach", "--before", "3"); err == nil || !strings.Contains(err.Error(), "--yes") {
-		t.Errorf("detach without --yes: got %v", err)
-	}
-	if out, err := s.cli("journal", "detach", "--older-than", "1h", "--yes"); err != nil || !strings.Contains(out, "no part is to be detached") {
-		t.Errorf("nothing is that old: got %q (%v)", out, err)
-	}
-	if _, err := s.cli("journal", "detach", "--yes"); err == nil {
-		t.Error("detach took no bounds for all")
-	}
-	printed, err := s.cli("journal", "detach", "--before", "7", "--yes")
-	if err != nil {
-		t.Errorf("detach up to the end: %v", err)
-	}
-	archived := one[string](s, `SELECT string_agg(part, ' ' ORDER BY first_seq) FROM detached_parts`)
+	s.wantError("journal detach --before 3", "--yes")
+	s.wantOutput("journal detach --older-than 1h --yes", "no partition matches")
+	s.wantError("journal detach --yes")
+	printed := s.wantOutput("journal detach --before 7 --yes")
+	archived := queryValue[string](s, `SELECT string_agg(part, ' ' ORDER BY first_seq) FROM detached_parts`)
 	if archived != "events_1 events_3 events_5" {
-		t.Fatalf("detached %s", archived)
+		t.Fatalf("detached partitions: got %s, want events_1 events_3 events_5", archived)
 	}
 	for _, part := range []string{"events_5", "events_3"} {
-		if out, err := s.cli("journal", "attach", part); err != nil || !strings.Contains(out, "is attached again") {
-			t.Errorf("attach: got %q (%v)", out, err)
-		}
+		s.wantOutput("journal attach "+part, "is attached again")
 	}
-	if _, err := s.cli("journal", "attach", "events_3"); err == nil {
-		t.Error("a part was attached twice")
-	}
+	s.wantError("journal attach events_3")
 	s.dumpDropAndRestore("events_1", printed)
-	if got := one[int](s, `SELECT count(*) FROM events`); got != 6 {
+	if got := queryValue[int](s, `SELECT count(*) FROM events`); got != 6 {
 		t.Errorf("the journal has %d events, want 6", got)
 	}
-	if status, _, err := v.reserve("shirt", "last", 1, 60); status != 201 || err != nil {
-		t.Error(status, err)
-	}
-	s.awaitLevel()
+	v.mustReserve("shirt", "last", 1, 60)
+	s.awaitCaughtUp()
 }
 
-// dumpDropAndRestore does with a detached part what `journal detach` has printed.
-func (s *shop) dumpDropAndRestore(part, printed string) {
+// dumpDropAndRestore runs the commands that `journal detach` has printed for a partition.
+func (s *fixture) dumpDropAndRestore(part, printed string) {
 	s.t.Helper()
 	var commands []string
 	for _, line := range strings.Split(printed, "\n") {
@@ -107,66 +90,59 @@ func (s *shop) dumpDropAndRestore(part, printed string) {
 	dir := s.t.TempDir()
 	s.shell(dir, commands[0])
 	s.shell(dir, commands[1])
-	if _, err := s.cli("journal", "attach", part); err == nil || !strings.Contains(err.Error(), commands[2]) {
-		s.t.Errorf("attach what was dropped: got %v, want it to say %s", err, commands[2])
-	}
-	if out, err := s.cli("journal", "parts"); err != nil || !strings.Contains(out, "gone") {
-		s.t.Errorf("parts: got %s (%v), want one gone", out, err)
-	}
+	s.wantError("journal attach "+part, commands[2]) // its table is dropped
+	s.wantOutput("journal parts", "gone")
 	s.shell(dir, commands[2])
-	if _, err := s.cli("journal", "attach", part); err != nil {
-		s.t.Errorf("attach what was restored: %v", err)
-	}
+	s.wantOutput("journal attach " + part)
 }
 
-// TestDetachRefusedByReaders holds that the command names who still needs a part, and that it asks Redis.
-func TestDetachRefusedByReaders(t *testing.T) {
+// TestDetachIsRefusedWhileAReaderNeedsThePartition checks that the error names the readers that have not reached the partition's
+// end, and that detach is refused during a rebuild and without Redis.
+func TestDetachIsRefusedWhileAReaderNeedsThePartition(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	s.smallParts()
+	s := newFixture(t)
+	s.makeSmallPartitions()
 	at := map[string]int64{"journal": 4}
 	for _, name := range projections.Names(projections.BuiltIn()) {
 		at[name] = 4
 	}
 	at["orders"] = 1
-	delete(at, "stock_levels") // it has not begun
+	delete(at, "stock_levels") // a projection without a checkpoint
 	for name, seq := range at {
-		if _, err := s.db.Exec(s.ctx, `INSERT INTO checkpoints VALUES ($1, 'main', $2)`, name, seq); err != nil {
-			t.Fatal(err)
-		}
+		s.exec(`INSERT INTO checkpoints VALUES ($1, 'main', $2)`, name, seq)
 	}
-	if _, err := s.db.Exec(s.ctx, `INSERT INTO audits (pool, verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor, last_at, report) VALUES ('main', 1, 0, '', '', '', 0, now(), '{}')`); err != nil {
-		t.Fatal(err)
+	s.exec(`
+		INSERT INTO audits (pool, verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor, last_at, report)
+		VALUES ('main', 1, 0, '', '', '', 0, now(), '{}')`)
+	s.wantError("journal detach --before 3 --yes",
+		"orders, which is at main:1; stock_levels, which is at main:0; audit, which is at main:1")
+
+	out := s.wantOutput("journal parts -o json")
+	var first partitionJSON
+	if err := json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first); err != nil {
+		t.Fatalf("parts as JSON: %v in %s", err, out)
 	}
-	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "orders, which is at main:1; stock_levels, which is at main:0; audit, which is at main:1") {
-		t.Errorf("got %v, want it refused for orders, stock_levels and the audit", err)
+	if first.LastSeq != 2 {
+		t.Errorf("parts as JSON: got last_seq %d, want 2", first.LastSeq)
 	}
-	out, err := s.cli("journal", "parts", "-o", "json")
-	var first partJSON
-	if err != nil || json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &first) != nil || first.LastSeq != 2 || strings.Join(first.NeededBy, " ") != "orders stock_levels audit" {
-		t.Errorf("parts: got %s (%v)", out, err)
+	if got := strings.Join(first.NeededBy, " "); got != "orders stock_levels audit" {
+		t.Errorf("parts as JSON: got needed_by %s, want orders stock_levels audit", got)
 	}
-	if out, err := s.cli("journal", "parts"); err != nil || !strings.Contains(out, "NEEDED BY") || strings.Count(out, "attached") != 10 {
-		t.Errorf("parts: got %s (%v)", out, err)
+	out = s.wantOutput("journal parts", "NEEDED BY")
+	if got := strings.Count(out, "attached"); got != 10 {
+		t.Errorf("parts: got %d attached partitions, want 10:\n%s", got, out)
 	}
-	if _, err := s.cli("journal", "parts", "-o", "xml"); err == nil {
-		t.Error("an unknown output was taken")
-	}
+	s.wantError("journal parts -o xml")
+
 	lease, err := worker.AcquireLease(s.ctx, testenv.ParseURL(t, s.dbURL), "rebuild")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lease.Release()
-	if _, err := s.db.Exec(s.ctx, `INSERT INTO rebuilds (projections, state, step) VALUES ('{holds}', 'running', 'replay')`); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "a rebuild of holds runs") {
-		t.Errorf("during a rebuild: got %v, want it refused", err)
-	}
+	s.exec(`INSERT INTO rebuilds (projections, state, step) VALUES ('{holds}', 'running', 'replay')`)
+	s.wantError("journal detach --before 3 --yes", "a rebuild of holds runs")
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.cli("journal", "detach", "--before", "3", "--yes"); err == nil || !strings.Contains(err.Error(), "stream") {
-		t.Errorf("without Redis: got %v, want it refused", err)
-	}
+	s.wantError("journal detach --before 3 --yes", "stream")
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// kills is how often a killing test kills; `make faults` asks for more.
+// kills returns how often a test kills each process: 2, or the number in STOCKSTREAM_TEST_KILLS, which `make faults` sets.
 func kills(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("STOCKSTREAM_TEST_KILLS")
@@ -26,17 +26,17 @@ func kills(t *testing.T) int {
 	return n
 }
 
-// promises is what buyers were told.
-type promises struct {
+// acknowledged has the holds and orders that the service has acknowledged to buyers.
+type acknowledged struct {
 	mu     sync.Mutex
 	holds  map[string]bool
 	orders map[string]bool
-	lossy  bool // Redis loses its data, and with them what the journal has not read yet
+	lossy  bool // the test empties Redis, which loses the holds that are not journaled yet
 }
 
-// buy buys one unit after the other, under keys of its own, until ctx ends. A request that got no answer, or a 503, is
-// sent again as it was: that is what a key is for.
-func (s *shop) buy(ctx context.Context, url, name string, p *promises) {
+// buy buys one unit after the other until ctx ends, with a new idempotency key for each. It repeats a request without an
+// answer, or with the answer 503, with the same key.
+func (s *fixture) buy(ctx context.Context, url, name string, p *acknowledged) {
 	for i := 0; ctx.Err() == nil; i++ {
 		key := fmt.Sprintf("%s-%d", name, i)
 		id := ""
@@ -70,15 +70,16 @@ func (s *shop) buy(ctx context.Context, url, name string, p *promises) {
 	}
 }
 
-func (p *promises) note(set map[string]bool, id string) {
+// note adds an id to a set of acknowledged ids.
+func (p *acknowledged) note(set map[string]bool, id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set[id] = true
 }
 
-// pause waits a little where there is a reason to.
-func pause(ctx context.Context, reason bool) {
-	if !reason {
+// pause waits 20 ms before a request is repeated.
+func pause(ctx context.Context, repeat bool) {
+	if !repeat {
 		return
 	}
 	select {
@@ -87,34 +88,32 @@ func pause(ctx context.Context, reason bool) {
 	}
 }
 
-// TestKill kills the service, Redis and Postgres with -9 under load, in turns, and starts each again. Whatever a buyer
-// was told is there afterwards, and everything is there once.
-func TestKill(t *testing.T) {
+// TestKillLosesNothingAcknowledged kills the service and Redis with SIGKILL, and the journal's Postgres sessions, in turn and
+// under load, and starts them again. Afterwards every acknowledged hold and order exists, and all stores agree.
+func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	const units = 1_000_000
-	s := newShop(t)
+	s := newFixture(t)
 	addr := freeAddr(t)
 	p := s.program(addr)
 	awaitReady(t, s, p.url, p.log)
-	if status, body, err := s.send(http.MethodPost, p.url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
-		t.Fatal(status, body, err)
-	}
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}}
+	s.openTickets(p.url, units)
+	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
 	for i := range 16 {
-		buyers.Go(func() { s.buy(buying, p.url, fmt.Sprint("buyer", i), told) })
+		buyers.Go(func() { s.buy(buying, p.url, fmt.Sprint("buyer", i), acknowledgements) })
 	}
-	sell := func() { // for a moment of chance
+	sellForAWhile := func() {
 		<-time.After(300*time.Millisecond + rand.N(400*time.Millisecond))
 	}
 	for range kills(t) {
-		sell()
+		sellForAWhile()
 		p.kill()
 		p = s.program(addr)
 		awaitReady(t, s, p.url, p.log)
-		sell()
+		sellForAWhile()
 		if err := s.server.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -122,36 +121,36 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		awaitReady(t, s, p.url, p.log)
-		sell()
+		sellForAWhile()
 		if _, err := s.db.Exec(s.ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'relation' AND relation = 'events'::regclass)`); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sell()
+	sellForAWhile()
 	stop()
 	buyers.Wait()
-	if len(told.holds) < 50 {
-		t.Fatalf("only %d holds were made; that shows nothing", len(told.holds))
+	if len(acknowledgements.holds) < 50 {
+		t.Fatalf("only %d holds were made, want at least 50", len(acknowledgements.holds))
 	}
-	s.wantAgreement("ticket", units)
-	told.wantAll(s)
+	s.wantStoresAgree("ticket", units)
+	acknowledgements.wantAll(s)
 }
 
-// wantAll holds that everything that was promised is in the read tables.
-func (p *promises) wantAll(s *shop) {
+// wantAll checks that every acknowledged hold and order is in the read tables.
+func (p *acknowledged) wantAll(s *fixture) {
 	s.t.Helper()
 	missing := func(query string, set map[string]bool) (n int) {
 		ids := make([]string, 0, len(set))
 		for id := range set {
 			ids = append(ids, id)
 		}
-		return one[int](s, query, ids)
+		return queryValue[int](s, query, ids)
 	}
-	if n := missing(`SELECT count(*) FROM unnest($1::text[]) AS told (id) LEFT JOIN holds ON hold_id = id WHERE hold_id IS NULL`, p.holds); n > 0 {
+	if n := missing(`SELECT count(*) FROM unnest($1::text[]) AS acknowledged (id) LEFT JOIN holds ON hold_id = id WHERE hold_id IS NULL`, p.holds); n > 0 {
 		s.t.Errorf("%d of %d acknowledged holds are missing", n, len(p.holds))
 	}
-	if n := missing(`SELECT count(*) FROM unnest($1::text[]) AS told (id) LEFT JOIN orders ON hold_id = id WHERE hold_id IS NULL`, p.orders); n > 0 {
+	if n := missing(`SELECT count(*) FROM unnest($1::text[]) AS acknowledged (id) LEFT JOIN orders ON hold_id = id WHERE hold_id IS NULL`, p.orders); n > 0 {
 		s.t.Errorf("%d of %d acknowledged orders are missing", n, len(p.orders))
 	}
-	s.t.Logf("%d holds and %d orders were acknowledged, and are there", len(p.holds), len(p.orders))
+	s.t.Logf("all of the %d acknowledged holds and %d acknowledged orders exist", len(p.holds), len(p.orders))
 }

@@ -14,24 +14,24 @@ import (
 )
 
 func newMigrate(config *Config) *cobra.Command {
-	migrate := newNoun("migrate", "Bring the schema to this build's version, or take it back")
-	var sure bool
+	migrate := newCommandGroup("migrate", "Migrate the Postgres schema")
+	var confirmed bool
 	down := &cobra.Command{
 		Use:   "down",
-		Short: "Drop everything, the journal included",
+		Short: "Drop all tables, including the journal",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !sure {
-				return errors.New("this drops the journal, the record of every sale; add --yes if that is meant")
+			if !confirmed {
+				return errors.New("this drops the journal, the record of every sale; to confirm, add --yes")
 			}
 			return migrateDown(cmd.Context(), config)
 		},
 	}
-	down.Flags().BoolVar(&sure, "yes", false, "drop the journal")
+	down.Flags().BoolVar(&confirmed, "yes", false, "confirm that the journal is to be dropped")
 	migrate.AddCommand(
 		&cobra.Command{
 			Use:   "up",
-			Short: "Bring the schema to this build's version; harmless where it is there",
+			Short: "Migrate the schema to this build's version; does nothing if it is there already",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				if err := migrateUp(cmd.Context(), config); err != nil {
@@ -43,7 +43,7 @@ func newMigrate(config *Config) *cobra.Command {
 		down,
 		&cobra.Command{
 			Use:   "status",
-			Short: "Say at which version the schema is; exits 1 unless it is this build's",
+			Short: "Print the schema's version; exits 1 unless it is this build's version",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return printSchema(cmd, config)
@@ -53,29 +53,29 @@ func newMigrate(config *Config) *cobra.Command {
 	return migrate
 }
 
-// migrateUp brings the schema up, and makes the read tables. The lines would make those when they first run; whoever
-// looks before then finds them empty rather than missing.
+// migrateUp migrates the schema to this build's version and creates the read tables. The projections' workers would
+// create those when they start; until then, a query would find them missing instead of empty.
 func migrateUp(ctx context.Context, config *Config) error {
 	if err := migrations.Up(ctx, config.DatabaseURL); err != nil {
 		return err
 	}
-	return onSession(ctx, config, func(conn *pgx.Conn) error {
+	return withConnection(ctx, config, func(conn *pgx.Conn) error {
 		return projections.CreateTables(ctx, conn, projections.BuiltIn()...)
 	})
 }
 
-// migrateDown drops the read tables, old ones and those of an interrupted rebuild included, and then everything else.
+// migrateDown drops the read tables, including old ones and those of an interrupted rebuild, and then all other tables.
 func migrateDown(ctx context.Context, config *Config) error {
-	session, err := postgresConfig(config)
+	postgres, err := postgresConfig(config)
 	if err != nil {
 		return err
 	}
 	for _, p := range projections.BuiltIn() {
-		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: session}, p); err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {
+		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: postgres}, p); err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {
 			return err
 		}
 	}
-	err = onSession(ctx, config, func(conn *pgx.Conn) error {
+	err = withConnection(ctx, config, func(conn *pgx.Conn) error {
 		return projections.DropTables(ctx, conn, projections.BuiltIn()...)
 	})
 	if err != nil {
@@ -85,7 +85,7 @@ func migrateDown(ctx context.Context, config *Config) error {
 }
 
 func printSchema(cmd *cobra.Command, config *Config) error {
-	conn, err := session(cmd.Context(), config)
+	conn, err := connect(cmd.Context(), config)
 	if err != nil {
 		return err
 	}

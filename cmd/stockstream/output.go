@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// output is the form in which a command prints: a table, for people, or json, for other programs.
+// output is a command's output format: a table for people, or json for other programs.
 type output string
 
 const (
@@ -19,7 +19,7 @@ const (
 	outputJSON  output = "json"
 )
 
-// addOutput gives a command the flag --output. What json holds is for usage to say.
+// addOutput adds the flag --output to a command. usage explains what the JSON contains.
 func addOutput(cmd *cobra.Command, form *output, usage string) {
 	*form = outputTable
 	cmd.Flags().VarP(form, "output", "o", usage)
@@ -28,7 +28,7 @@ func addOutput(cmd *cobra.Command, form *output, usage string) {
 // String implements pflag.Value.
 func (o *output) String() string { return string(*o) }
 
-// Set implements pflag.Value, and refuses any other form.
+// Set implements pflag.Value. It refuses every value except table and json.
 func (o *output) Set(value string) error {
 	if value != string(outputTable) && value != string(outputJSON) {
 		return errors.New("want table or json")
@@ -40,10 +40,10 @@ func (o *output) Set(value string) error {
 // Type implements pflag.Value.
 func (*output) Type() string { return "string" }
 
-// newTable returns a writer that aligns the columns of what is written with tabs between them, once it is flushed.
+// newTable returns a writer that aligns tab-separated columns when it is flushed.
 func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 0, 2, ' ', 0) }
 
-// printLines prints values as JSON, one a line.
+// printLines prints each value as one line of JSON.
 func printLines[T any](out io.Writer, values []T) error {
 	encoder := json.NewEncoder(out)
 	for i := range values {
@@ -54,7 +54,7 @@ func printLines[T any](out io.Writer, values []T) error {
 	return nil
 }
 
-// printDocument prints one value as JSON that people can read, too.
+// printDocument prints one value as indented JSON.
 func printDocument(out io.Writer, value any) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")

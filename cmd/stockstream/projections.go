@@ -18,7 +18,7 @@ import (
 )
 
 func newProjections(config *Config) *cobra.Command {
-	parent := newNoun("projections", "Look at the read tables, and make them anew from the journal")
+	parent := newCommandGroup("projections", "Show the read tables, and rebuild them from the journal")
 	parent.AddCommand(
 		newProjectionsList(config), newProjectionsShow(config), newProjectionsRebuild(config), newProjectionsDropOld(config),
 		newProjectionsRestoreOld(config), newProjectionsCancel(config),
@@ -30,13 +30,13 @@ func newProjectionsList(config *Config) *cobra.Command {
 	var form output
 	list := &cobra.Command{
 		Use:   "list",
-		Short: "List the projections, how far behind they are, and what is kept of older ones",
+		Short: "List the projections, their lag, and the old tables that are kept",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return describe(cmd, config, form, printProjections, projections.BuiltIn()...)
+			return printStatuses(cmd, config, form, printProjections, projections.BuiltIn()...)
 		},
 	}
-	addOutput(list, &form, describedOutput)
+	addOutput(list, &form, statusOutputUsage)
 	return list
 }
 
@@ -44,29 +44,29 @@ func newProjectionsShow(config *Config) *cobra.Command {
 	var form output
 	show := &cobra.Command{
 		Use:   "show NAME…",
-		Short: "Show projections with their newest rebuilds, and in what the new tables differed",
-		Args:  someNames,
+		Short: "Show projections with their last rebuild and the differences that it found",
+		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := projections.Named(args...)
 			if err != nil {
 				return err
 			}
-			return describe(cmd, config, form, printProjection, list...)
+			return printStatuses(cmd, config, form, printProjection, list...)
 		},
 	}
-	addOutput(show, &form, describedOutput)
+	addOutput(show, &form, statusOutputUsage)
 	return show
 }
 
-const describedOutput = "table, or json with everything that is known, one projection a line"
+const statusOutputUsage = "table, or json with all fields, one projection a line"
 
 func newProjectionsDropOld(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "drop-old NAME…",
-		Short: "Drop the tables that a rebuild replaced; there is no way back then",
-		Args:  someNames,
+		Short: "Drop the tables that a rebuild replaced; restore-old is not possible afterwards",
+		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onProjections(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
+			return forEachProjection(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
 				if err := rebuild.DropOld(cmd.Context(), with, p); err != nil {
 					return err
 				}
@@ -80,15 +80,15 @@ func newProjectionsDropOld(config *Config) *cobra.Command {
 func newProjectionsRestoreOld(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore-old NAME…",
-		Short: "Put the tables back that a rebuild replaced; the ones of now are kept in their stead",
-		Args:  someNames,
+		Short: "Swap the old tables back in; the current ones become the old tables",
+		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onProjections(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
+			return forEachProjection(cmd, config, args, func(with rebuild.Config, p projections.Projection) error {
 				outcome, err := rebuild.RestoreOld(cmd.Context(), with, p)
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s serves its old tables, which stand at seq %d, and catches up from there\n", p.Name, outcome.Seq)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s serves its old tables again, which are at seq %d; it catches up from there\n", p.Name, outcome.Seq)
 				return nil
 			})
 		},
@@ -98,32 +98,32 @@ func newProjectionsRestoreOld(config *Config) *cobra.Command {
 func newProjectionsCancel(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel",
-		Short: "End the rebuild that runs, in whichever process; nothing that serves is changed",
+		Short: "Cancel the running rebuild, whichever process runs it; the read tables stay as they are",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
+			return withConnection(cmd.Context(), config, func(conn *pgx.Conn) error {
 				id, err := rebuild.Cancel(cmd.Context(), conn)
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "rebuild %d is asked to end\n", id)
+				fmt.Fprintf(cmd.OutOrStdout(), "rebuild %d will stop\n", id)
 				return nil
 			})
 		},
 	}
 }
 
-// someNames takes one name or more. Which there are, the error for a wrong one says, too.
-func someNames(_ *cobra.Command, args []string) error {
+// atLeastOneName requires one argument or more; projections.Named checks the names.
+func atLeastOneName(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return errors.New("name a projection; `stockstream projections list` shows them")
 	}
 	return nil
 }
 
-// onProjections does something with projections, one after the other, once the schema is known to fit. One that fails
-// does not keep the others from their turn.
-func onProjections(cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error) error {
+// forEachProjection checks the schema and then calls do with each named projection. It goes on after an error, and
+// returns all errors.
+func forEachProjection(cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error) error {
 	list, err := projections.Named(names...)
 	if err != nil {
 		return err
@@ -138,14 +138,20 @@ func onProjections(cmd *cobra.Command, config *Config, names []string, do func(r
 	return err
 }
 
-// rebuildConfig is what this program rebuilds with. It fails where the schema is not this build's.
+// rebuildConfig returns the configuration of a rebuild. It fails unless the schema is at this build's version.
 func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebuild.Config, error) {
-	session, err := fittingPostgres(ctx, config)
-	return rebuild.Config{Postgres: session, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: config.logger(errOut)}, err
+	postgres, err := latestSchemaConfig(ctx, config)
+	return rebuild.Config{
+		Postgres: postgres,
+		Pool:     events.MainPool,
+		Watched:  projections.BuiltIn(),
+		Log:      config.logger(errOut),
+	}, err
 }
 
-func describe(cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
-	return onSession(cmd.Context(), config, func(conn *pgx.Conn) error {
+// printStatuses prints the status of projections as JSON, or with the given function for tables.
+func printStatuses(cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
+	return withConnection(cmd.Context(), config, func(conn *pgx.Conn) error {
 		if err := migrations.Check(cmd.Context(), conn); err != nil {
 			return err
 		}
@@ -164,7 +170,8 @@ func printProjections(out io.Writer, all []rebuild.Status) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "NAME\tCHECKPOINT\tLAG EVENTS\tLAG\tPARKED\tOLD TABLES\tREBUILD")
 	for _, s := range all {
-		old, run := "-", "-"
+		old := "-"
+		run := "-"
 		if s.Old != nil {
 			old = fmt.Sprintf("at %d, of %s", s.Old.Seq, s.Old.Replaced.Format(time.RFC3339))
 		}
@@ -176,6 +183,7 @@ func printProjections(out io.Writer, all []rebuild.Status) error {
 	return table.Flush()
 }
 
+// runText describes a rebuild in a few words, for a column of a table.
 func runText(run *rebuild.RunRecord) string {
 	switch run.State {
 	case rebuild.Running:
@@ -185,7 +193,7 @@ func runText(run *rebuild.RunRecord) string {
 		}
 		return text
 	case rebuild.Interrupted:
-		return fmt.Sprintf("%d interrupted; begin it again", run.ID)
+		return fmt.Sprintf("%d interrupted; start it again", run.ID)
 	}
 	return fmt.Sprintf("%d %s", run.ID, run.State)
 }

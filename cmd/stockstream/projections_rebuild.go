@@ -19,14 +19,16 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 	var accept, all bool
 	command := &cobra.Command{
 		Use:   "rebuild NAME…",
-		Short: "Make read tables anew from the journal, beside the ones that serve, and exchange them",
-		Long: "Make read tables anew from the journal, while the ones of now serve and move on; compare the two; and exchange\n" +
-			"them in one short transaction. The old ones are kept until `projections drop-old`. It can be broken off at any\n" +
-			"moment without harm. Progress is a bar on a terminal, and lines of JSON elsewhere.",
+		Short: "Rebuild read tables from the journal, compare them with the current ones, and swap them in",
+		Long: "Rebuild read tables from the journal, while the current tables serve and are kept up to date. Then compare\n" +
+			"the new tables with the current ones, and swap them in within one short transaction. If they differ, the\n" +
+			"rebuild fails and changes nothing, unless --accept-differences is given. The replaced tables are kept until\n" +
+			"`projections drop-old`. The rebuild can be interrupted at any time without harm. Progress is shown as a bar\n" +
+			"on a terminal, and as lines of JSON elsewhere.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := projections.BuiltIn()
 			if all == (len(args) > 0) {
-				return errors.New("name projections to rebuild, or say --all")
+				return errors.New("name the projections to rebuild, or use --all")
 			}
 			if !all {
 				var err error
@@ -39,25 +41,27 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 				return err
 			}
 			view := newRebuildView(cmd.OutOrStdout())
-			with.AcceptDifferences, with.Accepting, with.Report = accept, view.accepting, view.progress
+			with.AcceptDifferences = accept
+			with.Accepting = view.accepted
+			with.Report = view.progress
 			job, err := rebuild.Begin(cmd.Context(), with, list...)
 			if err != nil {
 				return err
 			}
 			outcomes, err := job.Run(cmd.Context())
 			view.end(outcomes, err)
-			if errors.Is(err, rebuild.ErrDiffers) {
-				err = fmt.Errorf("%w; nothing was changed. If the new rows are the right ones, run it again with --accept-differences", err)
+			if differs := new(rebuild.DifferencesError); errors.As(err, &differs) {
+				err = fmt.Errorf("%w; the rebuild changed nothing. If the new rows are right, run it again with --accept-differences", err)
 			}
 			return err
 		},
 	}
-	command.Flags().BoolVar(&accept, "accept-differences", false, "put the new tables in place although they differ from the old ones")
-	command.Flags().BoolVar(&all, "all", false, "all projections")
+	command.Flags().BoolVar(&accept, "accept-differences", false, "swap the new tables in even if they differ from the current ones")
+	command.Flags().BoolVar(&all, "all", false, "rebuild all projections")
 	return command
 }
 
-// rebuildView shows a rebuild: on a terminal as a bar, elsewhere as lines of JSON.
+// rebuildView prints the progress and result of a rebuild: as a bar on a terminal, as lines of JSON elsewhere.
 type rebuildView struct {
 	out      io.Writer
 	terminal bool
@@ -72,7 +76,7 @@ func newRebuildView(out io.Writer) *rebuildView {
 	return v
 }
 
-// progressLine is a line of JSON while a rebuild runs.
+// progressLine is the line of JSON for a progress report.
 type progressLine struct {
 	Rebuild    int64        `json:"rebuild"`
 	Step       rebuild.Step `json:"step"`
@@ -89,17 +93,23 @@ func (v *rebuildView) progress(p rebuild.Progress) {
 		return
 	}
 	v.line(progressLine{
-		Rebuild: p.Run, Step: p.Step, Done: p.Done, Total: p.Total, Rate: int64(p.Rate), ETASeconds: p.ETA.Round(100 * time.Millisecond).Seconds(), Paused: p.Paused,
+		Rebuild:    p.Run,
+		Step:       p.Step,
+		Done:       p.Done,
+		Total:      p.Total,
+		Rate:       int64(p.Rate),
+		ETASeconds: p.ETA.Round(100 * time.Millisecond).Seconds(),
+		Paused:     p.Paused,
 	})
 }
 
-// acceptedLine is a line of JSON before new tables that differ are put in place.
+// acceptedLine is the line of JSON that precedes the swap of new tables that differ.
 type acceptedLine struct {
-	Accepted []rebuild.Difference `json:"accepted_differences"`
+	Accepted []rebuild.TableDifference `json:"accepted_differences"`
 }
 
-// accepting shows what differs and is put in place nevertheless.
-func (v *rebuildView) accepting(differences []rebuild.Difference) {
+// accepted prints the accepted differences, before the new tables are swapped in.
+func (v *rebuildView) accepted(differences []rebuild.TableDifference) {
 	if !v.terminal {
 		v.line(acceptedLine{Accepted: differences})
 		return
@@ -110,7 +120,7 @@ func (v *rebuildView) accepting(differences []rebuild.Difference) {
 
 const barWidth = 30
 
-// bar is one line of a terminal.
+// bar returns a progress report as one line for a terminal.
 func bar(p rebuild.Progress) string {
 	filled := barWidth
 	if p.Total > 0 {
@@ -121,26 +131,26 @@ func bar(p rebuild.Progress) string {
 		text += ", " + p.ETA.Round(time.Second).String() + " left"
 	}
 	if p.Paused {
-		text += ", giving way"
+		text += ", paused"
 	}
 	return text
 }
 
-// outcomeLine is the last line of JSON.
+// outcomeLine is the last line of JSON: the result of a rebuild.
 type outcomeLine struct {
-	Outcomes    []rebuild.Outcome    `json:"outcomes"`
-	Differences []rebuild.Difference `json:"differences,omitempty"`
-	Error       string               `json:"error,omitempty"`
+	Outcomes    []rebuild.Result          `json:"outcomes"`
+	Differences []rebuild.TableDifference `json:"differences,omitempty"`
+	Error       string                    `json:"error,omitempty"`
 }
 
-// end says what was done, and what differs where that was the trouble.
-func (v *rebuildView) end(outcomes []rebuild.Outcome, err error) {
+// end prints the result, and the differences if the rebuild failed because of them.
+func (v *rebuildView) end(outcomes []rebuild.Result, err error) {
 	var differs *rebuild.DifferencesError
 	errors.As(err, &differs)
 	if !v.terminal {
 		line := outcomeLine{Outcomes: outcomes}
 		if outcomes == nil {
-			line.Outcomes = []rebuild.Outcome{}
+			line.Outcomes = []rebuild.Result{}
 		}
 		if differs != nil {
 			line.Differences = differs.Differences
@@ -153,7 +163,7 @@ func (v *rebuildView) end(outcomes []rebuild.Outcome, err error) {
 	}
 	fmt.Fprintln(v.out)
 	for _, o := range outcomes {
-		fmt.Fprintf(v.out, "%s: new tables serve since seq %d; %d dead letters resolved, %d parked. `stockstream projections restore-old %s` goes back, drop-old ends that.\n",
+		fmt.Fprintf(v.out, "%s: the new tables serve from seq %d on; %d dead letters resolved, %d parked. To swap the old tables back in: `stockstream projections restore-old %s`. To drop them: drop-old.\n",
 			o.Projection, o.Seq, o.Resolved, o.Parked, o.Projection)
 	}
 	if differs != nil {
@@ -167,8 +177,8 @@ func (v *rebuildView) line(value any) {
 	}
 }
 
-// printDifferences shows the first keys that differ, with both rows.
-func printDifferences(out io.Writer, list []rebuild.Difference) {
+// printDifferences prints each table's number of differences, and its first differing keys with both rows.
+func printDifferences(out io.Writer, list []rebuild.TableDifference) {
 	for _, d := range list {
 		fmt.Fprintf(out, "%s\n", d)
 		for _, row := range d.First {

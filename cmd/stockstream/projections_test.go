@@ -16,97 +16,111 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
-// projection returns what `projections show` says of one.
-func (s *shop) projection(name string) (found rebuild.Status) {
+// projection returns the status that `projections show` prints for one projection.
+func (s *fixture) projection(name string) (found rebuild.Status) {
 	s.t.Helper()
 	out, err := s.cli("projections", "show", name, "-o", "json")
-	if err != nil || json.Unmarshal([]byte(out), &found) != nil {
-		s.t.Fatalf("show %s: got %q (%v)", name, out, err)
+	if err != nil {
+		s.t.Fatalf("show %s: %v", name, err)
+	}
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		s.t.Fatalf("show %s: %v in %q", name, err, out)
 	}
 	return found
 }
 
-// TestProjectionsCommands goes through the life of a rebuild as an operator does, beside a service that sells.
-func TestProjectionsCommands(t *testing.T) {
+// TestProjectionsCommandsOfARebuild runs every `projections` command while a service runs: a clean rebuild, a rebuild of a table
+// that was tampered with, restore-old and drop-old.
+func TestProjectionsCommandsOfARebuild(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 50, 0)
 	for i := range 20 {
-		if status, _, err := v.reserve("shirt", fmt.Sprint("k", i), 1, 60); status != 201 || err != nil {
-			t.Fatal(status, err)
-		}
+		v.mustReserve("shirt", fmt.Sprint("k", i), 1, 60)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	all := projections.BuiltIn()
 
-	out, err := s.cli("projections", "list")
-	if err != nil || strings.Count(out, "\n") != len(all)+1 || !strings.Contains(out, "stock_levels  21") {
-		t.Errorf("list: got %q (%v)", out, err)
+	out := s.wantOutput("projections list", "stock_levels  21")
+	if got, want := strings.Count(out, "\n"), len(all)+1; got != want {
+		t.Errorf("list: got %d lines, want %d:\n%s", got, want, out)
 	}
-	out, err = s.cli("projections", "rebuild", "holds", "orders")
-	if err != nil || !strings.Contains(out, `{"outcomes":[{"projection":"holds","seq":21,"resolved":0,"parked":0},{"projection":"orders","seq":21,"resolved":0,"parked":0}]}`) {
-		t.Errorf("rebuild: got %q (%v)", out, err)
-	}
+	out = s.wantOutput("projections rebuild holds orders", `{"outcomes":[{"projection":"holds","seq":21,"resolved":0,"parked":0},`+
+		`{"projection":"orders","seq":21,"resolved":0,"parked":0}]}`)
 	for line := range strings.Lines(out) {
 		if !json.Valid([]byte(line)) {
-			t.Errorf("not on a terminal, a line that is no JSON: %q", line)
+			t.Errorf("rebuild printed %q, want JSON, since the output is no terminal", line)
 		}
 	}
-	if got := one[int](s, `SELECT count(*) FROM holds`); got != 20 {
-		t.Errorf("%d holds after the rebuild, want 20", got)
+	if got := queryValue[int](s, `SELECT count(*) FROM holds`); got != 20 {
+		t.Errorf("holds after the rebuild: got %d, want 20", got)
 	}
-	if got := s.projection("holds"); got.Old == nil || got.Old.Seq != 21 || got.Checkpoint != 21 || got.Run == nil || got.Run.State != rebuild.Done {
-		t.Errorf("show holds: got %+v", got)
+	holds := s.projection("holds")
+	if holds.Old == nil || holds.Old.Seq != 21 {
+		t.Errorf("show holds: got old tables %+v, want them at seq 21", holds.Old)
 	}
-	if got := s.projection("stock_levels"); got.Old != nil || got.Run != nil {
-		t.Errorf("show stock_levels: got %+v, want it untouched", got)
+	if holds.Checkpoint != 21 {
+		t.Errorf("show holds: got checkpoint %d, want 21", holds.Checkpoint)
+	}
+	if holds.Run == nil || holds.Run.State != rebuild.Done {
+		t.Errorf("show holds: got run %+v, want a finished one", holds.Run)
+	}
+	untouched := s.projection("stock_levels")
+	if untouched.Old != nil {
+		t.Errorf("show stock_levels: got old tables %+v, want none", untouched.Old)
+	}
+	if untouched.Run != nil {
+		t.Errorf("show stock_levels: got run %+v, want none", untouched.Run)
 	}
 
-	if _, err := s.db.Exec(s.ctx, `UPDATE stock_levels SET sold = sold + 1, held = held - 1`); err != nil {
-		t.Fatal(err)
+	s.exec(`UPDATE stock_levels SET sold = sold + 1, held = held - 1`)
+	out, err := s.wantError("projections rebuild stock_levels", "--accept-differences")
+	if differs := new(rebuild.DifferencesError); !errors.As(err, &differs) {
+		t.Errorf("rebuild of a table that was tampered with: got %v, want a DifferencesError", err)
 	}
-	out, err = s.cli("projections", "rebuild", "stock_levels")
-	if !errors.Is(err, rebuild.ErrDiffers) || !strings.Contains(err.Error(), "--accept-differences") || !strings.Contains(out, `"key":"shirt"`) {
-		t.Errorf("rebuild of a table that was tampered with: got %q (%v)", out, err)
+	if want := `"key":"shirt"`; !strings.Contains(out, want) {
+		t.Errorf("rebuild of a table that was tampered with: printed %q, want the differing key %s", out, want)
 	}
-	if out, err := s.cli("projections", "show", "stock_levels"); err != nil || !strings.Contains(out, `live {"sku":"shirt","available":30,"held":19,"sold":1}`) || !strings.Contains(out, "failed") {
-		t.Errorf("show its differences: got %q (%v)", out, err)
+	s.wantOutput("projections show stock_levels", `live {"sku":"shirt","available":30,"held":19,"sold":1}`, "failed")
+	s.wantOutput("projections rebuild stock_levels --accept-differences", `{"accepted_differences":[{"projection":"stock_levels"`)
+	if got := queryValue[int](s, `SELECT held FROM stock_levels`); got != 20 {
+		t.Errorf("held units after the rebuild: got %d, want 20", got)
 	}
-	if out, err := s.cli("projections", "rebuild", "stock_levels", "--accept-differences"); err != nil || !strings.Contains(out, `{"accepted_differences":[{"projection":"stock_levels"`) {
-		t.Errorf("rebuild that accepts: got %q (%v), want what it accepted", out, err)
+	s.wantOutput("projections restore-old stock_levels", "are at seq 21")
+	if got := queryValue[int](s, `SELECT held FROM stock_levels`); got != 19 {
+		t.Errorf("held units after restore-old: got %d, want 19", got)
 	}
-	if got := one[int](s, `SELECT held FROM stock_levels`); got != 20 {
-		t.Errorf("%d units held, want 20", got)
+	s.wantOutput("projections drop-old stock_levels", "dropped")
+
+	out, err = s.wantError("projections drop-old orders stock_levels holds")
+	if !errors.Is(err, rebuild.ErrNoOldTables) {
+		t.Errorf("drop-old of three: got %v, want ErrNoOldTables for stock_levels", err)
 	}
-	if out, err := s.cli("projections", "restore-old", "stock_levels"); err != nil || !strings.Contains(out, "stand at seq 21") || one[int](s, `SELECT held FROM stock_levels`) != 19 {
-		t.Errorf("restore-old: got %q (%v)", out, err)
-	}
-	if out, err := s.cli("projections", "drop-old", "stock_levels"); err != nil || !strings.Contains(out, "dropped") {
-		t.Errorf("drop-old: got %q (%v)", out, err)
-	}
-	if out, err := s.cli("projections", "drop-old", "orders", "stock_levels", "holds"); !errors.Is(err, rebuild.ErrNoOldTables) ||
-		!strings.Contains(out, "of orders are dropped") || !strings.Contains(out, "of holds are dropped") {
-		t.Errorf("drop-old of three, one of which has none: got %q (%v)", out, err)
-	}
-	for _, args := range []string{"rebuild nonsense", "rebuild", "rebuild holds --all", "rebuild holds holds", "show nonsense", "drop-old", "show", "drop-old stock_levels", "restore-old stock_levels", "cancel", "list -o xml"} {
-		if out, err := s.cli(append([]string{"projections"}, strings.Fields(args)...)...); err == nil {
-			t.Errorf("projections %s: got %q, want an error", args, out)
+	for _, name := range []string{"orders", "holds"} {
+		if want := "of " + name + " are dropped"; !strings.Contains(out, want) {
+			t.Errorf("drop-old of three: printed %q, want %q", out, want)
 		}
+	}
+	for _, command := range []string{
+		"rebuild nonsense", "rebuild", "rebuild holds --all", "rebuild holds holds", "show nonsense", "show", "drop-old",
+		"drop-old stock_levels", "restore-old stock_levels", "cancel", "list -o xml",
+	} {
+		s.wantError("projections " + command)
 	}
 }
 
-// TestBar holds what a terminal shows.
-func TestBar(t *testing.T) {
+// TestProgressBar checks the line that a terminal shows.
+func TestProgressBar(t *testing.T) {
 	t.Parallel()
 	got := bar(rebuild.Progress{Step: rebuild.StepReplay, Done: 500, Total: 1000, Rate: 100, ETA: 5 * time.Second, Paused: true})
-	if want := "replaying  [###############...............] 500 of 1000 events, 100/s, 5s left, giving way"; got != want {
+	if want := "replaying  [###############...............] 500 of 1000 events, 100/s, 5s left, paused"; got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 
-// fillJournal writes holds straight into the journal, each of which ends, and brings the read tables level.
-func (s *shop) fillJournal(holds int) {
+// fillJournal writes deliveries and holds directly into the journal, and waits until they are projected.
+func (s *fixture) fillJournal(holds int) {
 	s.t.Helper()
 	const query = `
 		INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
@@ -124,20 +138,20 @@ func (s *shop) fillJournal(holds int) {
 	}
 	s.serve("--roles", "projections").awaitReady()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
-		behind := one[int](s, `SELECT 1 + $2 - count(*) FROM checkpoints WHERE seq = 2 * $1::int`, holds, len(projections.BuiltIn()))
+		behind := queryValue[int](s, `SELECT 1 + $2 - count(*) FROM checkpoints WHERE seq = 2 * $1::int`, holds, len(projections.BuiltIn()))
 		return behind == 0, fmt.Sprint(behind, " projections are behind")
 	})
 }
 
-// TestKillRebuild kills a rebuild with -9 at ten moments of chance. What serves is what it was, row by row, whether or
-// not the exchange had happened, and the next one works.
-func TestKillRebuild(t *testing.T) {
+// TestKillRebuildKeepsTheReadTables kills a rebuild with SIGKILL at ten random moments. Before and after the swap, the read tables
+// have the same rows as before, and the next rebuild succeeds.
+func TestKillRebuildKeepsTheReadTables(t *testing.T) {
 	t.Parallel()
 	const holds = 20_000
-	s := newShop(t)
+	s := newFixture(t)
 	s.fillJournal(holds)
 	const rows = `SELECT (SELECT sum(hashtextextended(t::text, 0)) || ' ' || count(*) FROM holds t) || ' ' || (SELECT sum(hashtextextended(t::text, 0)) || ' ' || count(*) FROM stock_levels t)`
-	before := one[string](s, rows)
+	before := queryValue[string](s, rows)
 	began := time.Now()
 	if out, err := s.cli("projections", "rebuild", "--all"); err != nil {
 		t.Fatal(err, out)
@@ -160,7 +174,7 @@ func TestKillRebuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	interrupted, exchanged := 0, 0
+	interrupted, swapped := 0, 0
 	for range 10 {
 		cmd := exec.Command(self, "projections", "rebuild", "--all")
 		cmd.Env = append(s.environ(), asProgram+"=1")
@@ -174,21 +188,22 @@ func TestKillRebuild(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			interrupted++
 		}
-		if after := one[string](s, rows); after != before {
-			t.Fatalf("what serves was changed from %s to %s\n%s", before, after, &log)
+		if after := queryValue[string](s, rows); after != before {
+			t.Fatalf("the read tables changed from %s to %s\n%s", before, after, &log)
 		}
-		// Its sessions end a moment after it.
+		// Postgres notices a moment later that the killed process's sessions have ended.
 		testenv.Eventually(t, 30*time.Second, func() (bool, string) {
 			runs, err := rebuild.List(s.ctx, s.db, 1)
 			return err == nil && (len(runs) == 0 || runs[0].State != rebuild.Running), fmt.Sprint(runs, err)
 		})
-		exchanged += dropOld()
+		swapped += dropOld()
 	}
-	t.Logf("a whole rebuild took %s; %d of 10 were interrupted, %d tables were exchanged", whole, interrupted, exchanged)
+	t.Logf("a whole rebuild took %s; %d of 10 were interrupted, %d projections were swapped", whole, interrupted, swapped)
 	if interrupted == 0 {
-		t.Error("none was interrupted; that shows nothing")
+		t.Error("no rebuild was interrupted, want at least one")
 	}
-	if out, err := s.cli("projections", "rebuild", "--all"); err != nil || one[string](s, rows) != before {
-		t.Errorf("the last one: got %v\n%s", err, out)
+	s.wantOutput("projections rebuild --all")
+	if after := queryValue[string](s, rows); after != before {
+		t.Errorf("the last rebuild changed the read tables from %s to %s", before, after)
 	}
 }

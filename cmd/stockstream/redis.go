@@ -5,42 +5,47 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/recovery"
 	"github.com/stockstream/stockstream/events"
 )
 
 func newRedis(config *Config) *cobra.Command {
-	parent := newNoun("redis", "Look after what Redis keeps of the events")
+	parent := newCommandGroup("redis", "Manage the state in Redis")
 	parent.AddCommand(newRedisRebuild(config))
 	return parent
 }
 
 func newRedisRebuild(config *Config) *cobra.Command {
 	var (
-		sure bool
-		wait time.Duration
-		form output
+		confirmed bool
+		wait      time.Duration
+		form      output
 	)
 	rebuild := &cobra.Command{
 		Use:   "rebuild",
-		Short: "Write everything anew that Redis keeps of the events, from the journal",
-		Long: "Write stock, holds, deadlines and idempotency keys anew, from the journal. A running service does so by itself\n" +
-			"when Redis was emptied or is behind; this is for a Redis that has drifted, or a service that is down. From the\n" +
-			"moment in which the log is closed until it is open again, commands are answered 503; what fails before any key\n" +
-			"was touched leaves the log open as it was. Stock that was typed by hand, and that no command has seen yet, is\n" +
-			"undone. A process with the role journal has to run, for the events that the journal does not have yet.",
+		Short: "Rebuild the state in Redis from the journal",
+		Long: "Rebuild stock, holds, deadlines and idempotency keys in Redis from the journal. A running service does so by\n" +
+			"itself when Redis is empty or behind the journal. Use this command if the audit finds that Redis differs from\n" +
+			"the journal, or while the service is down.\n\n" +
+			"The rebuild closes Redis's log, writes the keys and opens the log again. In between, commands are answered\n" +
+			"503. If the rebuild fails before it has changed a key, the log is opened again as it was. A stock counter that\n" +
+			"was set by hand is lost, unless a command has used it since. A process with the role journal must run, to\n" +
+			"journal the last events of the stream.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
-			done, err := rebuildRedis(cmd, config, commands.RebuildOptions{
-				EvenHealthy: sure, Wait: wait, Report: commands.EveryStep(time.Second, printProgress(cmd.ErrOrStderr())),
+			done, err := rebuildRedis(cmd, config, recovery.RebuildOptions{
+				EvenHealthy: confirmed,
+				Wait:        wait,
+				Report:      recovery.EveryStep(time.Second, printProgress(cmd.ErrOrStderr())),
 			})
-			if errors.Is(err, commands.ErrHealthy) {
-				return fmt.Errorf("%w; a rebuild answers commands 503 while it writes, so add --yes if that is meant", err)
+			if errors.Is(err, recovery.ErrHealthy) {
+				return fmt.Errorf("%w; commands would be answered 503 during the rebuild; to rebuild anyway, add --yes", err)
 			}
 			if err != nil {
 				return err
@@ -48,33 +53,35 @@ func newRedisRebuild(config *Config) *cobra.Command {
 			return printRebuilt(cmd.OutOrStdout(), form, done, time.Since(began))
 		},
 	}
-	rebuild.Flags().BoolVar(&sure, "yes", false, "go on though Redis has everything that the journal has")
-	rebuild.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long the journal may take to catch up with the log that was closed")
+	rebuild.Flags().BoolVar(&confirmed, "yes", false, "rebuild even if Redis has everything that the journal has")
+	rebuild.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait until the journal has caught up with Redis's closed log")
 	addOutput(rebuild, &form, "table or json")
 	return rebuild
 }
 
-func rebuildRedis(cmd *cobra.Command, config *Config, options commands.RebuildOptions) (commands.Rebuilt, error) {
+func rebuildRedis(cmd *cobra.Command, config *Config, options recovery.RebuildOptions) (recovery.Rebuilt, error) {
 	client, err := redisClient(config)
 	if err != nil {
-		return commands.Rebuilt{}, err
+		return recovery.Rebuilt{}, err
 	}
 	defer client.Close()
-	postgres, err := fittingPostgres(cmd.Context(), config)
+	postgres, err := latestSchemaConfig(cmd.Context(), config)
 	if err != nil {
-		return commands.Rebuilt{}, err
+		return recovery.Rebuilt{}, err
 	}
-	service, err := commands.NewService(events.MainPool, client, config.Commands)
-	if err != nil {
-		return commands.Rebuilt{}, err
-	}
-	defer service.Close() //nolint:errcheck // no command is under way
-	return service.Rebuild(cmd.Context(), postgres, options)
+	r := recovery.New(recovery.Config{
+		Pool:       events.MainPool,
+		Redis:      client,
+		Postgres:   postgres,
+		KeepMemory: config.Commands.KeepMemory,
+		Log:        slog.New(slog.DiscardHandler), // the progress is printed instead
+	})
+	return r.Rebuild(cmd.Context(), options)
 }
 
-// printProgress prints a line per report: the step, and how much of it is done.
-func printProgress(out io.Writer) func(commands.Progress) {
-	return func(p commands.Progress) {
+// printProgress returns a function that prints each progress report as a line: the step, and how much of it is done.
+func printProgress(out io.Writer) func(recovery.RestoreProgress) {
+	return func(p recovery.RestoreProgress) {
 		switch {
 		case p.Total > 0:
 			fmt.Fprintf(out, "%s: %d of %d\n", p.Step, p.Done, p.Total)
@@ -86,7 +93,7 @@ func printProgress(out io.Writer) func(commands.Progress) {
 	}
 }
 
-// rebuiltJSON is a result for other programs.
+// rebuiltJSON is the result of a rebuild as the command prints it with -o json.
 type rebuiltJSON struct {
 	Epoch      int64   `json:"epoch"`
 	Seq        int64   `json:"seq"`
@@ -98,17 +105,23 @@ type rebuiltJSON struct {
 	Seconds    float64 `json:"seconds"`
 }
 
-func printRebuilt(out io.Writer, form output, done commands.Rebuilt, took time.Duration) error {
+func printRebuilt(out io.Writer, form output, done recovery.Rebuilt, took time.Duration) error {
 	if form == outputJSON {
 		return json.NewEncoder(out).Encode(rebuiltJSON{
-			Epoch: done.Epoch, Seq: done.Seq, SKUs: done.SKUs, LiveHolds: done.LiveHolds, EndedHolds: done.EndedHolds,
-			Keys: done.Keys, Unreadable: done.Unreadable, Seconds: took.Seconds(),
+			Epoch:      done.Epoch,
+			Seq:        done.Seq,
+			SKUs:       done.SKUs,
+			LiveHolds:  done.LiveHolds,
+			EndedHolds: done.EndedHolds,
+			Keys:       done.Keys,
+			Unreadable: done.Unreadable,
+			Seconds:    took.Seconds(),
 		})
 	}
-	fmt.Fprintf(out, "open again in epoch %d at seq %d, after %s: %d SKUs, %d live holds, %d ended holds and %d idempotency keys that are still remembered\n",
+	fmt.Fprintf(out, "Redis's log is open again in epoch %d at seq %d, after %s: %d SKUs, %d live holds, %d ended holds, %d idempotency keys\n",
 		done.Epoch, done.Seq, took.Round(time.Millisecond), done.SKUs, done.LiveHolds, done.EndedHolds, done.Keys)
 	if done.Unreadable > 0 {
-		fmt.Fprintf(out, "%d events could not be read and were passed over; see `stockstream dead-letters list`\n", done.Unreadable)
+		fmt.Fprintf(out, "%d events could not be decoded and were skipped; see `stockstream dead-letters list`\n", done.Unreadable)
 	}
 	return nil
 }

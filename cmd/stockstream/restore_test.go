@@ -18,29 +18,29 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// openTickets stocks tickets through a service.
-func (s *shop) openTickets(url string, units int) {
+// openTickets adds units of the SKU ticket through a service.
+func (s *fixture) openTickets(url string, units int) {
 	s.t.Helper()
-	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)); status != 200 || err != nil {
-		s.t.Fatal(status, body, err)
-	}
+	body := fmt.Sprintf(`{"delta":%d,"reason":"opening","idempotency_key":"open"}`, units)
+	s.wantPost(url+"/stock/ticket/adjustments", body, http.StatusOK)
 }
 
-// recorded is a hold as the read tables have it once everything is journaled.
-type recorded struct {
+// recordedHold is a hold as it is in the read tables.
+type recordedHold struct {
 	id, key, status, paymentRef string
 }
 
-// wantAnswers asks a service about every hold that the journal knows, in the ways in which buyers would.
-func (s *shop) wantAnswers(url string) (asked int) {
+// wantHoldsAnswerAsBefore repeats the requests for every hold in the read tables, and checks that the answers are the same as
+// before. It returns the number of holds.
+func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 	s.t.Helper()
 	rows, err := s.db.Query(s.ctx, `SELECT h.hold_id, h.idempotency_key, h.status, coalesce(o.payment_ref, '') FROM holds h LEFT JOIN orders o USING (hold_id) ORDER BY h.hold_id`)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	var holds []recorded
+	var holds []recordedHold
 	for rows.Next() {
-		var h recorded
+		var h recordedHold
 		if err := rows.Scan(&h.id, &h.key, &h.status, &h.paymentRef); err != nil {
 			s.t.Fatal(err)
 		}
@@ -55,54 +55,47 @@ func (s *shop) wantAnswers(url string) (asked int) {
 			s.t.Errorf("reserve with the key %s: %d, hold %q (%v), want the hold %s", h.key, status, id, err, h.id)
 		}
 		if h.status == "CONFIRMED" {
-			status, body, err := s.send(http.MethodPost, url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef))
-			if status != http.StatusOK || err != nil {
-				s.t.Errorf("confirm %s again: %d %v (%v), want 200", h.id, status, body, err)
-			}
-			status, body, err = s.send(http.MethodPost, url+"/holds/"+h.id+"/confirm", `{"payment_ref":"another"}`)
-			if status != http.StatusConflict || err != nil {
-				s.t.Errorf("confirm %s with another payment: %d %v (%v), want 409", h.id, status, body, err)
-			}
+			s.wantPost(url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef), http.StatusOK)
+			s.wantPost(url+"/holds/"+h.id+"/confirm", `{"payment_ref":"another"}`, http.StatusConflict)
 		}
 	}
-	if status, body, err := s.send(http.MethodPost, url+"/stock/ticket/adjustments", `{"delta":1000000,"reason":"opening","idempotency_key":"open"}`); status != http.StatusOK || err != nil {
-		s.t.Errorf("adjust again: %d %v (%v), want 200", status, body, err)
-	}
+	s.openTickets(url, 1_000_000) // the same adjustment again, with the same key
 	return len(holds)
 }
 
-// journaledHolds are the holds that are in the journal now: no loss of Redis may touch them.
-func (s *shop) journaledHolds() map[string]bool {
+// journaledHolds returns the ids of the holds in the journal. They must survive every loss of Redis's data.
+func (s *fixture) journaledHolds() map[string]bool {
 	s.t.Helper()
 	ids := map[string]bool{}
-	for _, id := range one[[]string](s, `SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
+	for _, id := range queryValue[[]string](s, `SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
 		ids[id] = true
 	}
 	return ids
 }
 
-// settled stops the buying, waits until all is journaled and projected, and compares every side with every other.
-func (s *shop) settled(url string, known map[string]bool) {
+// wantAllRecovered waits until all events are projected, and then checks that the known holds exist in Redis, that holds
+// answer as before, and that all stores agree.
+func (s *fixture) wantAllRecovered(url string, known map[string]bool) {
 	s.t.Helper()
-	s.awaitLevel()
-	asked := s.wantAnswers(url)
+	s.awaitCaughtUp()
+	asked := s.wantHoldsAnswerAsBefore(url)
 	for id := range known {
 		if !s.redis.HExists(s.ctx, "hold:"+id, "state").Val() {
-			s.t.Errorf("the hold %s was journaled before Redis lost its data, and is gone", id)
+			s.t.Errorf("Redis has no hold %s, which was journaled before Redis lost its data", id)
 		}
 	}
-	s.wantAgreementWithout("ticket", 1_000_000)
+	s.wantStoresAgreeExceptStream("ticket", 1_000_000)
 	if asked < 50 {
-		s.t.Errorf("only %d holds were made; that shows nothing", asked)
+		s.t.Errorf("only %d holds were made, want at least 50", asked)
 	}
-	if n := one[int](s, `SELECT count(*) FROM dead_letters`); n != 0 {
+	if n := queryValue[int](s, `SELECT count(*) FROM dead_letters`); n != 0 {
 		s.t.Errorf("%d letters were parked", n)
 	}
 	s.t.Logf("%d holds answer as before", asked)
 }
 
-// awaitJournaledHolds waits until so many holds are in the journal.
-func (s *shop) awaitJournaledHolds(n int) map[string]bool {
+// awaitJournaledHolds waits until at least n holds are in the journal, and returns their ids.
+func (s *fixture) awaitJournaledHolds(n int) map[string]bool {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
 		got := len(s.journaledHolds())
@@ -111,8 +104,8 @@ func (s *shop) awaitJournaledHolds(n int) map[string]bool {
 	return s.journaledHolds()
 }
 
-// epoch is that of Redis's log, 0 while it has none.
-func (s *shop) epoch() int64 {
+// epoch returns the epoch of Redis's log, or 0 if Redis has no log.
+func (s *fixture) epoch() int64 {
 	epoch, err := s.redis.HGet(s.ctx, "inventory.meta", "epoch").Int64()
 	if err != nil {
 		return 0
@@ -120,7 +113,7 @@ func (s *shop) epoch() int64 {
 	return epoch
 }
 
-func (s *shop) awaitEpoch(least int64) {
+func (s *fixture) awaitEpoch(least int64) {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
 		got := s.epoch()
@@ -128,35 +121,35 @@ func (s *shop) awaitEpoch(least int64) {
 	})
 }
 
-// TestFlushAllUnderLoad empties Redis while buyers buy, through two services, once while they serve and once with a
-// restart. Buyers are answered 503 and nothing else meanwhile, and every hold that was journaled is as it was.
-func TestFlushAllUnderLoad(t *testing.T) {
+// TestFlushAllUnderLoadKeepsJournaledHolds empties Redis while buyers buy through two services, and once more while no service
+// runs. Until Redis is restored, buyers get only the answer 503. Afterwards, every journaled hold is as before.
+func TestFlushAllUnderLoadKeepsJournaledHolds(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	services := []*service{s.serve().awaitReady(), s.serve("--roles", "api,sagas").awaitReady()}
 	s.openTickets(services[0].url, 1_000_000)
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
 	for i := range 8 {
-		buyers.Go(func() { s.buy(buying, services[i%2].url, fmt.Sprint("buyer", i), told) })
+		buyers.Go(func() { s.buy(buying, services[i%2].url, fmt.Sprint("buyer", i), acknowledgements) })
 	}
 	known := s.awaitJournaledHolds(100)
 	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
 	s.awaitEpoch(2)
-	known2 := s.awaitJournaledHolds(len(s.journaledHolds()) + 100) // buyers go on
+	later := s.awaitJournaledHolds(len(s.journaledHolds()) + 100) // buyers can buy again
 	stop()
 	buyers.Wait()
 	for _, v := range services {
 		v.awaitReady()
 	}
 	for id := range known {
-		known2[id] = true
+		later[id] = true
 	}
-	s.settled(services[1].url, known2)
+	s.wantAllRecovered(services[1].url, later)
 
 	for _, v := range services {
 		if err := v.stop(); err != nil {
@@ -167,24 +160,25 @@ func TestFlushAllUnderLoad(t *testing.T) {
 	if err := s.redis.FlushAll(s.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
-	s.settled(s.serve().awaitReady().url, known)
+	s.wantAllRecovered(s.serve().awaitReady().url, known)
 	if got := s.epoch(); got != 3 {
 		t.Errorf("the log is in epoch %d, want 3", got)
 	}
 }
 
-// TestOlderAOF puts an older copy of Redis's data in place of the newest, while a service serves and while none does.
-func TestOlderAOF(t *testing.T) {
+// TestOlderAppendOnlyFileIsRepaired replaces Redis's append-only file by an older copy, once while a service runs and once
+// while none runs, and checks that every journaled hold is as before.
+func TestOlderAppendOnlyFileIsRepaired(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 1_000_000)
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
 	for i := range 4 {
-		buyers.Go(func() { s.buy(buying, v.url, fmt.Sprint("buyer", i), told) })
+		buyers.Go(func() { s.buy(buying, v.url, fmt.Sprint("buyer", i), acknowledgements) })
 	}
 	s.awaitJournaledHolds(50)
 	dir := s.redis.ConfigGet(s.ctx, "dir").Val()["dir"]
@@ -212,7 +206,7 @@ func TestOlderAOF(t *testing.T) {
 		if round == 1 {
 			stop()
 			buyers.Wait()
-			s.awaitLevel()
+			s.awaitCaughtUp()
 			known = s.journaledHolds()
 			if err := v.stop(); err != nil {
 				t.Fatal(err)
@@ -232,27 +226,28 @@ func TestOlderAOF(t *testing.T) {
 		s.awaitEpoch(int64(round + 2))
 		v.awaitReady()
 		if round == 1 {
-			s.settled(v.url, known)
+			s.wantAllRecovered(v.url, known)
 		}
 	}
 }
 
-// TestLapsedDuringOutage holds that a hold whose deadline passed while Redis was empty expires once it is restored.
-func TestLapsedDuringOutage(t *testing.T) {
+// TestHoldThatLapsedDuringAnOutageExpires checks that a hold whose deadline passed while Redis was empty expires after Redis
+// is restored.
+func TestHoldThatLapsedDuringAnOutageExpires(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 10)
 	_, lapsing, err := v.reserve("ticket", "short", 1, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	if err := v.stop(); err != nil {
 		t.Fatal(err)
 	}
 	s.redis.FlushAll(s.ctx)
-	expires := one[time.Time](s, `SELECT expires_at FROM holds`)
+	expires := queryValue[time.Time](s, `SELECT expires_at FROM holds`)
 	<-time.After(time.Until(expires))
 	v = s.serve().awaitReady()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
@@ -264,60 +259,58 @@ func TestLapsedDuringOutage(t *testing.T) {
 	}
 }
 
-// TestRedisRebuild holds what the command says and does, beside a service that serves.
-func TestRedisRebuild(t *testing.T) {
+// TestRedisRebuildCommand checks the output, the errors and the effect of the command while a service runs.
+func TestRedisRebuildCommand(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
-	if _, err := s.cli("redis", "rebuild"); err == nil || !strings.Contains(err.Error(), "never set up") {
-		t.Errorf("of nothing: got %v", err)
-	}
+	s := newFixture(t)
+	s.wantError("redis rebuild", "never set up")
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 10)
 	_, hold, err := v.reserve("ticket", "k1", 1, 300)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.cli("redis", "rebuild"); err == nil || !strings.Contains(err.Error(), "--yes") {
-		t.Errorf("without --yes: got %v", err)
-	}
-	if _, err := s.cli("redis", "rebuild", "-o", "xml"); err == nil || !strings.Contains(err.Error(), "table or json") {
-		t.Errorf("another output: got %v", err)
-	}
+	s.wantError("redis rebuild", "--yes")
+	s.wantError("redis rebuild -o xml", "table or json")
 	s.redis.Set(s.ctx, "stock:ticket", 77, 0)
-	out, err := s.cli("redis", "rebuild", "--yes")
-	if err != nil || !strings.Contains(out, "write keys: ") || !strings.Contains(out, "open again in epoch 2 at seq 2") || !strings.Contains(out, "1 live holds") {
-		t.Errorf("got %q (%v)", out, err)
-	}
+	s.wantOutput("redis rebuild --yes", "write keys: ", "open again in epoch 2 at seq 2", "1 live holds")
 	if got := s.redis.Get(s.ctx, "stock:ticket").Val(); got != "9" {
 		t.Errorf("stock: got %s, want 9", got)
 	}
 	v.awaitReady()
-	out, err = s.cli("redis", "rebuild", "--yes", "-o", "json")
+	out := s.wantOutput("redis rebuild --yes -o json")
 	var done rebuiltJSON
-	if err != nil || json.Unmarshal([]byte(out[strings.LastIndex(out, "{"):]), &done) != nil || done.Epoch != 3 || done.Seq != 2 || done.LiveHolds != 1 {
-		t.Errorf("got %q (%v)", out, err)
+	if err := json.Unmarshal([]byte(out[strings.LastIndex(out, "{"):]), &done); err != nil {
+		t.Fatalf("as JSON: %v in %q", err, out)
+	}
+	if done.Epoch != 3 {
+		t.Errorf("as JSON: got epoch %d, want 3", done.Epoch)
+	}
+	if done.Seq != 2 {
+		t.Errorf("as JSON: got seq %d, want 2", done.Seq)
+	}
+	if done.LiveHolds != 1 {
+		t.Errorf("as JSON: got %d live holds, want 1", done.LiveHolds)
 	}
 	v.awaitReady()
-	if status, body, err := s.send(http.MethodPost, v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p"}`); status != http.StatusOK || err != nil {
-		t.Errorf("confirm: %d %v (%v)", status, body, err)
-	}
-	s.awaitLevel()
-	s.wantAgreement("ticket", 10)
+	s.wantPost(v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p"}`, http.StatusOK)
+	s.awaitCaughtUp()
+	s.wantStoresAgree("ticket", 10)
 }
 
-// TestKillRedisRebuild kills the command with -9 at moments of chance while a service serves. Whatever it had come to, the
-// service serves again by itself, and nothing is different.
-func TestKillRedisRebuild(t *testing.T) {
+// TestKillRedisRebuildAtAnyStep kills `redis rebuild` at random moments while a service runs. Each time, the service must serve
+// again by itself. At the end, every acknowledged hold exists and all stores agree.
+func TestKillRedisRebuildAtAnyStep(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 1_000_000)
-	told := &promises{holds: map[string]bool{}, orders: map[string]bool{}}
+	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
 	for i := range 4 {
-		buyers.Go(func() { s.buy(buying, v.url, fmt.Sprint("buyer", i), told) })
+		buyers.Go(func() { s.buy(buying, v.url, fmt.Sprint("buyer", i), acknowledgements) })
 	}
 	s.awaitJournaledHolds(200)
 	self, err := os.Executable()
@@ -338,8 +331,8 @@ func TestKillRedisRebuild(t *testing.T) {
 	}
 	stop()
 	buyers.Wait()
-	s.awaitLevel()
-	s.wantAgreement("ticket", 1_000_000)
-	told.wantAll(s) // nothing was lost: Redis never lost its stream
-	s.wantAnswers(v.url)
+	s.awaitCaughtUp()
+	s.wantStoresAgree("ticket", 1_000_000)
+	acknowledgements.wantAll(s) // not even a hold that was not journaled is lost, since Redis kept its stream
+	s.wantHoldsAnswerAsBefore(v.url)
 }

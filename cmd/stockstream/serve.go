@@ -9,9 +9,10 @@ import (
 func newServe(config *Config) *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
-		Short: "Run the service, or some of its roles, on a Redis and a Postgres that are there",
-		Long: "Run the service. Redis and Postgres may come later, and may go away: it waits, says so in /readyz and in\n" +
-			"the log, and goes on by itself. Without the role api only /livez and /readyz are served.",
+		Short: "Run the service, or some of its roles, on an existing Redis and Postgres",
+		Long: "Run the service. Redis and Postgres need not be up when it starts, and may become unavailable later: the\n" +
+			"service waits for them, reports this in /readyz and in the log, and then continues. Without the role api, it\n" +
+			"serves only /livez and /readyz.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := config.logger(cmd.ErrOrStderr())
@@ -25,15 +26,15 @@ func newServe(config *Config) *cobra.Command {
 	}
 }
 
-// version is set by the linker for a release.
+// version is the version of a release; the linker sets it. In other builds it is empty.
 var version = ""
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Say which build this is",
+		Short: "Print the version of this build",
 		Args:  cobra.NoArgs,
-		// It needs no settings, and must work where they are wrong.
+		// This overrides the check of the settings: the command must work even if they are invalid.
 		PersistentPreRun: func(*cobra.Command, []string) {},
 		Run: func(cmd *cobra.Command, _ []string) {
 			info, _ := debug.ReadBuildInfo()

@@ -12,10 +12,10 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestRolesApart runs each role in a service of its own, two of each, and sells through them.
-func TestRolesApart(t *testing.T) {
+// TestRolesWorkInSeparateServices runs two services for each role, and sells through those with the role api.
+func TestRolesWorkInSeparateServices(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	var apis []*service
 	for range 2 {
 		for _, role := range allRoles {
@@ -23,7 +23,7 @@ func TestRolesApart(t *testing.T) {
 			if role == roleAPI {
 				apis = append(apis, v)
 			} else if status, _, _ := s.send(http.MethodGet, v.url+"/stock/shirt", ""); status != http.StatusNotFound {
-				t.Errorf("the role %s serves the API: %d", role, status)
+				t.Errorf("a service with the role %s serves the API: got status %d, want 404", role, status)
 			}
 		}
 	}
@@ -36,35 +36,31 @@ func TestRolesApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, _, err := s.send(http.MethodPost, apis[1].url+"/holds/"+kept+"/confirm", `{"payment_ref":"p"}`); status != 200 || err != nil {
-		t.Fatal(status, err)
-	}
+	s.mustBeOK(s.send(http.MethodPost, apis[1].url+"/holds/"+kept+"/confirm", `{"payment_ref":"p"}`))
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
 		_, order, _ := s.send(http.MethodGet, apis[0].url+"/orders?hold_id="+kept, "")
 		_, hold, _ := s.send(http.MethodGet, apis[0].url+"/holds/"+lapsed, "")
 		return order["payment_ref"] == "p" && hold["status"] == "EXPIRED", fmt.Sprintf("order %v, hold %v", order, hold)
 	})
-	s.awaitLevel()
+	s.awaitCaughtUp()
 	if got := s.redis.Get(s.ctx, "stock:shirt").Val(); got != "9" {
 		t.Errorf("stock: got %s, want 9", got)
 	}
 }
 
-// TestPortTaken names the setting that helps.
-func TestPortTaken(t *testing.T) {
+// TestErrorForATakenPortNamesTheSetting checks that serve, on a taken port, names the setting for another address.
+func TestErrorForATakenPortNamesTheSetting(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve().awaitReady()
-	_, err := s.cli("serve", "--http-addr", strings.TrimPrefix(v.url, "http://"))
-	if err == nil || !strings.Contains(err.Error(), "--http-addr or STOCKSTREAM_HTTP_ADDR") {
-		t.Errorf("got %v, want it to name the setting", err)
-	}
+	s.wantError("serve --http-addr "+strings.TrimPrefix(v.url, "http://"), "--http-addr or STOCKSTREAM_HTTP_ADDR")
 }
 
-// TestStoppedWhileStarting holds that a service which is told to stop before it has come up ends, and without a fault.
-func TestStoppedWhileStarting(t *testing.T) {
+// TestServiceCanBeStoppedWhileItStarts stops a service at different moments of its start, and checks that it ends within 5 s
+// and without an error.
+func TestServiceCanBeStoppedWhileItStarts(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	for i := range 12 {
 		v := s.serve()
 		<-time.After(time.Duration(i*i) * 2 * time.Millisecond)
@@ -73,17 +69,17 @@ func TestStoppedWhileStarting(t *testing.T) {
 			t.Errorf("stopped after %d ms: %v", i*i*2, err)
 		}
 		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("stopped after %d ms: it took %s", i*i*2, took)
+			t.Errorf("stopped after %d ms: the stop took %s, want at most 5 s", i*i*2, took)
 		}
 	}
 }
 
-// TestServersComeLate starts the service before its Redis, its Postgres and its schema are there, and takes each away
-// again.
-func TestServersComeLate(t *testing.T) {
+// TestServiceWaitsForItsServers starts a service before Redis, Postgres and the schema are there, and checks that it becomes
+// ready when they are. Then it kills Postgres, during which reservations must succeed, and Redis.
+func TestServiceWaitsForItsServers(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
-	s := newShopOn(t, postgres.URL())
+	s := newFixtureOn(t, postgres.URL())
 	if _, err := s.cli("migrate", "down", "--yes"); err != nil {
 		t.Fatal(err)
 	}
@@ -116,16 +112,12 @@ func TestServersComeLate(t *testing.T) {
 	}
 	awaitStatus(200, "ready")
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
-	if status, _, err := v.reserve("shirt", "k1", 1, 60); status != 201 || err != nil {
-		t.Fatal(status, err)
-	}
+	v.mustReserve("shirt", "k1", 1, 60)
 
 	if err := postgres.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, err := v.reserve("shirt", "k2", 1, 60); status != 201 || err != nil {
-		t.Errorf("reserve while Postgres is away: %d (%v)", status, err)
-	}
+	v.mustReserve("shirt", "k2", 1, 60) // works while Postgres is down
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -138,17 +130,17 @@ func TestServersComeLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.db = s.connect()
-	s.awaitLevel()
-	if got := one[int](s, `SELECT count(*) FROM holds`); got != 2 {
+	s.awaitCaughtUp()
+	if got := queryValue[int](s, `SELECT count(*) FROM holds`); got != 2 {
 		t.Errorf("holds has %d rows, want 2", got)
 	}
 }
 
-// TestDrain stops a service under load: whoever was answered 201 has a hold, nobody's request is cut off once it was
-// taken, and nothing healthy is parked.
-func TestDrain(t *testing.T) {
+// TestDrainFinishesAcceptedRequests stops a service under load. Every reservation answered 201 must be in the log and in the
+// read table, and no message may be parked.
+func TestDrainFinishesAcceptedRequests(t *testing.T) {
 	t.Parallel()
-	s := newShop(t)
+	s := newFixture(t)
 	v := s.serve("--drain-delay", "200ms").awaitReady()
 	s.redis.Set(s.ctx, "stock:shirt", 1_000_000, 0)
 	var accepted atomic.Int64
@@ -162,7 +154,7 @@ func TestDrain(t *testing.T) {
 					if accepted.Load() < 200 {
 						t.Errorf("buyer %d, request %d, before the stop: %v", buyer, i, err)
 					}
-					return // the connection was closed before the request was taken, which the count below proves
+					return // the connection was closed before the service read the request; the count below proves it
 				}
 				if status != http.StatusCreated {
 					t.Errorf("buyer %d, request %d: %d", buyer, i, status)
@@ -182,14 +174,14 @@ func TestDrain(t *testing.T) {
 		t.Errorf("the log has errors:\n%s", log)
 	}
 	if created := s.redis.XLen(s.ctx, "inventory.events").Val() - 1; created != accepted.Load() {
-		t.Errorf("%d were answered 201, the log has %d holds", accepted.Load(), created)
+		t.Errorf("%d reservations were answered 201, but the log has %d holds", accepted.Load(), created)
 	}
 	s.serve().awaitReady()
-	s.awaitLevel()
-	if got := one[int64](s, `SELECT count(*) FROM holds`); got != accepted.Load() {
+	s.awaitCaughtUp()
+	if got := queryValue[int64](s, `SELECT count(*) FROM holds`); got != accepted.Load() {
 		t.Errorf("holds has %d rows, want %d", got, accepted.Load())
 	}
-	if got := one[int](s, `SELECT count(*) FROM dead_letters`); got != 0 {
+	if got := queryValue[int](s, `SELECT count(*) FROM dead_letters`); got != 0 {
 		t.Errorf("%d letters were parked", got)
 	}
 }

@@ -26,7 +26,7 @@ type Config struct {
 	Pool       events.Pool
 	Redis      *redis.Client
 	Postgres   *pgx.ConnConfig
-	Gate       *commands.Gate // of the service that takes the pool's commands
+	Gate       *commands.Gate // of the service that takes the pool's commands; nil in a process without one
 	KeepMemory time.Duration  // how long ended holds and idempotency keys are kept in Redis
 	Log        *slog.Logger
 }
@@ -43,6 +43,9 @@ type Recovery struct {
 
 // New returns the recovery of one pool. It does nothing until Watch or Rebuild is called.
 func New(config Config) *Recovery {
+	if config.Gate == nil {
+		config.Gate = commands.NewGate()
+	}
 	return &Recovery{
 		pool:       config.Pool,
 		redis:      config.Redis,

@@ -8,11 +8,12 @@ import (
 	"testing"
 )
 
-// quoted is a block of code in a page, and the file that it is from where the page says so: <!-- from FILE -->.
+// quoted matches a block of Go code in a page. The comment <!-- from FILE --> before it, if any, names the quoted file.
 var quoted = regexp.MustCompile("(?ms)^(?:<!-- from (\\S+) -->\n)?```go\n(.*?)^```")
 
-// TestQuotes holds that what the pages quote from the tree is there, word for word.
-func TestQuotes(t *testing.T) {
+// TestPagesQuoteExistingCode checks that every block of code in docs/ with a source is in that file, word for word. In the
+// page on how to add a projection, every block needs a source.
+func TestPagesQuoteExistingCode(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil || len(pages) == 0 {
@@ -28,7 +29,7 @@ func TestQuotes(t *testing.T) {
 			from, code := block[1], block[2]
 			if from == "" {
 				if strings.HasPrefix(filepath.Base(page), "how-to-add-a-projection") {
-					t.Errorf("%s does not say from where it has\n%s", page, code)
+					t.Errorf("%s does not name the source of this block; add <!-- from FILE -->:\n%s", page, code)
 				}
 				continue
 			}
@@ -37,11 +38,11 @@ func TestQuotes(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", page, err)
 			} else if !strings.Contains(string(source), code) {
-				t.Errorf("%s quotes from %s what is not there:\n%s", page, from, code)
+				t.Errorf("%s quotes this from %s, which does not contain it:\n%s", page, from, code)
 			}
 		}
 	}
 	if found < 8 {
-		t.Errorf("found %d quotes; are these the pages?", found)
+		t.Errorf("found %d quotes, want at least 8; are these the pages?", found)
 	}
 }

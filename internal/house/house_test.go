@@ -1,4 +1,4 @@
-// Package house holds the rules of the tree itself, as tests.
+// Package house has tests that check rules about the source tree.
 package house
 
 import (
@@ -16,41 +16,60 @@ import (
 
 const module = "github.com/stockstream/stockstream/"
 
-// arrows says what each package may import of ours. docs/ARCHITECTURE.md draws them.
+// arrows lists the packages of this module that each package may import. docs/ARCHITECTURE.md has a drawing of them.
 var arrows = map[string][]string{
-	"events":               {"internal/wait", "internal/plainjson"},
+	"events":         {"internal/plainjson"},
+	"events/stream":  {"events"},
+	"events/journal": {"events", "events/stream"},
+
+	"commands":                       {"events", "events/stream"},
+	"commands/recovery":              {"commands", "events", "events/stream", "events/journal"},
+	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"}, // for tests only
+
+	"commands/commandstest":          {"events", "events/stream", "events/journal", "internal/local", "internal/testenv"}, // for tests only
+	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"},                     // for tests only
+
+	"deadletters":         {"events"},
+	"projections":         {"events", "events/journal", "deadletters"},
+	"projections/rebuild": {"events", "events/journal", "deadletters", "projections"},
+	"sagas":               {"events", "events/journal", "commands", "deadletters"},
+	"audit":               {"events", "events/stream", "events/journal", "deadletters", "projections"},
+
+	"httpapi": {"events", "events/stream", "events/journal", "commands", "deadletters", "projections", "projections/rebuild",
+		"sagas", "audit", "migrations", "internal/plainjson"},
+	"cmd/stockstream": {"events", "events/stream", "events/journal", "commands", "commands/recovery", "deadletters",
+		"projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local"},
+	"cmd/bench": {"events", "events/stream", "events/journal", "commands", "commands/recovery", "deadletters",
+		"projections", "projections/rebuild", "audit", "migrations", "internal/local"},
+
 	"migrations":           {},
-	"commands":             {"events", "internal/wait"},
-	"deadletters":          {"events"},
-	"projections":          {"events", "deadletters"},
-	"projections/rebuild":  {"events", "deadletters", "projections", "internal/wait"},
-	"sagas":                {"events", "commands", "deadletters"},
-	"audit":                {"events", "deadletters", "projections", "internal/wait"},
-	"httpapi":              {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "migrations", "internal/plainjson"},
-	"cmd/stockstream":      {"events", "commands", "deadletters", "projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local", "internal/wait"},
-	"cmd/bench":            {"events", "commands", "deadletters", "projections", "projections/rebuild", "audit", "migrations", "internal/local"},
 	"internal/local":       {},
 	"internal/plainjson":   {},
+	"internal/postgres":    {},
+	"internal/wait":        {},
+	"internal/worker":      {},
 	"internal/testenv":     {"internal/local", "migrations"},
 	"internal/testsummary": {},
-	"internal/wait":        {},
 	"internal/house":       {},
 
-	"projections/projectiontest": {"events", "projections", "projections/rebuild", "internal/testenv"}, // for tests; nothing that ships imports it
+	"projections/projectiontest": {"events", "events/journal", "projections", "projections/rebuild", "internal/testenv"}, // for tests only
 }
 
-// forTests is what any test may import beside.
-var forTests = []string{"internal/testenv", "internal/local", "migrations", "projections/projectiontest"}
+// technical lists the packages without knowledge of the shop. Every package may import them.
+var technical = []string{"internal/postgres", "internal/wait", "internal/worker"}
+
+// forTests lists the packages that every test may import in addition.
+var forTests = []string{"internal/testenv", "internal/local", "migrations", "commands/recovery/recoverytest", "projections/projectiontest"}
 
 type goFile struct {
-	path   string // from the root, with slashes
+	path   string // relative to the root, with slashes
 	text   string
 	parsed *ast.File
 }
 
 func (f goFile) isTest() bool { return strings.HasSuffix(f.path, "_test.go") }
 
-// goFiles returns every Go file of the tree.
+// goFiles parses and returns every Go file of the tree.
 func goFiles(t *testing.T) []goFile {
 	t.Helper()
 	root := filepath.Join("..", "..")
@@ -86,38 +105,29 @@ func goFiles(t *testing.T) []goFile {
 	return files
 }
 
-// TestArrows holds who may import whom.
-func TestArrows(t *testing.T) {
+// TestPackagesImportOnlyWhatTheyMay checks every import of a package of this module against arrows.
+func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 	t.Parallel()
 	for _, file := range goFiles(t) {
 		folder := path.Dir(file.path)
 		allowed, known := arrows[folder]
 		if !known {
-			t.Errorf("%s: the folder %s has no line in arrows: say what it may import", file.path, folder)
+			t.Errorf("%s: the folder %s has no entry in arrows; add the packages that it may import", file.path, folder)
 			continue
 		}
 		for _, spec := range file.parsed.Imports {
 			imported, ours := strings.CutPrefix(strings.Trim(spec.Path.Value, `"`), module)
-			if !ours || imported == folder || slices.Contains(allowed, imported) || file.isTest() && slices.Contains(forTests, imported) {
+			if !ours || imported == folder || slices.Contains(slices.Concat(allowed, technical), imported) ||
+				file.isTest() && slices.Contains(forTests, imported) {
 				continue
 			}
-			t.Errorf("%s imports %s, which %s may not", file.path, imported, folder)
+			t.Errorf("%s imports %s, which arrows does not allow for %s", file.path, imported, folder)
 		}
 	}
 }
 
-// TestFilesAreShort holds that a file has one concept, and fits into a head.
-func TestFilesAreShort(t *testing.T) {
-	t.Parallel()
-	for _, file := range goFiles(t) {
-		if lines := strings.Count(file.text, "\n"); lines > 400 {
-			t.Errorf("%s has %d lines; past 400 a file wants a better cut", file.path, lines)
-		}
-	}
-}
-
-// TestTestsWaitOnSignals holds that no test sleeps, and that none can be skipped.
-func TestTestsWaitOnSignals(t *testing.T) {
+// TestTestsNeitherSleepNorSkip checks that no test calls time.Sleep or t.Skip.
+func TestTestsNeitherSleepNorSkip(t *testing.T) {
 	t.Parallel()
 	for _, file := range goFiles(t) {
 		if !file.isTest() {
@@ -130,9 +140,9 @@ func TestTestsWaitOnSignals(t *testing.T) {
 			}
 			switch receiver, _ := call.X.(*ast.Ident); {
 			case receiver != nil && receiver.Name == "time" && call.Sel.Name == "Sleep":
-				t.Errorf("%s sleeps; wait for what must come, with testenv.Eventually if need be", file.path)
+				t.Errorf("%s sleeps; wait for the expected condition instead, for example with testenv.Eventually", file.path)
 			case strings.HasPrefix(call.Sel.Name, "Skip") && receiver != nil && receiver.Name == "t":
-				t.Errorf("%s skips a test; a test that did not run has shown nothing", file.path)
+				t.Errorf("%s skips a test; a test that does not run checks nothing", file.path)
 			}
 			return true
 		})

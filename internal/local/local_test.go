@@ -28,8 +28,9 @@ func startRedis(t *testing.T, options local.RedisOptions) *local.Redis {
 	return server
 }
 
-// TestLeftover holds that a server which an earlier parent left behind is ended before a new one starts on its data.
-func TestLeftover(t *testing.T) {
+// TestStartStopsAServerLeftOnTheSameData checks that a server that an earlier process left running is stopped before a new
+// one starts on its data, and that the new one has the required settings.
+func TestStartStopsAServerLeftOnTheSameData(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "redis")
 	first := startRedis(t, local.RedisOptions{Dir: dir})
@@ -37,7 +38,7 @@ func TestLeftover(t *testing.T) {
 	select {
 	case <-first.Done():
 	case <-time.After(10 * time.Second):
-		t.Error("two servers run on one directory")
+		t.Error("the first server still runs on the directory of the second")
 	}
 	client := redis.NewClient(&redis.Options{Addr: second.Addr()})
 	defer client.Close()
@@ -51,31 +52,32 @@ func TestLeftover(t *testing.T) {
 	}
 }
 
-// TestPortTaken holds that a port in use is named in the error.
-func TestPortTaken(t *testing.T) {
+// TestErrorNamesThePortThatIsTaken checks that the error names a port on which another program listens.
+func TestErrorNamesThePortThatIsTaken(t *testing.T) {
 	t.Parallel()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // a test's
+	defer listener.Close() //nolint:errcheck // only a test's listener
 	addr := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(addr)
 	_, redisErr := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: addr})
 	_, postgresErr := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "pg"), Addr: addr})
 	for name, err := range map[string]error{"redis": redisErr, "postgres": postgresErr} {
 		if err == nil || !strings.Contains(err.Error(), "port "+port+" is taken") {
-			t.Errorf("%s: got %v, want it to say that the port is taken", name, err)
+			t.Errorf("%s: got %v, want an error that says the port is taken", name, err)
 		}
 	}
 }
 
-// TestAnotherServerOnThePort holds that a server of the same kind on the same port is not taken for the child.
-func TestAnotherServerOnThePort(t *testing.T) {
+// TestStartFailsIfAnotherServerHasThePort checks that a start does not mistake another Redis or Postgres on the same port
+// for its own.
+func TestStartFailsIfAnotherServerHasThePort(t *testing.T) {
 	t.Parallel()
 	other := startRedis(t, local.RedisOptions{Dir: t.TempDir()})
 	if _, err := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: other.Addr()}); err == nil || !strings.Contains(err.Error(), "is taken") {
-		t.Errorf("redis: got %v, want it to say that the port is taken", err)
+		t.Errorf("redis: got %v, want an error that says the port is taken", err)
 	}
 	dir := t.TempDir()
 	otherPostgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(dir, "one")})
@@ -84,16 +86,16 @@ func TestAnotherServerOnThePort(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = otherPostgres.Kill() })
 	if _, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(dir, "two"), Addr: otherPostgres.Addr()}); err == nil || !strings.Contains(err.Error(), "is taken") {
-		t.Errorf("postgres: got %v, want it to say that the port is taken", err)
+		t.Errorf("postgres: got %v, want an error that says the port is taken", err)
 	}
 }
 
-// TestStopAndPostgresData holds that a Postgres stops in good order and finds its data again, and that half a set-up
-// does not count as one.
-func TestStopAndPostgresData(t *testing.T) {
+// TestPostgresKeepsItsDataOverAStop checks that a Postgres stops in order and starts again on its data, and that the
+// remains of an interrupted initdb do not disturb it.
+func TestPostgresKeepsItsDataOverAStop(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "postgres")
-	if err := os.MkdirAll(dir+".new", 0o700); err != nil { // as a start that was broken off leaves it
+	if err := os.MkdirAll(dir+".new", 0o700); err != nil { // an interrupted start leaves this directory behind
 		t.Fatal(err)
 	}
 	server, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: dir})

@@ -16,29 +16,30 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PostgresOptions say how to run a Postgres.
+// PostgresOptions configure a Postgres server.
 type PostgresOptions struct {
-	Dir      string            // where its data lie; made where missing
-	Addr     string            // host:port on loopback; a free port for "" and for port 0
-	Settings map[string]string // of postgresql.conf
-	Log      io.Writer         // may be nil
+	Dir      string            // data directory; created if it does not exist
+	Addr     string            // host:port on loopback; "" and port 0 take a free port
+	Settings map[string]string // settings of postgresql.conf
+	Log      io.Writer         // for the server's log; may be nil
 }
 
-// Postgres is a server of its own. It listens on loopback only and trusts who comes from there.
+// Postgres is a Postgres server in a child process. It listens on loopback only and asks for no password.
 type Postgres struct {
 	*process
 	options PostgresOptions
 	addr    string
-	owner   *owner // nil unless this process is root
+	owner   *owner // nil unless this process runs as root
 }
 
-// What the server is set up with; compose.yml uses the same names.
+// The user and database that the server is created with; compose.yml uses the same names.
 const (
 	postgresUser     = "app"
 	postgresDatabase = "inventory"
 )
 
-// StartPostgres starts a Postgres, sets up its data directory where it is new, and waits until it can be worked with.
+// StartPostgres starts a Postgres server and waits until its database accepts connections. It runs initdb first if the
+// data directory is new.
 func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, error) {
 	dir, err := filepath.Abs(options.Dir)
 	if err != nil {
@@ -67,8 +68,8 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	return p, nil
 }
 
-// initialise runs initdb on a directory that has no database yet. It works in a neighbour of the directory, so that a
-// start that was broken off leaves nothing that looks finished.
+// initialise runs initdb if the data directory has no database yet. It does so in a directory beside it, which it renames
+// at the end: an interrupted start leaves no half-made database behind.
 func (p *Postgres) initialise(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(p.options.Dir, "PG_VERSION")); err == nil {
 		return nil
@@ -78,25 +79,25 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(p.options.Dir), 0o700); err != nil {
-		return fmt.Errorf("directory for Postgres: %w", err)
+		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
-	fresh := p.options.Dir + ".new"
-	if err := errors.Join(os.RemoveAll(fresh), os.Mkdir(fresh, 0o700), p.owner.own(fresh)); err != nil {
-		return fmt.Errorf("directory for Postgres: %w", err)
+	newDir := p.options.Dir + ".new"
+	if err := errors.Join(os.RemoveAll(newDir), os.Mkdir(newDir, 0o700), p.owner.own(newDir)); err != nil {
+		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, initdb, "-D", fresh, "-U", postgresUser, "--auth", "trust", "-E", "UTF8", "--locale", "C", "--no-sync") //nolint:gosec // our own settings
-	p.owner.lend(cmd)
+	cmd := exec.CommandContext(ctx, initdb, "-D", newDir, "-U", postgresUser, "--auth", "trust", "-E", "UTF8", "--locale", "C", "--no-sync") //nolint:gosec // our own settings
+	p.owner.runAs(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	_ = os.Remove(p.options.Dir) // an empty directory may stand in the way; a full one fails the rename
-	if err := os.Rename(fresh, p.options.Dir); err != nil {
-		return fmt.Errorf("directory for Postgres: %w", err)
+	_ = os.Remove(p.options.Dir) // removes an empty directory; if it is not empty, the rename fails
+	if err := os.Rename(newDir, p.options.Dir); err != nil {
+		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
 	return nil
 }
 
-// Start starts a server that was stopped or killed, on the same data and the same port.
+// Start starts a stopped or killed server again, on the same data and port.
 func (p *Postgres) Start(ctx context.Context) error {
 	program, err := postgresProgram("postgres")
 	if err != nil {
@@ -111,14 +112,15 @@ func (p *Postgres) Start(ctx context.Context) error {
 		args = append(args, "--"+name+"="+value)
 	}
 	cmd := exec.Command(program, args...) //nolint:gosec // our own settings
-	p.owner.lend(cmd)
+	p.owner.runAs(cmd)
 	if err := p.start(cmd); err != nil {
 		return err
 	}
 	return p.await(ctx, p.createDatabase)
 }
 
-// createDatabase makes the database where it is missing; that it can is how we know that the server works.
+// createDatabase creates the database if it does not exist. It fails while the server is not ready, and if another server
+// answers on its port.
 func (p *Postgres) createDatabase(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, p.url("postgres"))
 	if err != nil {
@@ -130,7 +132,7 @@ func (p *Postgres) createDatabase(ctx context.Context) error {
 		return err
 	}
 	if dir != p.options.Dir {
-		return fmt.Errorf("the Postgres that answers on %s is another (of %s)", p.addr, dir)
+		return fmt.Errorf("another Postgres answers on %s, with the data directory %s", p.addr, dir)
 	}
 	var exists bool
 	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, postgresDatabase).Scan(&exists); err != nil || exists {
@@ -140,22 +142,23 @@ func (p *Postgres) createDatabase(ctx context.Context) error {
 	return err
 }
 
-// Stop asks the server to end in good order, without waiting for its clients.
+// Stop shuts the server down in order (Postgres's fast shutdown: it does not wait for its clients).
 func (p *Postgres) Stop(ctx context.Context) error { return p.stop(ctx, syscall.SIGINT) }
 
-// Addr is host:port.
+// Addr returns the server's address as host:port.
 func (p *Postgres) Addr() string { return p.addr }
 
-// URL is what pgx and psql take.
+// URL returns the database's URL, for pgx and psql.
 func (p *Postgres) URL() string { return p.url(postgresDatabase) }
 
 func (p *Postgres) url(database string) string {
 	return "postgres://" + postgresUser + "@" + p.addr + "/" + database + "?sslmode=disable"
 }
 
-// owner is the user that a Postgres of root's runs as, since it refuses to run as root.
+// owner is the user that the server runs as if this process is root, because Postgres refuses to run as root.
 type owner struct{ uid, gid uint32 }
 
+// findOwner returns the user postgres, or nobody if there is no user postgres.
 func findOwner() (*owner, error) {
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
@@ -168,10 +171,10 @@ func findOwner() (*owner, error) {
 			return &owner{uid: uint32(uid), gid: uint32(gid)}, nil
 		}
 	}
-	return nil, errors.New("postgres refuses to run as root, and there is no user postgres or nobody to run it as")
+	return nil, errors.New("Postgres refuses to run as root, and this machine has neither a user postgres nor a user nobody to run it as")
 }
 
-// own gives a path to the owner.
+// own makes the owner the owner of a path.
 func (o *owner) own(path string) error {
 	if o == nil {
 		return nil
@@ -179,10 +182,10 @@ func (o *owner) own(path string) error {
 	return os.Chown(path, int(o.uid), int(o.gid))
 }
 
-// lend has a command run as the owner, from a directory that it can enter.
-func (o *owner) lend(cmd *exec.Cmd) {
+// runAs makes a command run as the owner, in a directory that the owner may enter.
+func (o *owner) runAs(cmd *exec.Cmd) {
 	cmd.Dir = string(filepath.Separator)
 	if o != nil {
-		asUser(cmd, o.uid, o.gid, mayPass())
+		asUser(cmd, o.uid, o.gid, canPassCapabilities())
 	}
 }

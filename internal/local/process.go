@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// process is a child that runs until it is stopped or dies.
+// process is a child process, which can be started again after it has ended.
 type process struct {
 	name string
 	log  *tail
@@ -27,19 +27,20 @@ type process struct {
 	done chan struct{} // closed when the child has exited
 }
 
-// start runs the child. The goroutine that starts it is locked to its thread and stays for as long as the child
-// lives, because Linux ends a child with the thread, not the process, that made it.
+// start starts the child. The goroutine that starts it stays locked to its thread for as long as the child lives, because
+// Linux sends the parent-death signal when the thread that created the child ends, not when the process does.
 func (p *process) start(cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	ownGroup(cmd)
-	started, done := make(chan error), make(chan struct{})
+	started := make(chan error)
+	done := make(chan struct{})
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it ended is in its log
+			_ = cmd.Wait() // the log shows how the child ended
 			close(done)
 		}
 	}()
@@ -48,25 +49,26 @@ func (p *process) start(cmd *exec.Cmd) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cmd, p.done = cmd, done
+	p.cmd = cmd
+	p.done = done
 	return nil
 }
 
-// Pid is the child's process id.
+// Pid returns the child's process id.
 func (p *process) Pid() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cmd.Process.Pid
 }
 
-// Done is closed when the child that runs now has exited.
+// Done returns a channel that is closed when the current child has exited.
 func (p *process) Done() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.done
 }
 
-// Signal sends the child a signal, and no error if it is gone.
+// Signal sends a signal to the child. It returns nil if the child has exited.
 func (p *process) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,14 +78,14 @@ func (p *process) Signal(sig syscall.Signal) error {
 	return nil
 }
 
-// Kill ends the child the hard way, and waits until it is gone.
+// Kill kills the child with SIGKILL and waits until it has exited.
 func (p *process) Kill() error {
 	err := p.Signal(syscall.SIGKILL)
 	<-p.Done()
 	return err
 }
 
-// stop asks the child to end, and kills it when ctx ends first.
+// stop sends the signal ask and waits until the child has exited. If ctx ends first, it kills the child.
 func (p *process) stop(ctx context.Context, ask syscall.Signal) error {
 	if err := p.Signal(ask); err != nil {
 		return err
@@ -101,12 +103,12 @@ const (
 	readyInterval = 10 * time.Millisecond
 )
 
-// await polls until the child is ready, has exited, or takes too long.
+// await calls ready until it succeeds. It fails if the child exits or is not ready in time.
 func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	exited := p.Done()
-	go func() { // a probe must not outlast the child: it may be talking to another program on the same port
+	go func() { // ends the probe with the child: it may have reached another program on the same port
 		select {
 		case <-exited:
 			cancel()
@@ -133,29 +135,30 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 	}
 }
 
-// exitError is a child that exited before it was ready.
+// exitError reports that a child exited before it was ready.
 type exitError struct{ name, log string }
 
 func (e *exitError) Error() string {
-	return fmt.Sprintf("%s exited at once; its log ends with:\n%s", e.name, e.log)
+	return fmt.Sprintf("%s exited before it was ready; its log ends with:\n%s", e.name, e.log)
 }
 
-// portTaken reports whether a child exited because something else listens on its port.
+// portTaken reports whether a child exited because another program listens on its port.
 func portTaken(err error) bool {
 	var exited *exitError
 	return errors.As(err, &exited) && strings.Contains(exited.log, "ddress already in use")
 }
 
-// startOn calls start with a port: the one that addr names, or free ones until one stays free long enough.
+// startOn calls start with the host and port of addr. If addr has no port, it takes a free one, and tries another free one
+// if a program takes the port in the meantime.
 func startOn(addr string, start func(host string, port int) error) error {
 	host, wanted := "127.0.0.1", 0
 	if addr != "" {
 		h, p, err := net.SplitHostPort(addr)
 		if err != nil {
-			return fmt.Errorf("address %q: %w", addr, err)
+			return fmt.Errorf("address %q, want host:port: %w", addr, err)
 		}
 		if wanted, err = strconv.Atoi(p); err != nil {
-			return fmt.Errorf("address %q: %w", addr, err)
+			return fmt.Errorf("address %q, want host:port: %w", addr, err)
 		}
 		host = h
 	}
@@ -180,6 +183,7 @@ func startOn(addr string, start func(host string, port int) error) error {
 	}
 }
 
+// freePort returns a port on which no program listens at the moment.
 func freePort(host string) (int, error) {
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
@@ -192,7 +196,7 @@ func freePort(host string) (int, error) {
 	return strconv.Atoi(port)
 }
 
-// tail passes a log on, and keeps its end for error messages.
+// tail is a writer that passes a log on and remembers its end, for error messages.
 type tail struct {
 	next io.Writer // may be nil
 
@@ -221,33 +225,33 @@ func (t *tail) String() string {
 	return string(t.end)
 }
 
-// endLeftover stops a server that an earlier parent left behind on the same directory. The pid comes from a file in
-// that directory; it counts only while it is the server's, not some later process's.
+// endLeftover stops a server that an earlier parent left running on the same directory. It reads the pid from the server's
+// pid file, and ignores it if no process or another program has that pid now.
 func endLeftover(pidFile, name string) error {
 	content, err := os.ReadFile(pidFile) //nolint:gosec // below the directory that the caller named
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look for a leftover %s: %w", name, err)
+		return fmt.Errorf("read the pid file of an earlier %s: %w", name, err)
 	}
 	line, _, _ := strings.Cut(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	if err != nil || !runs(pid, name) {
-		return nil //nolint:nilerr // a file without a pid names no process
+		return nil //nolint:nilerr // a file without a pid belongs to no process
 	}
 	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
-		return fmt.Errorf("stop a leftover %s (pid %d): %w", name, pid, err)
+		return fmt.Errorf("stop the %s that an earlier process left running (pid %d): %w", name, pid, err)
 	}
 	for deadline := time.Now().Add(readyTimeout); runs(pid, name); time.Sleep(readyInterval) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("a leftover %s (pid %d) does not stop", name, pid)
+			return fmt.Errorf("the %s that an earlier process left running (pid %d) does not stop; stop it and try again", name, pid)
 		}
 	}
 	return nil
 }
 
-// runs reports whether a process is there and runs the named program.
+// runs reports whether a process with this pid exists, is no zombie, and runs the named program.
 func runs(pid int, name string) bool {
 	out, err := exec.Command("ps", "-o", "stat=,args=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec // a number
 	return err == nil && strings.Contains(string(out), name) && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")

@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// ownGroup takes the child out of the terminal's reach, and has Linux end it with its parent.
+// ownGroup puts the child into a process group of its own, so that Ctrl-C does not reach it. Linux sends it SIGTERM when
+// its parent dies.
 func ownGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -17,23 +18,23 @@ func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 }
 
-// Capabilities, by their numbers in linux/capability.h.
+// Numbers of capabilities, from linux/capability.h.
 const (
 	capDACOverride   = 1
 	capDACReadSearch = 2
 )
 
-// asUser runs the child as another user that may still enter the directories of this one: the data may lie below a
-// home directory that is closed to others.
-func asUser(cmd *exec.Cmd, uid, gid uint32, passage bool) {
+// asUser makes the child run as another user. With passCapabilities, that user may enter every directory: the data may be
+// below a home directory that is closed to other users.
+func asUser(cmd *exec.Cmd, uid, gid uint32, passCapabilities bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
-	if passage {
+	if passCapabilities {
 		cmd.SysProcAttr.AmbientCaps = []uintptr{capDACOverride, capDACReadSearch}
 	}
 }
 
-// mayPass reports whether this process can hand the capabilities of asUser on; containers may have dropped them.
-func mayPass() bool {
+// canPassCapabilities reports whether this process has the capabilities that asUser passes on. Containers may lack them.
+func canPassCapabilities() bool {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return false

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// ownGroup takes the child out of the terminal's reach. A child that outlives its parent is stopped at the next start.
+// ownGroup puts the child into a process group of its own, so that Ctrl-C does not reach it. A child that outlives its
+// parent is stopped by the next start on the same directory.
 func ownGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -15,9 +16,9 @@ func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Setpgid = true
 }
 
-// asUser runs the child as another user.
+// asUser makes the child run as another user.
 func asUser(cmd *exec.Cmd, uid, gid uint32, _ bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 }
 
-func mayPass() bool { return false }
+func canPassCapabilities() bool { return false }

@@ -8,7 +8,7 @@ import (
 	"sort"
 )
 
-// CheckInstalled reports every server program that is missing, and how to get it.
+// CheckInstalled returns an error that names every missing server program and how to install it.
 func CheckInstalled() error {
 	_, redisErr := redisServer()
 	_, postgresErr := postgresProgram("postgres")
@@ -23,7 +23,8 @@ func redisServer() (string, error) {
 	return path, nil
 }
 
-// postgresProgram finds one of Postgres's programs. Debian keeps the server's apart, by version.
+// postgresProgram returns the path of one of Postgres's programs. Debian and Homebrew keep those of the server in a
+// directory per version, which is not in PATH.
 func postgresProgram(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -39,6 +40,6 @@ func postgresProgram(name string) (string, error) {
 	if len(found) == 0 {
 		return "", fmt.Errorf("%s is not installed: run `make deps` (Debian: postgresql, Homebrew: postgresql@17)", name)
 	}
-	sort.Strings(found) // by version, while those have two digits
+	sort.Strings(found) // sorts by version, since all versions have two digits
 	return found[len(found)-1], nil
 }

@@ -14,26 +14,26 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// RedisOptions say how to run a Redis.
+// RedisOptions configure a Redis server.
 type RedisOptions struct {
-	Dir  string    // where its data lie; made where missing
-	Addr string    // host:port on loopback; a free port for "" and for port 0
-	Args []string  // more flags of redis-server
-	Log  io.Writer // may be nil
+	Dir  string    // data directory; created if it does not exist
+	Addr string    // host:port on loopback; "" and port 0 take a free port
+	Args []string  // further flags of redis-server
+	Log  io.Writer // for the server's log; may be nil
 }
 
-// Redis is a server of its own, with the settings that StockStream asks for: every write is on disk before it is
-// acknowledged, and nothing is ever evicted.
+// Redis is a Redis server in a child process, with the settings that StockStream requires: every write is on disk before
+// it is acknowledged, and no key is ever evicted.
 type Redis struct {
 	*process
 	options RedisOptions
 	addr    string
 }
 
-// StartRedis starts a Redis and waits until it answers.
+// StartRedis starts a Redis server and waits until it answers.
 func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("directory for Redis: %w", err)
+		return nil, fmt.Errorf("create the data directory of Redis: %w", err)
 	}
 	dir, err := filepath.Abs(options.Dir)
 	if err != nil {
@@ -54,7 +54,7 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 	return r, nil
 }
 
-// Start starts a server that was stopped or killed, on the same data and the same port.
+// Start starts a stopped or killed server again, on the same data and port.
 func (r *Redis) Start(ctx context.Context) error {
 	program, err := redisServer()
 	if err != nil {
@@ -68,8 +68,7 @@ func (r *Redis) Start(ctx context.Context) error {
 		"--bind", host, "--port", port, "--dir", r.options.Dir, "--pidfile", filepath.Join(r.options.Dir, "redis.pid"),
 		"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--save", "",
 		"--maxmemory-policy", "noeviction",
-		// The log of writes is rewritten by a child process beside a sale, which takes a core: not at every doubling from
-		// 64 MB on.
+		// Rewriting the append-only file takes a CPU core during a sale. By default, Redis rewrites it from 64 MB on.
 		"--auto-aof-rewrite-min-size", "512mb",
 	}, r.options.Args...)
 	if err := r.start(exec.Command(program, args...)); err != nil { //nolint:gosec // our own settings
@@ -80,23 +79,23 @@ func (r *Redis) Start(ctx context.Context) error {
 	return r.await(ctx, func(ctx context.Context) error { return r.isOurs(ctx, client) })
 }
 
-// isOurs fails unless the server that answers is the child: another one may hold the port.
+// isOurs fails unless the server that answers is the child. Another server may listen on the port.
 func (r *Redis) isOurs(ctx context.Context, client *redis.Client) error {
 	info, err := client.InfoMap(ctx, "server").Result()
 	if err != nil {
 		return err
 	}
 	if pid := info["Server"]["process_id"]; pid != strconv.Itoa(r.Pid()) {
-		return fmt.Errorf("the Redis that answers on %s is another (pid %s)", r.addr, pid)
+		return fmt.Errorf("another Redis answers on %s (pid %s)", r.addr, pid)
 	}
 	return nil
 }
 
-// Stop asks the server to end in good order.
+// Stop shuts the server down in order.
 func (r *Redis) Stop(ctx context.Context) error { return r.stop(ctx, syscall.SIGTERM) }
 
-// Addr is host:port.
+// Addr returns the server's address as host:port.
 func (r *Redis) Addr() string { return r.addr }
 
-// URL is what go-redis and `redis-cli -u` take.
+// URL returns the server's URL, for go-redis and `redis-cli -u`.
 func (r *Redis) URL() string { return "redis://" + r.addr + "/0" }

@@ -9,19 +9,19 @@ import (
 	"testing"
 )
 
-// Proxy stands between a client and a server, and can do to them what networks do.
+// Proxy forwards TCP connections to a server, and can lose answers and cut connections like a faulty network.
 type Proxy struct {
 	listener net.Listener
 	server   string
-	lost     atomic.Int64 // answers to lose
-	silent   atomic.Bool  // answers do not arrive, and connections stay open
+	lost     atomic.Int64 // number of answers still to lose
+	silent   atomic.Bool  // drop all answers, but keep the connections open
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 	done  sync.WaitGroup
 }
 
-// NewProxy returns a proxy to a server's address, until the test ends.
+// NewProxy starts a proxy to a server's address. It stops when the test ends.
 func NewProxy(t testing.TB, server string) *Proxy {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
@@ -38,16 +38,16 @@ func NewProxy(t testing.TB, server string) *Proxy {
 	return p
 }
 
-// Addr is what to connect to.
+// Addr returns the address to connect to.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// LoseAnswers has the next n answers swallowed after the server has done what was asked, and their connections cut.
+// LoseAnswers drops the next n answers and cuts their connections. The server has carried out the requests by then.
 func (p *Proxy) LoseAnswers(n int64) { p.lost.Store(n) }
 
-// Silence has answers vanish while the connections stay open; with false, they arrive again.
+// Silence(true) drops all answers and keeps the connections open. Silence(false) lets answers pass again.
 func (p *Proxy) Silence(silent bool) { p.silent.Store(silent) }
 
-// Cut closes every connection.
+// Cut closes all connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,21 +69,23 @@ func (p *Proxy) accept() {
 			continue
 		}
 		p.mu.Lock()
-		p.conns[client], p.conns[server] = true, true
+		p.conns[client] = true
+		p.conns[server] = true
 		p.mu.Unlock()
 		p.done.Go(func() {
 			_, _ = io.Copy(server, client)
 			_ = server.Close()
 		})
 		p.done.Go(func() {
-			p.answers(client, server)
-			_, _ = client.Close(), server.Close()
+			p.forwardAnswers(client, server)
+			_ = client.Close()
+			_ = server.Close()
 		})
 	}
 }
 
-// answers passes on what the server says, unless it is to be lost.
-func (p *Proxy) answers(client, server net.Conn) {
+// forwardAnswers copies the server's answers to the client, except those to lose.
+func (p *Proxy) forwardAnswers(client, server net.Conn) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := server.Read(buffer)

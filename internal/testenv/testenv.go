@@ -1,5 +1,7 @@
-// Package testenv gives tests real servers: a Redis each, and a schema each on a Postgres that a package's tests share.
-// A server that is not installed fails the test; nothing is skipped.
+// Package testenv gives tests real servers: a Redis for each test, and a schema for each test on a Postgres that all tests of
+// a package share. If a server is not installed, the test fails; it is not skipped.
+//
+// With STOCKSTREAM_TEST_KEEP=1, a failed test keeps its servers running so that a person can look into them (see keep.go).
 package testenv
 
 import (
@@ -21,7 +23,7 @@ import (
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// Main runs a package's tests, stops the servers that they share, and fails when goroutines are left over.
+// Main runs a package's tests and stops the Postgres that they share. It fails if goroutines are left running.
 func Main(m *testing.M, options ...goleak.Option) {
 	code := m.Run()
 	if err := shared.stop(); err != nil {
@@ -30,7 +32,7 @@ func Main(m *testing.M, options ...goleak.Option) {
 	}
 	if code == 0 {
 		if err := goleak.Find(options...); err != nil {
-			fmt.Fprintln(os.Stderr, "goroutines are left over:", err)
+			fmt.Fprintln(os.Stderr, "goroutines are still running after the tests:", err)
 			code = 1
 		}
 	}
@@ -39,24 +41,28 @@ func Main(m *testing.M, options ...goleak.Option) {
 
 const stopTimeout = 10 * time.Second
 
-// Redis starts a server for one test.
+// Redis starts a Redis server for one test.
 func Redis(t testing.TB, args ...string) *local.Redis {
 	t.Helper()
 	r, err := local.StartRedis(context.Background(), local.RedisOptions{Dir: t.TempDir(), Args: args})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		if err := r.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { stop(t, r.Stop) })
+	keepIfFailed(t, "redis-cli -u "+r.URL())
 	return r
 }
 
-// RedisClient returns a client that is closed with the test.
+func stop(t testing.TB, stop func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// RedisClient returns a client that is closed when the test ends.
 func RedisClient(t testing.TB, r *local.Redis) *redis.Client {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: r.Addr(), ContextTimeoutEnabled: true})
@@ -64,7 +70,7 @@ func RedisClient(t testing.TB, r *local.Redis) *redis.Client {
 	return client
 }
 
-// shared is the Postgres that a package's tests share.
+// shared is the Postgres that all tests of a package share. The first test that needs it starts it.
 var shared sharedPostgres
 
 type sharedPostgres struct {
@@ -81,7 +87,7 @@ func (s *sharedPostgres) start() (*local.Postgres, error) {
 		}
 		s.server, s.err = local.StartPostgres(context.Background(), local.PostgresOptions{
 			Dir:      filepath.Join(s.dir, "postgres"),
-			Settings: map[string]string{"fsync": "off", "max_connections": "300"}, // no test here cuts the power
+			Settings: map[string]string{"fsync": "off", "max_connections": "300"}, // no test cuts the power, so fsync would only cost time
 		})
 	})
 	return s.server, s.err
@@ -103,7 +109,7 @@ func (s *sharedPostgres) stop() error {
 
 var schemas atomic.Int64
 
-// Postgres returns the URL of a fresh, empty schema. It is dropped with the test.
+// Postgres returns the URL of a new, empty schema, which is dropped when the test ends.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	server, err := shared.start()
@@ -113,6 +119,7 @@ func Postgres(t testing.TB) string {
 	schema := fmt.Sprintf("test_%d", schemas.Add(1))
 	execute(t, server.URL(), "CREATE SCHEMA "+schema)
 	t.Cleanup(func() { execute(t, server.URL(), "DROP SCHEMA "+schema+" CASCADE") })
+	keepIfFailed(t, "psql '"+server.URL()+"&options=-csearch_path%3D"+schema+"'")
 	u, err := url.Parse(server.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +130,7 @@ func Postgres(t testing.TB) string {
 	return u.String()
 }
 
-// Schema returns the URL of a fresh schema that is migrated. It is dropped with the test.
+// Schema returns the URL of a new schema at the latest version, which is dropped when the test ends.
 func Schema(t testing.TB) string {
 	t.Helper()
 	url := Postgres(t)
@@ -131,7 +138,7 @@ func Schema(t testing.TB) string {
 	return url
 }
 
-// Migrate brings a database to the latest schema.
+// Migrate migrates a database to the latest version of the schema.
 func Migrate(t testing.TB, databaseURL string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -141,7 +148,7 @@ func Migrate(t testing.TB, databaseURL string) {
 	}
 }
 
-// Connect returns a connection that is closed with the test.
+// Connect returns a connection that is closed when the test ends.
 func Connect(t testing.TB, config *pgx.ConnConfig) *pgx.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -154,7 +161,7 @@ func Connect(t testing.TB, config *pgx.ConnConfig) *pgx.Conn {
 	return conn
 }
 
-// ParseURL returns what a database URL says.
+// ParseURL returns the connection settings of a database URL.
 func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
 	t.Helper()
 	config, err := pgx.ParseConfig(databaseURL)
@@ -164,20 +171,15 @@ func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
 	return config
 }
 
-// PostgresServer starts a server for one test, to be killed perhaps.
+// PostgresServer starts a Postgres server for one test, which may kill it.
 func PostgresServer(t testing.TB) *local.Postgres {
 	t.Helper()
 	p, err := local.StartPostgres(context.Background(), local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		if err := p.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { stop(t, p.Stop) })
+	keepIfFailed(t, "psql '"+p.URL()+"'")
 	return p
 }
 
@@ -195,7 +197,7 @@ func execute(t testing.TB, databaseURL, sql string) {
 	}
 }
 
-// Eventually waits until a condition holds, and fails with its last detail when that takes too long.
+// Eventually waits until condition returns true. If it does not within timeout, the test fails with the last detail.
 func Eventually(t testing.TB, timeout time.Duration, condition func() (ok bool, detail string)) {
 	t.Helper()
 	deadline := time.Now().Add(timeout)

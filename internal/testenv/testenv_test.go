@@ -12,8 +12,9 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// TestServersAreReal starts, kills and restarts both servers, and finds what they had acknowledged.
-func TestServersAreReal(t *testing.T) {
+// TestServersKeepAcknowledgedWritesOverAKill kills and restarts both servers, and checks that they have kept the writes that
+// they had acknowledged.
+func TestServersKeepAcknowledgedWritesOverAKill(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -43,8 +44,8 @@ func TestServersAreReal(t *testing.T) {
 	execute(t, p.URL(), "SELECT FROM kept")
 }
 
-// TestSchemasAreApart gives two tests the same table name without a quarrel.
-func TestSchemasAreApart(t *testing.T) {
+// TestSchemasAreIndependent creates a table of the same name in two schemas.
+func TestSchemasAreIndependent(t *testing.T) {
 	t.Parallel()
 	for range 2 {
 		execute(t, testenv.Postgres(t), "CREATE TABLE mine ()")

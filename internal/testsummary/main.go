@@ -1,6 +1,5 @@
-// Command testsummary reads `go test -json` and prints what people want to see of it: a line per package, the whole
-// output of what failed, and the count at the end. A skipped test counts as a failure: a test that did not run has
-// shown nothing.
+// Command testsummary reads the output of `go test -json` and prints a summary: a line per package, the whole output of
+// each failed test, and a count at the end. A skipped test counts as a failure, because it has checked nothing.
 package main
 
 import (
@@ -16,7 +15,7 @@ import (
 type event struct {
 	Action      string
 	Package     string
-	ImportPath  string // of a build's output
+	ImportPath  string // set instead of Package for the output of a build
 	Test        string
 	Output      string
 	Elapsed     float64
@@ -33,15 +32,16 @@ func main() {
 	}
 }
 
-// summary is what has been read so far.
+// summary is the state while the events are read.
 type summary struct {
 	out                     io.Writer
-	output                  map[string][]string // of tests and packages that are still running
+	output                  map[string][]string // output of the tests and packages that still run
 	passed, failed, skipped int
 	packagesFailed          int
 }
 
-// summarise reads to the end and reports whether all is well.
+// summarise reads all events and prints the summary. ok is false if a test failed or was skipped, a package failed, or no
+// test passed.
 func summarise(in io.Reader, out io.Writer) (ok bool, err error) {
 	s := &summary{out: out, output: map[string][]string{}}
 	lines := bufio.NewScanner(in)
@@ -49,7 +49,7 @@ func summarise(in io.Reader, out io.Writer) (ok bool, err error) {
 	for lines.Scan() {
 		var e event
 		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			fmt.Fprintln(out, lines.Text()) // the go command's own words
+			fmt.Fprintln(out, lines.Text()) // a message of the go command itself
 			continue
 		}
 		s.take(e)
@@ -62,6 +62,7 @@ func summarise(in io.Reader, out io.Writer) (ok bool, err error) {
 	return s.failed+s.skipped+s.packagesFailed == 0 && s.passed > 0, lines.Err()
 }
 
+// take adds one event to the summary.
 func (s *summary) take(e event) {
 	name := strings.TrimSuffix(e.Package+e.ImportPath+" "+e.Test, " ")
 	switch e.Action {

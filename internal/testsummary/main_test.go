@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestSummary counts, tells what failed in full, and takes a skipped test for a failure.
-func TestSummary(t *testing.T) {
+// TestSkippedAndUnbuiltTestsCountAsFailures checks the counts and the output that is printed for each kind of result.
+func TestSkippedAndUnbuiltTestsCountAsFailures(t *testing.T) {
 	t.Parallel()
 	const passing = `{"Action":"pass","Package":"p","Test":"A"}` + "\n" + `{"Action":"pass","Package":"p","Elapsed":1.5}` + "\n"
 	tests := map[string]struct {
@@ -36,7 +36,7 @@ func TestSummary(t *testing.T) {
 			}
 			for _, want := range test.want {
 				if !strings.Contains(out.String(), want) {
-					t.Errorf("got %q, want it to hold %q", out.String(), want)
+					t.Errorf("got %q, want it to contain %q", out.String(), want)
 				}
 			}
 		})

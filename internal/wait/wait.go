@@ -1,4 +1,4 @@
-// Package wait lets time pass for those who may be told to stop meanwhile.
+// Package wait has waits that end early when a context ends, or after a limit.
 package wait
 
 import (
@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// For returns nil when d is over, or ctx's error as soon as there is one.
+// For waits for d. It returns ctx's error as soon as ctx ends, and nil otherwise.
 func For(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -19,7 +19,8 @@ func For(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// AtMost waits for something to be done, and leaves it to itself when that takes longer than a limit.
+// AtMost calls do in a goroutine and returns its error. If do takes longer than limit, AtMost returns an error and leaves
+// the goroutine running.
 func AtMost(limit time.Duration, do func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- do() }()

@@ -10,145 +10,157 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Option changes how much CheckLaws tries.
+// Option changes the histories and laws that CheckLaws checks.
 type Option func(*settings)
 
 type settings struct {
-	seeds   []uint64
-	events  int
-	without map[Law]bool
+	seeds      []uint64 // one history each
+	eventCount int      // events per history
+	skipped    map[Law]bool
 }
 
-// What is tried unless options say otherwise.
 const (
-	defaultHistories = 2
-	defaultEvents    = 60
+	defaultHistories  = 2
+	defaultEventCount = 60
 )
 
-// Seed has one history tried, the one that this seed makes. It is how a failure is repeated.
+// Seed checks only the history of this seed. Use it to repeat a failure.
 func Seed(seed uint64) Option { return func(s *settings) { s.seeds = []uint64{seed} } }
 
-// Histories sets how many histories are tried; 2 unless set.
+// Histories sets the number of histories to check; the default is 2.
 func Histories(count int) Option {
 	return func(s *settings) {
 		s.seeds = make([]uint64, count)
 		for i := range s.seeds {
-			s.seeds[i] = uint64(rand.Uint32()) //nolint:gosec // a number for a person to type again
+			s.seeds[i] = uint64(rand.Uint32()) //nolint:gosec // not a secret, and short enough to type again
 		}
 	}
 }
 
-// Events sets how many events a history has; 60 unless set. A shorter history is the beginning of a longer one.
-func Events(count int) Option { return func(s *settings) { s.events = count } }
+// Events sets the number of events per history; the default is 60. For one seed, a shorter history is the beginning of
+// a longer one.
+func Events(count int) Option { return func(s *settings) { s.eventCount = count } }
 
-// Without leaves laws out. Say why beside it.
+// Without skips laws. Say why beside the call.
 func Without(laws ...Law) Option {
 	return func(s *settings) {
-		for _, name := range laws {
-			s.without[name] = true
+		for _, law := range laws {
+			s.skipped[law] = true
 		}
 	}
 }
 
-// CheckLaws fails the test where the projection that build returns breaks a law. Each process that the laws start gets
-// a projection of its own from build, as each process of an installation does. The report names the law, the seed, and
-// the rows that differ, for the shortest history of that seed which shows it.
+// CheckLaws fails the test if the projection that build returns breaks a law. It calls build once for each process that
+// it starts, as each process of an installation has its own projection. The failure message names the law, the seed and
+// the rows that differ, for the shortest history of that seed that breaks the law.
 func CheckLaws(t testing.TB, build func() projections.Projection, options ...Option) {
 	t.Helper()
-	s := settings{events: defaultEvents, without: map[Law]bool{}}
+	s := settings{
+		eventCount: defaultEventCount,
+		skipped:    map[Law]bool{},
+	}
 	Histories(defaultHistories)(&s)
 	for _, option := range options {
 		option(&s)
 	}
-	w := newWorld(t, build)
-	w.requireKnownTypes()
+	f := newFixture(t, build)
+	f.requireKnownTypes()
 	for _, seed := range s.seeds {
-		if broken := w.check(seed, s.events, s.without); broken != nil {
-			t.Errorf("projection %s: %v", w.projection.Name, w.shorten(broken))
+		if v := f.checkHistory(seed, s.eventCount, s.skipped); v != nil {
+			t.Errorf("projection %s: %s", f.projection.Name, f.shorten(v).report())
 			return
 		}
 	}
 }
 
-// requireKnownTypes refuses a projection that wants what no history holds, since the laws would show nothing of it.
-func (w *world) requireKnownTypes() {
-	w.t.Helper()
-	made := map[events.Type]bool{}
-	for _, entry := range history(1, defaultEvents) {
-		made[entry.event.Type()] = true
+// requireKnownTypes fails the test if the projection wants a type that no history contains: the laws would then say
+// little about it.
+func (f *fixture) requireKnownTypes() {
+	f.t.Helper()
+	generated := map[events.Type]bool{}
+	for _, entry := range history(1, defaultEventCount) {
+		generated[entry.event.Type()] = true
 	}
-	for _, wanted := range w.projection.Wants {
-		if !made[wanted] {
-			w.t.Fatalf("projection %s wants %s, which projectiontest makes no events of: teach its shop to (history.go)", w.projection.Name, wanted)
+	for _, wanted := range f.projection.Wants {
+		if !generated[wanted] {
+			f.t.Fatalf("projection %s wants %s, but projectiontest generates no such events: extend history.go",
+				f.projection.Name, wanted)
 		}
 	}
 }
 
-// check tries a history on all laws, and returns the first that does not hold.
-func (w *world) check(seed uint64, count int, without map[Law]bool) *breach {
-	t, broken := w.begin(seed, count)
-	if broken != nil {
-		return broken
+// checkHistory checks one history against all laws but the skipped ones, and returns the first violation.
+func (f *fixture) checkHistory(seed uint64, eventCount int, skipped map[Law]bool) *violation {
+	c, v := f.newHistoryCheck(seed, eventCount)
+	if v != nil {
+		return v
 	}
-	for _, l := range laws {
-		if without[l.name] {
+	for _, l := range lawChecks {
+		if skipped[l.law] {
 			continue
 		}
-		if broken := t.check(l); broken != nil {
-			return broken
+		if v := c.check(l); v != nil {
+			return v
 		}
 	}
 	return nil
 }
 
-// shorten returns the breach of the same law by the shortest beginning of its history that still shows it.
-func (w *world) shorten(b *breach) *breach {
-	shortest, longest := 1, b.events
+// shorten returns the violation of the same law by the shortest beginning of its history that still breaks it.
+func (f *fixture) shorten(v *violation) *violation {
+	shortest := 1
+	longest := len(v.history)
 	for shortest < longest {
 		middle := (shortest + longest) / 2
-		if shorter := w.again(b, middle); shorter != nil {
-			b, longest = shorter, middle
+		if shorter := f.checkAgain(v, middle); shorter != nil {
+			v = shorter
+			longest = middle
 		} else {
 			shortest = middle + 1
 		}
 	}
-	return b
+	return v
 }
 
-func (w *world) again(b *breach, count int) *breach {
-	t, broken := w.begin(b.seed, count)
-	if broken != nil && broken.law == b.law {
-		return broken
+// checkAgain checks the law of a violation with the first events of its history.
+func (f *fixture) checkAgain(v *violation, eventCount int) *violation {
+	c, early := f.newHistoryCheck(v.seed, eventCount)
+	if early != nil {
+		if early.law == v.law {
+			return early
+		}
+		return nil
 	}
-	for _, l := range laws {
-		if l.name == b.law && broken == nil {
-			return t.check(l)
+	for _, l := range lawChecks {
+		if l.law == v.law {
+			return c.check(l)
 		}
 	}
 	return nil
 }
 
-// breach is a law that does not hold.
-type breach struct {
+// violation describes how a projection broke a law with one history.
+type violation struct {
 	law     Law
 	seed    uint64
-	events  int
 	history []entry
 	finding string
 }
 
-// Error is the report.
-func (b *breach) Error() string {
+// report returns the failure message of a test.
+func (v *violation) report() string {
+	count := len(v.history)
 	var s strings.Builder
-	fmt.Fprintf(&s, "a law of projections is broken: %s\n", b.law)
-	fmt.Fprintf(&s, "%s\n", b.finding)
-	fmt.Fprintf(&s, "seed %d, %d events; try them again: projectiontest.Seed(%d), projectiontest.Events(%d)\n", b.seed, b.events, b.seed, b.events)
+	fmt.Fprintf(&s, "a law of projections is broken: %s\n", v.law)
+	fmt.Fprintf(&s, "%s\n", v.finding)
+	fmt.Fprintf(&s, "seed %d, %d events; to repeat: projectiontest.Seed(%d), projectiontest.Events(%d)\n",
+		v.seed, count, v.seed, count)
 	const shown = 12
-	first := max(0, len(b.history)-shown)
+	first := max(0, count-shown)
 	if first > 0 {
-		fmt.Fprintf(&s, "the last of the events:\n")
+		fmt.Fprintf(&s, "the last %d events:\n", shown)
 	}
-	for i, entry := range b.history[first:] {
+	for i, entry := range v.history[first:] {
 		fmt.Fprintf(&s, "  %d %s\n", first+i+1, entry)
 	}
 	return strings.TrimSuffix(s.String(), "\n")

@@ -13,46 +13,47 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// meeting returns two projections that wait for each other before they apply what they are given first: both have
-// then begun their transactions, and have read the same checkpoint.
-func meeting(first, second projections.Projection) (projections.Projection, projections.Projection) {
+// beginTogether returns copies of two projections that wait for each other in their first call of Apply. By then both
+// have begun their transactions and have read the same checkpoint.
+func beginTogether(first, second projections.Projection) (projections.Projection, projections.Projection) {
 	var arrived atomic.Int64
-	met := make(chan struct{})
-	attend := func(p projections.Projection) projections.Projection {
+	both := make(chan struct{}) // closed when both have arrived
+	waiting := func(p projections.Projection) projections.Projection {
 		apply := p.Apply
 		var once sync.Once
 		p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
 			once.Do(func() {
 				if arrived.Add(1) == 2 {
-					close(met)
+					close(both)
 				}
 			})
 			select {
-			case <-met:
-			case <-time.After(patience):
+			case <-both:
+			case <-time.After(processTimeout):
 			}
 			return apply(ctx, tx, batch)
 		}
 		return p
 	}
-	return attend(first), attend(second)
+	return waiting(first), waiting(second)
 }
 
-// watchPayloads has the projection's Apply notice when it changes what it is given, which is shared with others. What
-// was found stands in the returned text once the projection has run.
+// watchPayloads makes the projection's Apply compare the payloads before and after each call, because other projections
+// share them. The returned text describes a change, once the projection has run.
 func watchPayloads(p *projections.Projection) *string {
-	apply, found := p.Apply, new(string)
+	apply := p.Apply
+	finding := new(string)
 	p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
 		before := payloads(batch)
 		err := apply(ctx, tx, batch)
 		for i, after := range payloads(batch) {
 			if after != before[i] {
-				*found = fmt.Sprintf("it changed the payload of event %d, which it shares with others", batch[i].Seq)
+				*finding = fmt.Sprintf("it changed the payload of event %d, which it shares with other projections", batch[i].Seq)
 			}
 		}
 		return err
 	}
-	return found
+	return finding
 }
 
 func payloads(batch []projections.Event) []string {

@@ -10,13 +10,13 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// entry is an event and when it happened.
+// entry is an event of a history and its time.
 type entry struct {
 	at    time.Time
 	event events.Event
 }
 
-// String returns the entry as a report shows it.
+// String returns the entry as a failure message shows it.
 func (e entry) String() string {
 	payload, err := json.Marshal(e.event)
 	if err != nil {
@@ -25,174 +25,218 @@ func (e entry) String() string {
 	return fmt.Sprintf("%s %s %s", e.at.Format("2006-01-02T15:04:05.000Z"), e.event.Type(), payload)
 }
 
-// history returns the first events of the history that a seed makes: what a shop may go through that keeps its books.
-func history(seed uint64, count int) []entry {
-	s := &shop{rng: rand.New(rand.NewPCG(seed, 0)), at: opened, available: map[string]int64{}} //nolint:gosec // to be repeatable
-	list := make([]entry, count)
+// history returns the first events of the history of a seed. A history is valid: the commands of a shop could have
+// written it.
+func history(seed uint64, eventCount int) []entry {
+	g := &generator{
+		rng:       rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // must be repeatable
+		now:       startTime,
+		available: map[string]int64{},
+	}
+	list := make([]entry, eventCount)
 	for i := range list {
-		list[i] = s.next(i)
+		list[i] = g.next(i)
 	}
 	return list
 }
 
-// opened is four hours before the turn of a year, so that hours, days and years pass.
-var opened = time.Date(2025, 12, 31, 20, 0, 0, 0, time.UTC)
+// startTime is four hours before the end of a year, so that a history spans hours, days and years.
+var startTime = time.Date(2025, 12, 31, 20, 0, 0, 0, time.UTC)
 
 var (
 	skus = []string{"shirt", "jacket", "mug:0.3l", "cap"}
 	ttls = []time.Duration{time.Second, time.Minute, 5 * time.Minute, time.Hour}
 )
 
-// shop is what the events so far have come to.
-type shop struct {
-	rng         *rand.Rand
-	at          time.Time
-	available   map[string]int64
-	live        []hold
-	holds       int // made so far
-	adjustments int // likewise
+// generator generates a history. It keeps the state of the shop after the events generated so far.
+type generator struct {
+	rng             *rand.Rand
+	now             time.Time
+	available       map[string]int64 // units per SKU
+	active          []activeHold
+	holdCount       int // created so far
+	adjustmentCount int // made so far by a command
 }
 
-type hold struct {
+type activeHold struct {
 	events.HoldCreated
 	deadline time.Time
 }
 
-type step int
+// action is what the shop does next.
+type action int
 
 const (
-	deliver step = iota
-	takeOut
-	setByHand
+	addStock action = iota
+	removeStock
+	setStock // in Redis, by hand
 	reserve
 	confirm
 	cancel
 	expire
 )
 
-// opening has a bit of everything, so that the shortest of histories does.
-var opening = []step{deliver, reserve, confirm, deliver, reserve, cancel, reserve, expire, setByHand, reserve, takeOut}
+// firstActions start every history, so that a short history has every kind of event too.
+var firstActions = []action{
+	addStock, reserve, confirm, addStock, reserve, cancel, reserve, expire, setStock, reserve, removeStock,
+}
 
-// frequent is what else happens, as often as it stands here.
-var frequent = []step{deliver, takeOut, setByHand, reserve, reserve, reserve, reserve, reserve, confirm, confirm, confirm, cancel, expire}
+// laterActions are drawn from after the first ones. An action that is listed more often is more likely.
+var laterActions = []action{
+	addStock, removeStock, setStock, reserve, reserve, reserve, reserve, reserve, confirm, confirm, confirm, cancel, expire,
+}
 
-func (s *shop) next(place int) entry {
-	kind := frequent[s.rng.IntN(len(frequent))]
-	if place < len(opening) {
-		kind = opening[place]
+// next generates the event at index i of the history.
+func (g *generator) next(i int) entry {
+	a := laterActions[g.rng.IntN(len(laterActions))]
+	if i < len(firstActions) {
+		a = firstActions[i]
 	}
-	s.pass()
-	event := s.do(kind)
+	g.passTime()
+	event := g.do(a)
 	if event == nil {
-		event = s.do(deliver)
+		event = g.do(addStock)
 	}
-	return entry{s.at, event}
+	return entry{at: g.now, event: event}
 }
 
-// pass lets time pass: often none, now and then hours.
-func (s *shop) pass() {
-	longest := []time.Duration{1, 1, 1, 2 * time.Second, 2 * time.Second, 20 * time.Second, 5 * time.Minute, time.Hour}[s.rng.IntN(8)]
-	s.at = s.at.Add(time.Duration(s.rng.Int64N(int64(longest)))).Truncate(time.Millisecond)
+// passTime moves the clock on: often by nothing, sometimes by up to an hour.
+func (g *generator) passTime() {
+	longest := []time.Duration{
+		1, 1, 1, 2 * time.Second, 2 * time.Second, 20 * time.Second, 5 * time.Minute, time.Hour,
+	}[g.rng.IntN(8)]
+	step := time.Duration(g.rng.Int64N(int64(longest)))
+	g.now = g.now.Add(step).Truncate(time.Millisecond)
 }
 
-// do returns nil for what cannot be done as things stand.
-func (s *shop) do(kind step) events.Event {
-	sku := skus[s.rng.IntN(len(skus))]
-	units := s.available[sku]
-	switch kind {
-	case deliver:
-		return s.adjust(sku, 1+s.rng.Int64N(50), "delivery")
-	case takeOut:
+// do returns the event of an action, or nil if the shop cannot do it now.
+func (g *generator) do(a action) events.Event {
+	sku := skus[g.rng.IntN(len(skus))]
+	units := g.available[sku]
+	switch a {
+	case addStock:
+		return g.adjust(sku, 1+g.rng.Int64N(50), "delivery")
+	case removeStock:
 		if units > 0 {
-			return s.adjust(sku, -1-s.rng.Int64N(units), "shrinkage")
+			return g.adjust(sku, -1-g.rng.Int64N(units), "shrinkage")
 		}
-	case setByHand:
-		if delta := s.rng.Int64N(units+20) - units; delta != 0 {
-			return s.adjust(sku, delta, events.ReasonExternal)
+	case setStock:
+		if delta := g.rng.Int64N(units+20) - units; delta != 0 {
+			return g.adjust(sku, delta, events.ReasonExternal)
 		}
 	case reserve:
-		return s.reserve()
+		return g.reserve()
 	case confirm:
-		if h := s.end(s.undue); h != nil {
-			return &events.HoldConfirmed{HoldID: h.HoldID, SKU: h.SKU, Qty: h.Qty, UserID: h.UserID, PaymentRef: "pay-" + h.HoldID}
-		}
+		return g.confirm(g.takeHold(g.beforeDeadline))
 	case cancel:
-		return s.giveBack(s.end(s.undue), events.ReasonRequested)
+		return g.cancel(g.takeHold(g.beforeDeadline), events.ReasonRequested)
 	case expire:
-		return s.giveBack(s.end(s.nextDue), events.ReasonExpired)
+		return g.cancel(g.takeHold(g.nextDue), events.ReasonExpired)
 	}
 	return nil
 }
 
-func (s *shop) adjust(sku string, delta int64, reason string) events.Event {
-	s.available[sku] += delta
-	adjusted := &events.StockAdjusted{SKU: sku, Delta: delta, Reason: reason}
+func (g *generator) adjust(sku string, delta int64, reason string) events.Event {
+	g.available[sku] += delta
+	adjusted := &events.StockAdjusted{
+		SKU:    sku,
+		Delta:  delta,
+		Reason: reason,
+	}
 	if reason != events.ReasonExternal {
-		s.adjustments++
-		adjusted.IdempotencyKey = fmt.Sprint("adjustment-", s.adjustments)
+		g.adjustmentCount++
+		adjusted.IdempotencyKey = fmt.Sprint("adjustment-", g.adjustmentCount)
 	}
 	return adjusted
 }
 
-func (s *shop) reserve() events.Event {
-	stocked := slices.DeleteFunc(slices.Clone(skus), func(sku string) bool { return s.available[sku] == 0 })
-	if len(stocked) == 0 {
+func (g *generator) reserve() events.Event {
+	inStock := slices.DeleteFunc(slices.Clone(skus), func(sku string) bool { return g.available[sku] == 0 })
+	if len(inStock) == 0 {
 		return nil
 	}
-	sku := stocked[s.rng.IntN(len(stocked))]
-	ttl := ttls[s.rng.IntN(len(ttls))]
-	s.holds++
-	h := hold{deadline: s.at.Add(ttl), HoldCreated: events.HoldCreated{
-		HoldID: fmt.Sprint("hold-", s.holds), SKU: sku, Qty: 1 + s.rng.Int64N(min(5, s.available[sku])), UserID: fmt.Sprint("user-", s.rng.IntN(5)),
-		TTLMs: ttl.Milliseconds(), IdempotencyKey: fmt.Sprint("key-", s.holds),
-	}}
-	s.available[sku] -= h.Qty
-	s.live = append(s.live, h)
+	sku := inStock[g.rng.IntN(len(inStock))]
+	ttl := ttls[g.rng.IntN(len(ttls))]
+	g.holdCount++
+	h := activeHold{
+		HoldCreated: events.HoldCreated{
+			HoldID:         fmt.Sprint("hold-", g.holdCount),
+			SKU:            sku,
+			Qty:            1 + g.rng.Int64N(min(5, g.available[sku])),
+			UserID:         fmt.Sprint("user-", g.rng.IntN(5)),
+			TTLMs:          ttl.Milliseconds(),
+			IdempotencyKey: fmt.Sprint("key-", g.holdCount),
+		},
+		deadline: g.now.Add(ttl),
+	}
+	g.available[sku] -= h.Qty
+	g.active = append(g.active, h)
 	return &h.HoldCreated
 }
 
-// undue picks a hold that a shopper can still end.
-func (s *shop) undue() int {
-	var places []int
-	for i, h := range s.live {
-		if h.deadline.After(s.at) {
-			places = append(places, i)
-		}
-	}
-	if len(places) == 0 {
-		return -1
-	}
-	return places[s.rng.IntN(len(places))]
-}
-
-// nextDue picks the hold whose deadline is the earliest, and waits for it.
-func (s *shop) nextDue() int {
-	place := -1
-	for i, h := range s.live {
-		if place < 0 || h.deadline.Before(s.live[place].deadline) {
-			place = i
-		}
-	}
-	if place >= 0 && s.live[place].deadline.After(s.at) {
-		s.at = s.live[place].deadline
-	}
-	return place
-}
-
-func (s *shop) end(pick func() int) *hold {
-	place := pick()
-	if place < 0 {
-		return nil
-	}
-	h := s.live[place]
-	s.live = slices.Delete(s.live, place, place+1)
-	return &h
-}
-
-func (s *shop) giveBack(h *hold, reason string) events.Event {
+func (g *generator) confirm(h *activeHold) events.Event {
 	if h == nil {
 		return nil
 	}
-	s.available[h.SKU] += h.Qty
-	return &events.HoldCancelled{HoldID: h.HoldID, SKU: h.SKU, Qty: h.Qty, UserID: h.UserID, Reason: reason}
+	return &events.HoldConfirmed{
+		HoldID:     h.HoldID,
+		SKU:        h.SKU,
+		Qty:        h.Qty,
+		UserID:     h.UserID,
+		PaymentRef: "pay-" + h.HoldID,
+	}
+}
+
+func (g *generator) cancel(h *activeHold, reason string) events.Event {
+	if h == nil {
+		return nil
+	}
+	g.available[h.SKU] += h.Qty
+	return &events.HoldCancelled{
+		HoldID: h.HoldID,
+		SKU:    h.SKU,
+		Qty:    h.Qty,
+		UserID: h.UserID,
+		Reason: reason,
+	}
+}
+
+// takeHold removes the active hold whose index pick returns. It returns nil if pick returns -1.
+func (g *generator) takeHold(pick func() int) *activeHold {
+	i := pick()
+	if i < 0 {
+		return nil
+	}
+	h := g.active[i]
+	g.active = slices.Delete(g.active, i, i+1)
+	return &h
+}
+
+// beforeDeadline picks a hold that a shopper can still confirm or cancel. It returns -1 if there is none.
+func (g *generator) beforeDeadline() int {
+	var candidates []int
+	for i, h := range g.active {
+		if h.deadline.After(g.now) {
+			candidates = append(candidates, i)
+		}
+	}
+	if len(candidates) == 0 {
+		return -1
+	}
+	return candidates[g.rng.IntN(len(candidates))]
+}
+
+// nextDue picks the hold with the earliest deadline, and moves the clock on to that deadline. It returns -1 if there is
+// no hold.
+func (g *generator) nextDue() int {
+	next := -1
+	for i, h := range g.active {
+		if next < 0 || h.deadline.Before(g.active[next].deadline) {
+			next = i
+		}
+	}
+	if next >= 0 && g.active[next].deadline.After(g.now) {
+		g.now = g.active[next].deadline
+	}
+	return next
 }

@@ -13,175 +13,196 @@ import (
 	"github.com/stockstream/stockstream/projections/rebuild"
 )
 
-// Law names a law, in the words in which a report does.
+// Law names a law, in the words of a failure message.
 type Law string
 
-// The laws. Each but the first two says that the rows, and the dead letters, are those of one straight application.
+// The laws. Applies and OwnTables are checked while the baseline is made. Each other law says that the rows, and the
+// dead letters, equal the baseline.
 const (
-	// Applies: the whole of a valid history is applied, and nothing of it is parked.
-	Applies Law = "it applies what is valid"
-	// OwnTables: it writes the tables that it names, which are those that its Schema makes; and no others, nor the
-	// events that it is given.
-	OwnTables Law = "it writes its own tables, and nothing else"
-	// Batches: however the journal is cut into batches, down to single events.
-	Batches Law = "batches do not matter"
-	// Twice: each batch, and the whole journal, delivered again.
-	Twice Law = "a second delivery changes nothing"
-	// Killed: at each commit, processes die after the rows were written, in COMMIT, and after it.
-	Killed Law = "death at any commit does no harm"
-	// Rebuilt: applied from zero again, in the process that has applied it before, and by a rebuild.
-	Rebuilt Law = "from zero it comes to the same"
-	// Together: two processes whose lease fails to keep them apart.
-	Together Law = "two runners at once do no harm"
-	// Poison: an event that cannot be applied is parked with the later ones of its key, and the rest is as if these
-	// had never been; likewise an event of a type that nobody knows yet.
-	Poison Law = "a poisoned event parks its key, and no more"
-	// Clock: at another time, and in a session of another time zone. Times in the rows move with those of the events,
-	// for which they must be in columns of a type that Postgres knows as a time or a date.
+	// Applies requires that a projection applies every event of a valid history and parks none.
+	Applies Law = "every event of a valid history is applied"
+	// OwnTables requires that Tables names exactly the tables that Schema creates, and that the projection changes no
+	// other table and no event that it receives.
+	OwnTables Law = "it writes its own tables and nothing else"
+	// Batches cuts the journal into batches of different sizes, down to single events.
+	Batches Law = "the size of batches does not matter"
+	// Redelivered delivers each batch a second time, and then the whole journal again.
+	Redelivered Law = "a second delivery changes nothing"
+	// Killed kills a process at each commit: after the rows were written, in COMMIT, and after COMMIT.
+	Killed Law = "a crash at any commit does no harm"
+	// Rebuilt applies the journal from zero again, with the projection that has applied it before and by a rebuild.
+	Rebuilt Law = "applying the journal from zero gives the same rows"
+	// TwoWorkers runs two processes whose lease fails to exclude one of them.
+	TwoWorkers Law = "two workers at the same time do no harm"
+	// Poison makes an event fail, and then gives it an unknown type. The event must be parked with the later ones of
+	// its key, and the rows must be those of a history without the parked events.
+	Poison Law = "an event that fails parks its key and nothing else"
+	// Clock applies the history 28 years later, in a session of another time zone. Times in the rows must move with
+	// those of the events. They must therefore be in columns of a type that Postgres knows as a time or a date.
 	Clock Law = "the clock and the time zone do not matter"
 )
 
-type law struct {
-	name  Law
-	check func(*trial) string // what was found, or ""
+// lawCheck is a law and the function that checks it.
+type lawCheck struct {
+	law  Law
+	find func(*historyCheck) string // describes a violation; "" if there is none
 }
 
-var laws = []law{
-	{Batches, (*trial).batches},
-	{Twice, (*trial).twice},
-	{Killed, (*trial).killed},
-	{Rebuilt, (*trial).rebuilt},
-	{Together, (*trial).together},
-	{Poison, (*trial).poison},
-	{Clock, (*trial).clock},
+var lawChecks = []lawCheck{
+	{Batches, (*historyCheck).batches},
+	{Redelivered, (*historyCheck).redelivered},
+	{Killed, (*historyCheck).killed},
+	{Rebuilt, (*historyCheck).rebuilt},
+	{TwoWorkers, (*historyCheck).twoWorkers},
+	{Poison, (*historyCheck).poison},
+	{Clock, (*historyCheck).clock},
 }
 
-// trial is one history, and what a straight application of it came to.
-type trial struct {
-	*world
+// historyCheck checks the laws with one history.
+type historyCheck struct {
+	*fixture
 	seed     uint64
 	history  []entry
-	straight rows
-	applied  projections.Projection // the one that did
-	rng      *rand.Rand             // of the law that is checked
+	baseline rows                   // written by one process in one batch
+	first    projections.Projection // the projection that wrote the baseline
+	rng      *rand.Rand             // of the law that is being checked
 }
 
-func (t *trial) breach(name Law, finding string) *breach {
-	return &breach{law: name, seed: t.seed, events: len(t.history), history: t.history, finding: finding}
+func (c *historyCheck) violation(law Law, finding string) *violation {
+	return &violation{
+		law:     law,
+		seed:    c.seed,
+		history: c.history,
+		finding: finding,
+	}
 }
 
-// check checks a law. What a law draws depends on the seed and on nothing that was checked before.
-func (t *trial) check(l law) *breach {
-	t.t.Helper()
-	name := fnv.New64()
-	_, _ = name.Write([]byte(l.name))                   // a hash takes everything
-	t.rng = rand.New(rand.NewPCG(t.seed, name.Sum64())) //nolint:gosec // to be repeatable
-	t.empty()
-	if finding := l.check(t); finding != "" {
-		return t.breach(l.name, finding)
+// check checks one law. Its random numbers depend on the seed and the law only, not on the laws checked before.
+func (c *historyCheck) check(l lawCheck) *violation {
+	c.t.Helper()
+	hash := fnv.New64()
+	_, _ = hash.Write([]byte(l.law))                    // a hash never fails
+	c.rng = rand.New(rand.NewPCG(c.seed, hash.Sum64())) //nolint:gosec // must be repeatable
+	c.reset()
+	if finding := l.find(c); finding != "" {
+		return c.violation(l.law, finding)
 	}
 	return nil
 }
 
-// begin writes a history into the journal and applies it straight: all of it, in one batch, in one process.
-func (w *world) begin(seed uint64, count int) (*trial, *breach) {
-	w.t.Helper()
-	t := &trial{world: w, seed: seed, history: history(seed, count), applied: w.build()}
-	w.journal(t.history)
-	w.empty()
-	if finding := t.wrongTables(); finding != "" {
-		return nil, t.breach(OwnTables, finding)
+// newHistoryCheck writes a history into the journal and makes its baseline. It checks Applies and OwnTables, and
+// returns the violation of one of them, if any.
+func (f *fixture) newHistoryCheck(seed uint64, eventCount int) (*historyCheck, *violation) {
+	f.t.Helper()
+	c := &historyCheck{
+		fixture: f,
+		seed:    seed,
+		history: history(seed, eventCount),
+		first:   f.build(),
 	}
-	before, watched := w.otherRows(), t.applied
-	changed := watchPayloads(&watched)
-	if err := w.live(process{projection: watched}); err != nil {
-		return nil, t.breach(Applies, err.Error())
+	f.journal(c.history)
+	f.reset()
+	if finding := c.wrongTables(); finding != "" {
+		return nil, c.violation(OwnTables, finding)
 	}
-	t.straight = w.read(0)
-	if letter := w.firstLetter(); letter != "" {
-		return nil, t.breach(Applies, "parked "+letter)
+	digestsBefore := f.digestsOfOtherTables()
+	watched := c.first
+	changedPayload := watchPayloads(&watched)
+	if err := f.run(process{projection: watched}); err != nil {
+		return nil, c.violation(Applies, err.Error())
 	}
-	for table, digest := range w.otherRows() {
-		if digest != before[table] {
-			return nil, t.breach(OwnTables, "it changed "+table)
+	c.baseline = f.read(0)
+	if letter := f.firstLetter(); letter != "" {
+		return nil, c.violation(Applies, "parked "+letter)
+	}
+	for table, digest := range f.digestsOfOtherTables() {
+		if digest != digestsBefore[table] {
+			return nil, c.violation(OwnTables, "it changed "+table)
 		}
 	}
-	if *changed != "" {
-		return nil, t.breach(OwnTables, *changed)
+	if *changedPayload != "" {
+		return nil, c.violation(OwnTables, *changedPayload)
 	}
-	return t, nil
+	return c, nil
 }
 
-// wrongTables compares the tables that the projection names with those that its Schema made.
-func (t *trial) wrongTables() string {
-	made := without(t.relations(), t.others)
-	if unnamed := without(made, t.projection.Tables); len(unnamed) > 0 {
-		return fmt.Sprintf("its Schema makes %v, which its Tables do not name", unnamed)
+// wrongTables compares the projection's Tables with those that its Schema created.
+func (c *historyCheck) wrongTables() string {
+	created := subtract(c.tables(), c.otherTables)
+	if unnamed := subtract(created, c.projection.Tables); len(unnamed) > 0 {
+		return fmt.Sprintf("its Schema creates %v, which its Tables do not name", unnamed)
 	}
-	if missing := without(t.projection.Tables, made); len(missing) > 0 {
-		return fmt.Sprintf("its Tables name %v, which its Schema does not make", missing)
+	if missing := subtract(c.projection.Tables, created); len(missing) > 0 {
+		return fmt.Sprintf("its Tables name %v, which its Schema does not create", missing)
 	}
 	return ""
 }
 
-// same compares what is there with the straight rows; how says what was done to come there.
-func (t *trial) same(how string) string {
-	t.t.Helper()
-	return t.sameAt(0, how)
+// compare compares the rows with the baseline. It describes the difference and how the rows were written; "" means that
+// there is no difference.
+func (c *historyCheck) compare(how string) string {
+	c.t.Helper()
+	return c.compareAt(0, how)
 }
 
-func (t *trial) sameAt(daysBack int, how string) string {
-	t.t.Helper()
-	differs := difference(t.straight, t.read(daysBack))
+// compareAt is compare for rows whose times are some days later than those of the baseline.
+func (c *historyCheck) compareAt(daysLater int, how string) string {
+	c.t.Helper()
+	differs := difference(c.baseline, c.read(daysLater))
 	if differs == "" {
 		return ""
 	}
-	finding := how + ", compared with one straight application:\n" + differs
-	if letter := t.firstLetter(); letter != "" {
+	finding := how + ", compared with the whole history in one batch:\n" + differs
+	if letter := c.firstLetter(); letter != "" {
 		finding += "\nthe first dead letter is " + letter
 	}
 	return finding
 }
 
-// lived runs a process and compares.
-func (t *trial) lived(p process, how string) string {
-	t.t.Helper()
-	if err := t.live(p); err != nil {
+// runAndCompare runs a process to its end and compares its rows with the baseline.
+func (c *historyCheck) runAndCompare(p process, how string) string {
+	c.t.Helper()
+	if err := c.run(p); err != nil {
 		return how + ": " + err.Error()
 	}
-	return t.same(how)
+	return c.compare(how)
 }
 
-func (t *trial) batches() string {
-	sizes := []int{1, 2 + t.rng.IntN(len(t.history)/2+1)}
-	for _, size := range sizes {
-		t.empty()
-		if finding := t.lived(process{projection: t.build(), batchMax: size}, fmt.Sprintf("in batches of %d", size)); finding != "" {
+func (c *historyCheck) batches() string {
+	for _, size := range []int{1, 2 + c.rng.IntN(len(c.history)/2+1)} {
+		c.reset()
+		p := process{projection: c.build(), batchMax: size}
+		if finding := c.runAndCompare(p, fmt.Sprintf("in batches of %d", size)); finding != "" {
 			return finding
 		}
 	}
-	t.empty()
-	cuts := t.cuts()
-	return t.lived(process{projection: t.build(), deliver: func(batch []events.Envelope) (pieces [][]events.Envelope) {
-		return split(batch, cuts)
-	}}, fmt.Sprintf("in batches that begin at %v", cuts))
+	c.reset()
+	starts := c.batchStarts()
+	p := process{
+		projection: c.build(),
+		deliver: func(batch []events.Envelope) [][]events.Envelope {
+			return split(batch, starts)
+		},
+	}
+	return c.runAndCompare(p, fmt.Sprintf("in batches that begin at %v", starts))
 }
 
-// cuts draws the seqs at which batches begin.
-func (t *trial) cuts() []int64 {
-	cuts := []int64{1}
-	for seq := int64(2); seq <= t.head; seq++ {
-		if t.rng.IntN(5) == 0 {
-			cuts = append(cuts, seq)
+// batchStarts draws the seqs at which batches begin.
+func (c *historyCheck) batchStarts() []int64 {
+	starts := []int64{1}
+	for seq := int64(2); seq <= c.head; seq++ {
+		if c.rng.IntN(5) == 0 {
+			starts = append(starts, seq)
 		}
 	}
-	return cuts
+	return starts
 }
 
-func split(batch []events.Envelope, cuts []int64) (pieces [][]events.Envelope) {
+// split cuts a batch before each event whose seq is in starts.
+func split(batch []events.Envelope, starts []int64) (pieces [][]events.Envelope) {
 	begin := 0
 	for i := range batch {
-		if i > 0 && slices.Contains(cuts, batch[i].Seq) {
+		if i > 0 && slices.Contains(starts, batch[i].Seq) {
 			pieces = append(pieces, batch[begin:i])
 			begin = i
 		}
@@ -189,101 +210,123 @@ func split(batch []events.Envelope, cuts []int64) (pieces [][]events.Envelope) {
 	return append(pieces, batch[begin:])
 }
 
-func (t *trial) twice() string {
-	cuts, reach := t.cuts(), 1+t.rng.IntN(5)
-	return t.lived(process{projection: t.build(), deliver: func(batch []events.Envelope) (pieces [][]events.Envelope) {
-		end := 0
-		for _, piece := range split(batch, cuts) {
-			begin := max(0, end-reach) // a batch may hold some of what came before it
-			end += len(piece)
-			pieces = append(pieces, batch[begin:end], batch[begin:end])
-		}
-		return append(pieces, batch)
-	}}, fmt.Sprintf("in batches that begin at %v, each delivered twice and with %d events of the last, and then all again", cuts, reach))
+func (c *historyCheck) redelivered() string {
+	starts := c.batchStarts()
+	overlap := 1 + c.rng.IntN(5)
+	p := process{
+		projection: c.build(),
+		deliver: func(batch []events.Envelope) (pieces [][]events.Envelope) {
+			end := 0
+			for _, piece := range split(batch, starts) {
+				begin := max(0, end-overlap)
+				end += len(piece)
+				pieces = append(pieces, batch[begin:end], batch[begin:end])
+			}
+			return append(pieces, batch)
+		},
+	}
+	how := fmt.Sprintf("in batches that begin at %v, each delivered twice and with the last %d events before it, "+
+		"and then all again", starts, overlap)
+	return c.runAndCompare(p, how)
 }
 
-// killed has a process die in each way at each commit. Now and then a projection lives on in the next process, as it
-// does where only the connection dies.
-func (t *trial) killed() string {
-	p := t.build()
-	var how []string
-	for t.checkpoint() < t.head {
-		size := 1 + t.rng.IntN(len(t.history)/4+1)
-		how = append(how, fmt.Sprintf("%d+%d", t.checkpoint(), size))
-		for d := afterWriting; d < numberOfDeaths && t.checkpoint() < t.head; d++ {
-			if t.rng.IntN(2) == 0 {
-				p = t.build()
+// killed kills a process at each crash point of each commit. Half of the time the next process uses the same projection
+// again, as a process does that only lost its connection.
+func (c *historyCheck) killed() string {
+	p := c.build()
+	var commits []string // "checkpoint+batch size" of each commit
+	for c.checkpoint() < c.head {
+		size := 1 + c.rng.IntN(len(c.history)/4+1)
+		commits = append(commits, fmt.Sprintf("%d+%d", c.checkpoint(), size))
+		for _, crash := range crashPoints {
+			if c.checkpoint() >= c.head {
+				break
 			}
-			if err := t.live(process{projection: p, batchMax: size, death: d}); err != nil {
+			if c.rng.IntN(2) == 0 {
+				p = c.build()
+			}
+			if err := c.run(process{projection: p, batchMax: size, crash: crash}); err != nil {
 				return err.Error()
 			}
 		}
 	}
-	return t.same(fmt.Sprintf("by processes that died at each of the commits %v", how))
+	return c.compare(fmt.Sprintf("by processes that were killed at each of the commits %v", commits))
 }
 
-func (t *trial) rebuilt() string {
-	if finding := t.lived(process{projection: t.applied}, "from zero, by the process that had applied it before"); finding != "" {
+func (c *historyCheck) rebuilt() string {
+	again := process{projection: c.first}
+	if finding := c.runAndCompare(again, "from zero, by the projection that had applied it before"); finding != "" {
 		return finding
 	}
-	how := "by a rebuild beside the live tables, which were then exchanged"
+	how := "by a rebuild beside the live tables, after the swap"
 	config := rebuild.Config{
-		Postgres: t.session(nil), Pool: events.MainPool, AcceptDifferences: true, Log: slog.New(slog.DiscardHandler),
+		Postgres:          c.session(nil),
+		Pool:              events.MainPool,
+		AcceptDifferences: true,
+		Log:               slog.New(slog.DiscardHandler),
 	}
-	job, err := rebuild.Begin(t.t.Context(), config, t.build())
+	job, err := rebuild.Begin(c.t.Context(), config, c.build())
 	if err == nil {
-		_, err = job.Run(t.t.Context())
+		_, err = job.Run(c.t.Context())
 	}
 	if err != nil {
 		return how + ": " + err.Error()
 	}
-	finding := t.same(how)
-	if err := rebuild.DropOld(t.t.Context(), config, t.projection); err != nil {
-		t.t.Fatal(err)
+	finding := c.compare(how)
+	if err := rebuild.DropOld(c.t.Context(), config, c.projection); err != nil {
+		c.t.Fatal(err)
 	}
 	return finding
 }
 
-// together runs two processes whose lease is always granted, and has both begin their first batch before either may
-// write. The checkpoint is what keeps them from counting twice.
-func (t *trial) together() string {
-	noLease := t.schema + "_no_lease"
-	t.exec(`CREATE SCHEMA ` + noLease)
-	defer t.exec(`DROP SCHEMA ` + noLease + ` CASCADE`)
-	t.exec(`CREATE FUNCTION ` + noLease + `.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'`)
-	session := map[string]string{"search_path": t.schema + "," + noLease + ",pg_catalog"}
-	size := 1 + t.rng.IntN(len(t.history)/8+1)
-	const plenty = 1_000_000
-	var lives [2]*life
-	first, second := meeting(t.build(), t.build())
-	for i, p := range []projections.Projection{first, second} {
-		lives[i] = t.start(process{projection: p, batchMax: size, session: session, faults: plenty})
+// twoWorkers runs two processes whose lease is always granted. Both begin their first batch before either may write, so
+// that only the checkpoint keeps them from counting an event twice.
+func (c *historyCheck) twoWorkers() string {
+	noLease := c.schema + "_no_lease"
+	c.exec(`CREATE SCHEMA ` + noLease)
+	defer c.exec(`DROP SCHEMA ` + noLease + ` CASCADE`)
+	c.exec(`CREATE FUNCTION ` + noLease + `.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'`)
+	size := 1 + c.rng.IntN(len(c.history)/8+1)
+	start := func(p projections.Projection) *runningProcess {
+		return c.start(process{
+			projection:  p,
+			batchMax:    size,
+			session:     map[string]string{"search_path": c.schema + "," + noLease + ",pg_catalog"},
+			failuresMax: 1_000_000, // the checkpoint refuses many batches
+		})
 	}
+	firstProjection, secondProjection := beginTogether(c.build(), c.build())
+	first := start(firstProjection)
+	second := start(secondProjection)
 	how := fmt.Sprintf("by two processes at once, in batches of %d", size)
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(processTimeout)
 	defer timer.Stop()
 	select {
-	case <-lives[0].over:
-	case <-lives[1].over:
+	case <-first.done:
+	case <-second.done:
 	case <-timer.C:
-		how += fmt.Sprintf(", neither of which comes to the end (%+v and %+v)", lives[0].lines[0].Status(), lives[1].lines[0].Status())
+		how += fmt.Sprintf(", neither of which reached the end of the journal (%+v and %+v)",
+			first.worker.Status(), second.worker.Status())
 	}
-	lives[0].stop()
-	lives[1].stop()
-	t.awaitNoSessions()
-	return t.same(how)
+	first.stop()
+	second.stop()
+	c.awaitNoSessions()
+	return c.compare(how)
 }
 
-// calendarDays is 28 years: after them the days of the week, of the month and of the leap years come again.
+// calendarDays is 28 years: after these, weekdays, dates and leap years repeat.
 const calendarDays = 28*365 + 7
 
-func (t *trial) clock() string {
-	t.exec(`UPDATE events SET at = at + make_interval(days => $1)`, calendarDays)
-	defer t.exec(`UPDATE events SET at = at - make_interval(days => $1)`, calendarDays)
-	session := map[string]string{"timezone": "Asia/Kathmandu"} // a quarter of an hour beside the others
+func (c *historyCheck) clock() string {
+	c.exec(`UPDATE events SET at = at + make_interval(days => $1)`, calendarDays)
+	defer c.exec(`UPDATE events SET at = at - make_interval(days => $1)`, calendarDays)
+	p := process{
+		projection: c.build(),
+		session:    map[string]string{"timezone": "Asia/Kathmandu"}, // UTC+5:45
+	}
 	how := "with all events 28 years later, and in the time zone of Kathmandu"
-	if err := t.live(process{projection: t.build(), session: session}); err != nil {
+	if err := c.run(p); err != nil {
 		return how + ": " + err.Error()
 	}
-	return t.sameAt(calendarDays, how)
+	return c.compareAt(calendarDays, how)
 }

@@ -15,38 +15,49 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-func (t *trial) poison() string {
-	wanted := t.wanted()
-	for _, choice := range [][]events.Envelope{wanted, followed(wanted)} {
-		if len(choice) == 0 {
+// poison checks two events: any event, and one that a later event of the same hold follows.
+func (c *historyCheck) poison() string {
+	wanted := c.wantedEvents()
+	for _, candidates := range [][]events.Envelope{wanted, withSuccessor(wanted)} {
+		if len(candidates) == 0 {
 			continue
 		}
-		bad := choice[t.rng.IntN(len(choice))]
-		key := t.projection.Key(&bad)
-		unreadable := events.Envelope{ // but for what the journal lifted from it when it was written
-			Pool: bad.Pool, Seq: bad.Seq, EventID: bad.EventID, Type: unknownType, SKU: bad.SKU, HoldID: bad.HoldID,
-			Payload: json.RawMessage(`{}`), Metadata: bad.Metadata, At: bad.At,
+		bad := candidates[c.rng.IntN(len(candidates))]
+		key := c.projection.Key(&bad)
+		// The payload cannot be read; SKU and HoldID are columns of the journal and can.
+		unreadable := events.Envelope{
+			Pool:     bad.Pool,
+			Seq:      bad.Seq,
+			EventID:  bad.EventID,
+			Type:     unknownType,
+			SKU:      bad.SKU,
+			HoldID:   bad.HoldID,
+			Payload:  json.RawMessage(`{}`),
+			Metadata: bad.Metadata,
+			At:       bad.At,
 		}
-		if again := t.projection.Key(&unreadable); again != key {
-			return fmt.Sprintf("the key of event %d is %q, and %q when its payload cannot be read", bad.Seq, key, again)
+		if unreadableKey := c.projection.Key(&unreadable); unreadableKey != key {
+			return fmt.Sprintf("the key of event %d is %q, but %q if its payload cannot be read",
+				bad.Seq, key, unreadableKey)
 		}
-		var expected []string
-		behind := map[int64]bool{}
+		parked := map[int64]bool{}
+		var letters []string
 		for _, e := range wanted {
-			if e.Seq == bad.Seq || e.Seq > bad.Seq && key != "" && t.projection.Key(&e) == key {
-				behind[e.Seq] = true
-				expected = append(expected, t.texts(`SELECT ($1::bigint, $2::text)::text`, e.Seq, t.projection.Key(&e))...)
+			follows := e.Seq > bad.Seq && key != "" && c.projection.Key(&e) == key
+			if e.Seq == bad.Seq || follows {
+				parked[e.Seq] = true
+				letters = append(letters, c.texts(`SELECT ($1::bigint, $2::text)::text`, e.Seq, c.projection.Key(&e))...)
 			}
 		}
-		if finding := t.poisoned(bad.Seq, behind, expected); finding != "" {
+		if finding := c.poisonAt(bad.Seq, parked, letters); finding != "" {
 			return finding
 		}
 	}
 	return ""
 }
 
-// followed returns the events that a later one of the same hold follows.
-func followed(list []events.Envelope) (found []events.Envelope) {
+// withSuccessor returns the events that a later event of the same hold follows.
+func withSuccessor(list []events.Envelope) (found []events.Envelope) {
 	for i, e := range list {
 		sameHold := func(later events.Envelope) bool { return e.HoldID != "" && later.HoldID == e.HoldID }
 		if slices.ContainsFunc(list[i+1:], sameHold) {
@@ -56,55 +67,64 @@ func followed(list []events.Envelope) (found []events.Envelope) {
 	return found
 }
 
-// unknownType is of a version to come.
+// unknownType is an event type that no build knows.
 const unknownType events.Type = "HOLD_TRANSFERRED"
 
-// poisoned compares an application around a bad event with one that never saw what must be parked with it.
-func (t *trial) poisoned(seq int64, behind map[int64]bool, parked []string) string {
-	size := 1 + t.rng.IntN(len(t.history))
-	t.empty()
-	if err := t.live(process{projection: leavingOut(t.build(), behind)}); err != nil {
-		return fmt.Sprintf("without the events %v: %v", slices.Sorted(maps.Keys(behind)), err)
+// poisonAt makes the event at seq fail, and then gives it an unknown type. Each time it compares the rows with those of a
+// history without the parked events, and the dead letters with the given ones.
+func (c *historyCheck) poisonAt(seq int64, parked map[int64]bool, letters []string) string {
+	size := 1 + c.rng.IntN(len(c.history))
+	parkedSeqs := slices.Sorted(maps.Keys(parked))
+
+	c.reset()
+	if err := c.run(process{projection: withoutEvents(c.build(), parked)}); err != nil {
+		return fmt.Sprintf("without the events %v: %v", parkedSeqs, err)
 	}
-	want := t.read(0)
-	if letter := t.firstLetter(); letter != "" {
-		return fmt.Sprintf("without the events %v, which are all of a key from one on, the event %s; the key does not hold together what must be", slices.Sorted(maps.Keys(behind)), letter)
+	if letter := c.firstLetter(); letter != "" {
+		return fmt.Sprintf("without the events %v, which have one key, another event is parked (%s); "+
+			"the key must be the same for all events that depend on each other", parkedSeqs, letter)
 	}
-	want[deadLetters] = parked
-	t.empty()
-	if finding := t.around(process{projection: failingAt(t.build(), seq), batchMax: size}, want, fmt.Sprintf("with event %d failing, in batches of %d", seq, size)); finding != "" {
+	want := c.read(0)
+	want[deadLetters] = letters
+
+	c.reset()
+	how := fmt.Sprintf("with event %d failing, in batches of %d", seq, size)
+	failing := process{projection: failingAt(c.build(), seq), batchMax: size}
+	if finding := c.runAndCompareWith(want, failing, how); finding != "" {
 		return finding
 	}
-	t.empty()
-	known := t.texts(`SELECT type FROM events WHERE seq = $1`, seq)[0]
-	t.exec(`UPDATE events SET type = $2 WHERE seq = $1`, seq, string(unknownType))
-	defer t.exec(`UPDATE events SET type = $2 WHERE seq = $1`, seq, known)
-	return t.around(process{projection: t.build(), batchMax: size}, want, fmt.Sprintf("with event %d of a type that nobody knows, in batches of %d", seq, size))
+
+	c.reset()
+	knownType := c.texts(`SELECT type FROM events WHERE seq = $1`, seq)[0]
+	c.exec(`UPDATE events SET type = $2 WHERE seq = $1`, seq, string(unknownType))
+	defer c.exec(`UPDATE events SET type = $2 WHERE seq = $1`, seq, knownType)
+	how = fmt.Sprintf("with event %d of an unknown type, in batches of %d", seq, size)
+	return c.runAndCompareWith(want, process{projection: c.build(), batchMax: size}, how)
 }
 
-func (t *trial) around(p process, want rows, how string) string {
-	if err := t.live(p); err != nil {
+func (c *historyCheck) runAndCompareWith(want rows, p process, how string) string {
+	if err := c.run(p); err != nil {
 		return how + ": " + err.Error()
 	}
-	if differs := difference(want, t.read(0)); differs != "" {
-		return how + ", compared with an application that never saw what must be parked:\n" + differs + "\nthe first dead letter is " + t.firstLetter()
+	differs := difference(want, c.read(0))
+	if differs == "" {
+		return ""
 	}
-	return ""
+	return how + ", compared with a history without the parked events:\n" + differs +
+		"\nthe first dead letter is " + c.firstLetter()
 }
 
-var errPoisoned = errors.New("projectiontest: this event cannot be applied")
-
-// wanted returns the events of the journal that the projection wants.
-func (t *trial) wanted() []events.Envelope {
-	all, err := journal.ReadEvents(t.t.Context(), t.db, events.MainPool.Name(), 0, len(t.history))
+// wantedEvents returns the events of the journal that the projection wants.
+func (c *historyCheck) wantedEvents() []events.Envelope {
+	all, err := journal.ReadEvents(c.t.Context(), c.db, events.MainPool.Name(), 0, len(c.history))
 	if err != nil {
-		t.t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	return slices.DeleteFunc(all, func(e events.Envelope) bool { return !slices.Contains(t.projection.Wants, e.Type) })
+	return slices.DeleteFunc(all, func(e events.Envelope) bool { return !slices.Contains(c.projection.Wants, e.Type) })
 }
 
-// leavingOut returns the projection as it is without some events.
-func leavingOut(p projections.Projection, seqs map[int64]bool) projections.Projection {
+// withoutEvents returns a copy of the projection whose Apply ignores some events.
+func withoutEvents(p projections.Projection, seqs map[int64]bool) projections.Projection {
 	apply := p.Apply
 	p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
 		rest := slices.DeleteFunc(slices.Clone(batch), func(e projections.Event) bool { return seqs[e.Seq] })
@@ -116,7 +136,9 @@ func leavingOut(p projections.Projection, seqs map[int64]bool) projections.Proje
 	return p
 }
 
-// failingAt returns the projection as it is when it cannot apply an event, and finds out when it has written.
+var errPoisoned = errors.New("projectiontest: this event cannot be applied")
+
+// failingAt returns a copy of the projection whose Apply fails, after writing, for a batch with the event at seq.
 func failingAt(p projections.Projection, seq int64) projections.Projection {
 	apply := p.Apply
 	p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {

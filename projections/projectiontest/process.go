@@ -18,156 +18,172 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// process is one life of a process that runs the projection: from its start until it has come to the end of the
-// journal, or dies.
+// process describes a process that runs the projection until it reaches the end of the journal or crashes.
 type process struct {
 	projection projections.Projection
-	batchMax   int               // events that it reads at once; 0 for as many as there are
-	session    map[string]string // settings of its session, where they are not the world's
-	// deliver says in which pieces a batch is handed over; nil for as one. A piece may be repeated.
-	deliver func([]events.Envelope) [][]events.Envelope
-	death   death
-	faults  int // that it lives through; with one more it is taken for stuck
+	batchMax   int               // events per batch; 0 means the engine's default
+	session    map[string]string // settings of its session that differ from the fixture's
+	// deliver splits a batch into the batches to deliver, which may repeat events. If it is nil, the batch is delivered
+	// whole.
+	deliver     func([]events.Envelope) [][]events.Envelope
+	crash       crashPoint // in its first batch
+	failuresMax int        // deliveries that may fail before the process counts as stuck
 }
 
-// death is where in its first batch a process ends.
-type death int
+// crashPoint is the point at which a process crashes.
+type crashPoint int
 
 const (
-	none           death = iota
-	afterWriting         // its session is cut when the rows are written
-	failingCommit        // COMMIT fails
-	duringCommit         // its session is cut in COMMIT
-	afterCommit          // its session is cut when the batch is committed, and nobody has been told
-	numberOfDeaths = iota
+	noCrash           crashPoint = iota
+	crashAfterWriting            // its session ends after the rows were written
+	crashFailedCommit            // COMMIT fails
+	crashInCommit                // its session ends in COMMIT
+	crashAfterCommit             // its session ends after COMMIT, before the delivery is acknowledged
 )
 
-// patience is how long a process may take, beyond which it is stuck.
-const patience = 20 * time.Second
+var crashPoints = []crashPoint{crashAfterWriting, crashFailedCommit, crashInCommit, crashAfterCommit}
 
-var errDead = errors.New("projectiontest: this process is dead")
+// processTimeout is the time after which a process counts as stuck.
+const processTimeout = 20 * time.Second
 
-// live runs a process to its end. The error says why it did not come there.
-func (w *world) live(p process) error {
-	w.t.Helper()
-	return w.start(p).wait()
+var errCrashed = errors.New("projectiontest: this process has crashed")
+
+// run runs a process to its end. It returns an error if the process did not reach that end.
+func (f *fixture) run(p process) error {
+	f.t.Helper()
+	return f.start(p).wait()
 }
 
-// life is a process that was started.
-type life struct {
+// runningProcess is a process that was started.
+type runningProcess struct {
 	process
-	world *world
-	lines []*worker.Worker
-	stop  func()
+	fixture  *fixture
+	worker   *worker.Worker
+	stop     func()
+	failures int // deliveries that failed; only the handler uses it
 
-	over  chan struct{} // closed when it has come to its end
-	end   sync.Once
-	fault error // why it ended; set before over is closed
-	count int   // of the faults that it lived through; the handler's own
+	done     chan struct{} // closed when the process has ended
+	doneOnce sync.Once
+	err      error // set before done is closed
 }
 
-func (w *world) start(p process) *life {
-	w.t.Helper()
-	l := &life{process: p, world: w, over: make(chan struct{})}
-	session := w.session(p.session)
-	switch p.death {
-	case failingCommit:
-		session.RuntimeParams[commitSetting] = "fails"
-	case duringCommit:
-		session.RuntimeParams[commitSetting] = "dies"
-	case afterWriting:
-		l.projection.Apply = l.cutAfter(p.projection.Apply)
-	case none, afterCommit:
+func (f *fixture) start(p process) *runningProcess {
+	f.t.Helper()
+	r := &runningProcess{
+		process: p,
+		fixture: f,
+		done:    make(chan struct{}),
 	}
-	l.stop = testenv.RunRouter(w.t, func(router *message.Router) {
-		router.AddMiddleware(worker.ReportFault, l.middleware)
-		l.lines = projections.AddTo(router, projections.Config{
-			Postgres: session, Pool: events.MainPool, BatchMax: p.batchMax, Log: slog.New(slog.DiscardHandler),
-		}, l.projection)
+	session := f.session(p.session)
+	switch p.crash {
+	case crashFailedCommit:
+		session.RuntimeParams[commitSetting] = "fails"
+	case crashInCommit:
+		session.RuntimeParams[commitSetting] = "dies"
+	case crashAfterWriting:
+		r.projection.Apply = r.crashAfter(p.projection.Apply)
+	case noCrash, crashAfterCommit:
+	}
+	r.stop = testenv.RunRouter(f.t, func(router *message.Router) {
+		router.AddMiddleware(worker.ReportFault, r.middleware)
+		config := projections.Config{
+			Postgres: session,
+			Pool:     events.MainPool,
+			BatchMax: p.batchMax,
+			Log:      slog.New(slog.DiscardHandler),
+		}
+		r.worker = projections.AddTo(router, config, r.projection)[0]
 	})
-	return l
+	return r
 }
 
-// wait returns when the process has ended, and its sessions with it.
-func (l *life) wait() error {
-	l.world.t.Helper()
-	timer := time.NewTimer(patience)
+// wait waits until the process and its sessions have ended.
+func (r *runningProcess) wait() error {
+	r.fixture.t.Helper()
+	timer := time.NewTimer(processTimeout)
 	defer timer.Stop()
 	select {
-	case <-l.over:
+	case <-r.done:
 	case <-timer.C:
-		l.finish(fmt.Errorf("it does not come to the end of the journal within %s: %+v", patience, l.lines[0].Status()))
+		r.end(fmt.Errorf("it did not reach the end of the journal within %s: %+v", processTimeout, r.worker.Status()))
 	}
-	l.stop()
-	l.world.awaitNoSessions()
-	return l.fault
+	r.stop()
+	r.fixture.awaitNoSessions()
+	return r.err
 }
 
-func (l *life) finish(err error) {
-	l.end.Do(func() {
-		l.fault = err
-		close(l.over)
+func (r *runningProcess) end(err error) {
+	r.doneOnce.Do(func() {
+		r.err = err
+		close(r.done)
 	})
 }
 
-func (l *life) ended() bool {
+func (r *runningProcess) hasEnded() bool {
 	select {
-	case <-l.over:
+	case <-r.done:
 		return true
 	default:
 		return false
 	}
 }
 
-// middleware stands before those of the engine, and hands batches on to them as the process's life has it.
-func (l *life) middleware(next message.HandlerFunc) message.HandlerFunc {
+// middleware runs before the engine's own. It splits each batch as the process's deliver says, and ends the process
+// after a crash or at the end of the journal.
+func (r *runningProcess) middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		batch := worker.BatchOf[journal.Batch](msg)
 		pieces := [][]events.Envelope{batch.Events}
-		if l.deliver != nil {
-			pieces = l.deliver(batch.Events)
+		if r.deliver != nil {
+			pieces = r.deliver(batch.Events)
 		}
-		reached := batch.Events[len(batch.Events)-1].Seq
+		last := batch.Events[len(batch.Events)-1].Seq
 		for _, piece := range pieces {
-			if l.ended() {
-				return nil, errDead
+			if r.hasEnded() {
+				return nil, errCrashed
 			}
 			batch.Events = piece
 			if _, err := next(msg); err != nil {
-				l.failed(err)
+				r.deliveryFailed(err)
 				return nil, err
 			}
-			if l.death == afterCommit {
-				l.finish(l.world.cut(msg.Context(), batch.Lease.Conn))
-				return nil, errDead
+			if r.crash == crashAfterCommit {
+				r.end(r.fixture.terminate(msg.Context(), batch.Lease.Conn))
+				return nil, errCrashed
 			}
 		}
-		if reached >= l.world.head {
-			l.finish(nil)
+		if last >= r.fixture.head {
+			r.end(nil)
 		}
 		return nil, nil
 	}
 }
 
-func (l *life) failed(err error) {
-	if l.death == afterWriting || l.death == failingCommit || l.death == duringCommit {
-		l.finish(nil)
+// deliveryFailed ends the process if it was to crash, or if too many of its deliveries have failed.
+func (r *runningProcess) deliveryFailed(err error) {
+	switch r.crash {
+	case crashAfterWriting, crashFailedCommit, crashInCommit:
+		r.end(nil)
 		return
+	case noCrash, crashAfterCommit:
 	}
-	if l.count++; l.count > l.faults {
-		l.finish(fmt.Errorf("its line stops: %w", err))
+	r.failures++
+	if r.failures > r.failuresMax {
+		r.end(fmt.Errorf("its worker stops: %w", err))
 	}
 }
 
-// cutAfter is an Apply that loses its session once it has written.
-func (l *life) cutAfter(apply func(context.Context, pgx.Tx, []projections.Event) error) func(context.Context, pgx.Tx, []projections.Event) error {
+type applyFunc = func(context.Context, pgx.Tx, []projections.Event) error
+
+// crashAfter returns an Apply that calls apply and then terminates its session.
+func (r *runningProcess) crashAfter(apply applyFunc) applyFunc {
 	return func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
-		if l.ended() {
+		if r.hasEnded() {
 			return context.Canceled
 		}
 		if err := apply(ctx, tx, batch); err != nil {
 			return err
 		}
-		return l.world.cut(ctx, tx.Conn())
+		return r.fixture.terminate(ctx, tx.Conn())
 	}
 }

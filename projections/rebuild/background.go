@@ -8,22 +8,24 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Background runs rebuilds within a process that has other things to do. It may be used from anywhere.
+// Background runs rebuilds in the background of a serving process. Its methods may be called
+// concurrently.
 type Background struct {
 	config Config
 
 	mu     sync.Mutex
 	closed bool
-	cancel map[int64]context.CancelFunc // by the run's id
+	cancel map[int64]context.CancelFunc // by the id of the run
 	done   sync.WaitGroup
 }
 
-// NewBackground returns one that has nothing to do yet.
+// NewBackground returns a Background that runs no rebuild yet.
 func NewBackground(config Config) *Background {
 	return &Background{config: config, cancel: map[int64]context.CancelFunc{}}
 }
 
-// Start begins a rebuild, and returns while it runs. What becomes of it, List tells. It fails as Begin does.
+// Start begins a rebuild and returns its id while it runs; List shows its progress and its
+// end. Start fails as Begin does. A rebuild that starts after Close is cancelled at once.
 func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...projections.Projection) (id int64, err error) {
 	config := b.config
 	config.AcceptDifferences = acceptDifferences
@@ -31,7 +33,7 @@ func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...
 	if err != nil {
 		return 0, err
 	}
-	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -39,15 +41,15 @@ func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...
 	}
 	b.cancel[job.ID()] = cancel
 	b.done.Go(func() {
-		outcomes, err := job.Run(running)
+		results, err := job.Run(runCtx)
 		log := config.Log.With("rebuild", job.ID())
 		switch {
 		case err == nil:
-			log.Info("the rebuild is done; its tables serve", "outcomes", outcomes)
+			log.Info("rebuild done; the new tables serve", "outcomes", results)
 		case errors.Is(err, ErrCancelled):
-			log.Info("the rebuild was broken off, as somebody asked", "cause", err)
+			log.Info("rebuild cancelled", "cause", err)
 		default:
-			log.Error("the rebuild ended without success", "error", err)
+			log.Error("rebuild failed", "error", err)
 		}
 		cancel()
 		b.mu.Lock()
@@ -57,17 +59,18 @@ func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...
 	return job.ID(), nil
 }
 
-// DropOld is the function DropOld.
+// DropOld calls the function DropOld with the config of b.
 func (b *Background) DropOld(ctx context.Context, p projections.Projection) error {
 	return DropOld(ctx, b.config, p)
 }
 
-// RestoreOld is the function RestoreOld.
-func (b *Background) RestoreOld(ctx context.Context, p projections.Projection) (Outcome, error) {
+// RestoreOld calls the function RestoreOld with the config of b.
+func (b *Background) RestoreOld(ctx context.Context, p projections.Projection) (Result, error) {
 	return RestoreOld(ctx, b.config, p)
 }
 
-// Close cancels what runs, and waits for its end: a second or so, or the end of an exchange.
+// Close cancels the running rebuild and waits until it has ended: about a second, or until
+// the end of a swap that is under way.
 func (b *Background) Close() {
 	b.mu.Lock()
 	b.closed = true

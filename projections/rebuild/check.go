@@ -11,10 +11,11 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// checkJournal fails with events.ErrDetached or events.ErrHole unless the journal has every event from the first to its
-// checkpoint. It counts them, which takes a fraction of the time of reading them.
+// checkJournal checks that the journal has every event from seq 1 to its checkpoint. It fails
+// with journal.ErrDetached or journal.ErrHole otherwise. It counts the events, which is much
+// faster than reading them.
 func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
-	if err := journal.CheckComplete(ctx, db, pool, 0); err != nil { // it is cheap, and knows of detached parts
+	if err := journal.CheckComplete(ctx, db, pool, 0); err != nil { // it names the detached partitions
 		return err
 	}
 	const query = `
@@ -23,21 +24,22 @@ func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
 		FROM events WHERE pool = $1`
 	var first, last, count, checkpoint int64
 	if err := db.QueryRow(ctx, query, pool, journal.CheckpointName).Scan(&first, &last, &count, &checkpoint); err != nil {
-		return fmt.Errorf("look for holes in the journal: %w", err)
+		return fmt.Errorf("check the journal for holes: %w", err)
 	}
 	switch {
 	case first != 1:
-		return fmt.Errorf("%w: the journal begins at seq %d", journal.ErrHole, first)
+		return fmt.Errorf("%w: the journal begins at seq %d, not at 1", journal.ErrHole, first)
 	case count != last:
-		return fmt.Errorf("%w: the journal ends at seq %d and has %d events", journal.ErrHole, last, count)
+		return fmt.Errorf("%w: the journal ends at seq %d, but has %d events", journal.ErrHole, last, count)
 	case last < checkpoint:
-		return fmt.Errorf("%w: the journal ends at seq %d, its checkpoint says %d", journal.ErrHole, last, checkpoint)
+		return fmt.Errorf("%w: the journal ends at seq %d, but its checkpoint is %d", journal.ErrHole, last, checkpoint)
 	}
 	return nil
 }
 
-// checkDependents fails with ErrDependents where something that is not the projection's own hangs on the live tables:
-// it would go on looking at the old ones, or be lost with them.
+// checkDependents fails with ErrDependents if objects that the projection does not create
+// depend on the live tables. After the swap, they would still refer to the old tables, and
+// DropOld would drop them. Triggers and policies count only if the new tables lack them.
 func (s *shadow) checkDependents(ctx context.Context, db postgres.Querier) error {
 	const query = `
 		WITH live AS (SELECT c.oid, relname FROM pg_class c WHERE relnamespace = $1::text::regnamespace AND relname = ANY($3) AND relkind IN ('r', 'p')),
@@ -59,14 +61,14 @@ func (s *shadow) checkDependents(ctx context.Context, db postgres.Querier) error
 		ORDER BY 1`
 	rows, err := db.Query(ctx, query, quote(s.live), quote(s.shadow), s.Tables)
 	if err != nil {
-		return fmt.Errorf("look for dependents: %w", err)
+		return fmt.Errorf("list the dependents of the live tables: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("look for dependents: %w", err)
+		return fmt.Errorf("list the dependents of the live tables: %w", err)
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("%w: %s; drop it first, and make it again afterwards", ErrDependents, strings.Join(found, ", "))
+		return fmt.Errorf("%w: %s; drop them before the rebuild and create them again after it", ErrDependents, strings.Join(found, ", "))
 	}
 	return nil
 }

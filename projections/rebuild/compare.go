@@ -2,10 +2,7 @@ package rebuild
 
 import (
 	"context"
-	"encoding/json"
-
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -13,90 +10,13 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Difference says how a new table differs from the live one when both have come to the same seq.
-type Difference struct {
-	Projection string `json:"projection"`
-	Table      string `json:"table"`
-	Seq        int64  `json:"seq"`
-	LiveRows   int64  `json:"live_rows"`
-	NewRows    int64  `json:"new_rows"`
-	// OnlyLive, OnlyNew and Changed count keys: gone, come, and with another row.
-	OnlyLive int64 `json:"only_live"`
-	OnlyNew  int64 `json:"only_new"`
-	Changed  int64 `json:"changed"`
-	// First are the first keys that differ, by their text.
-	First []RowDifference `json:"first"`
-	// Lost are indexes and the like of the live table that the new one does not have.
-	Lost []string `json:"lost,omitempty"`
-}
-
-// RowDifference is one key whose rows differ. Live or New is null where there is no row.
-type RowDifference struct {
-	Key  string          `json:"key"`
-	Live json.RawMessage `json:"live"`
-	New  json.RawMessage `json:"new"`
-}
-
-// DifferencesError is the ErrDiffers that a rebuild stops with.
-type DifferencesError struct{ Differences []Difference }
-
-func (e *DifferencesError) Error() string {
-	parts := make([]string, len(e.Differences))
-	for i, d := range e.Differences {
-		parts[i] = d.String()
-	}
-	return fmt.Sprintf("%s: %s", ErrDiffers, strings.Join(parts, "; "))
-}
-
-// Is makes the error match ErrDiffers.
-func (e *DifferencesError) Is(target error) bool { return target == ErrDiffers }
-
-// String tells the counts.
-func (d Difference) String() string {
-	text := fmt.Sprintf("%s at seq %d: %d rows live, %d new; %d changed, %d only live, %d only new",
-		d.Table, d.Seq, d.LiveRows, d.NewRows, d.Changed, d.OnlyLive, d.OnlyNew)
-	if len(d.Lost) > 0 {
-		text += "; the new table lacks " + strings.Join(d.Lost, ", ")
-	}
-	return text
-}
-
-// digest is what a table comes to, in whatever order its rows lie.
-type digest struct {
-	rows int64
-	sum  string
-}
-
-// digestOf counts and sums a table, given with its schema. One that is not there is as one without rows.
-func digestOf(ctx context.Context, db postgres.Querier, schema, table string) (d digest, err error) {
-	name := pgx.Identifier{schema, table}.Sanitize()
-	var exists bool
-	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {
-		return d, err
-	}
-	// Hashing a row as it is costs a third of hashing its text, which is what is left for columns without a hash: json.
-	var hashable bool
-	const look = `
-		SELECT NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
-		    AND NOT EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = opcmethod WHERE amname = 'hash' AND opcdefault AND opcintype = atttypid)
-		    AND atttypid <> 'varchar'::regtype)`
-	if err := db.QueryRow(ctx, look, name).Scan(&hashable); err != nil {
-		return d, fmt.Errorf("sum up %s: %w", table, err)
-	}
-	hash := `hash_record_extended(t, 0)`
-	if !hashable {
-		hash = `hashtextextended(t::text, 0)`
-	}
-	query := `SELECT count(*), coalesce(sum(` + hash + `), 0)::text FROM ` + name + ` AS t`
-	if err := db.QueryRow(ctx, query).Scan(&d.rows, &d.sum); err != nil {
-		return d, fmt.Errorf("sum up %s: %w", table, err)
-	}
-	return d, nil
-}
-
-// compare looks at all live tables in one snapshot, brings the shadows to the very seqs at which it found them, and
-// returns what differs.
-func (j *Job) compare(ctx context.Context) ([]Difference, error) {
+// compare returns the differences between the shadow tables and the live tables.
+//
+//  1. Open a snapshot of the live tables and read their checkpoints in it.
+//  2. Read the digests of the live tables in the snapshot. Meanwhile, replay the shadow tables
+//     to exactly those checkpoints, and read their digests.
+//  3. Compare row by row the tables whose digests differ.
+func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
 	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
@@ -111,30 +31,31 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	var old, now [][]digest
+	var liveDigests, shadowDigests [][]tableDigest
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		old, err = j.digests(groupCtx, func(*shadow) postgres.Querier { return live }, func(s *shadow) string { return s.live })
+		liveDigests, err = readDigests(groupCtx, j.shadows, func(s *shadow) (postgres.Querier, string) {
+			return live, s.live
+		})
 		return err
 	})
 	group.Go(func() error {
 		if err := j.replay(groupCtx, j.shadows, seqs); err != nil {
 			return err
 		}
-		now, err = j.digests(groupCtx, func(s *shadow) postgres.Querier { return s.conn }, func(s *shadow) string { return s.shadow })
+		var err error
+		shadowDigests, err = readDigests(groupCtx, j.shadows, func(s *shadow) (postgres.Querier, string) {
+			return s.conn, s.shadow
+		})
 		return err
 	})
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var differences []Difference
+	var differences []TableDifference
 	for i, s := range j.shadows {
 		for k, table := range s.Tables {
-			d := Difference{Projection: s.Name, Table: table, Seq: seqs[i], LiveRows: old[i][k].rows, NewRows: now[i][k].rows, First: []RowDifference{}}
-			err := s.lost(ctx, live, &d)
-			if err == nil && old[i][k] != now[i][k] {
-				err = s.findRows(ctx, live, &d)
-			}
+			d, err := s.compareTable(ctx, live, seqs[i], table, liveDigests[i][k], shadowDigests[i][k])
 			if err != nil {
 				return nil, fmt.Errorf("compare %s: %w", table, err)
 			}
@@ -146,22 +67,30 @@ func (j *Job) compare(ctx context.Context) ([]Difference, error) {
 	return differences, nil
 }
 
-func (j *Job) digests(ctx context.Context, db func(*shadow) postgres.Querier, schema func(*shadow) string) ([][]digest, error) {
-	all := make([][]digest, len(j.shadows))
-	for i, s := range j.shadows {
-		for _, table := range s.Tables {
-			d, err := digestOf(ctx, db(s), schema(s), table)
-			if err != nil {
-				return nil, err
-			}
-			all[i] = append(all[i], d)
-		}
+// compareTable returns the difference of one table. Its counts are 0 if the digests are equal.
+func (s *shadow) compareTable(
+	ctx context.Context, live postgres.Querier, seq int64, table string, liveDigest, shadowDigest tableDigest,
+) (d TableDifference, err error) {
+	d = TableDifference{
+		Projection: s.Name,
+		Table:      table,
+		Seq:        seq,
+		LiveRows:   liveDigest.rows,
+		NewRows:    shadowDigest.rows,
+		First:      []RowDifference{},
 	}
-	return all, nil
+	if d.Lost, err = s.findLost(ctx, live, table); err != nil {
+		return d, err
+	}
+	if liveDigest != shadowDigest {
+		err = s.compareRows(ctx, live, &d)
+	}
+	return d, err
 }
 
-// lost notes which indexes and columns only the live table has. Somebody may have added them by hand, and rely on them.
-func (s *shadow) lost(ctx context.Context, live postgres.Querier, d *Difference) error {
+// findLost returns the indexes and columns that only the live table has. An operator may have
+// added them by hand and rely on them.
+func (s *shadow) findLost(ctx context.Context, live postgres.Querier, table string) ([]string, error) {
 	const query = `
 		WITH objects AS (
 		    SELECT relnamespace, 'index ' || i.relname AS name FROM pg_index x JOIN pg_class c ON c.oid = indrelid
@@ -172,10 +101,60 @@ func (s *shadow) lost(ctx context.Context, live postgres.Querier, d *Difference)
 		)
 		SELECT name FROM objects WHERE relnamespace = $1::text::regnamespace
 		EXCEPT SELECT name FROM objects WHERE relnamespace = $2::text::regnamespace ORDER BY 1`
-	found, err := live.Query(ctx, query, quote(s.live), quote(s.shadow), d.Table)
+	rows, err := live.Query(ctx, query, quote(s.live), quote(s.shadow), table)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d.Lost, err = pgx.CollectRows(found, pgx.RowTo[string])
-	return err
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// tableDigest is the row count of a table and the sum of its row hashes, which do not depend
+// on the order of the rows.
+type tableDigest struct {
+	rows int64
+	sum  string
+}
+
+// readDigests returns the digests of all tables of each shadow. at returns the session and
+// the schema to read a shadow's tables with.
+func readDigests(ctx context.Context, shadows []*shadow, at func(*shadow) (postgres.Querier, string)) ([][]tableDigest, error) {
+	digests := make([][]tableDigest, len(shadows))
+	for i, s := range shadows {
+		db, schema := at(s)
+		for _, table := range s.Tables {
+			d, err := readDigest(ctx, db, schema, table)
+			if err != nil {
+				return nil, err
+			}
+			digests[i] = append(digests[i], d)
+		}
+	}
+	return digests, nil
+}
+
+// readDigest returns the digest of a table. A table that does not exist counts as empty.
+func readDigest(ctx context.Context, db postgres.Querier, schema, table string) (d tableDigest, err error) {
+	name := pgx.Identifier{schema, table}.Sanitize()
+	exists, err := tableExists(ctx, db, name)
+	if err != nil || !exists {
+		return d, err
+	}
+	// Hashing a row costs a third of hashing its text, but a type such as json has no hash.
+	var hashable bool
+	const allHashable = `
+		SELECT NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
+		    AND NOT EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = opcmethod WHERE amname = 'hash' AND opcdefault AND opcintype = atttypid)
+		    AND atttypid <> 'varchar'::regtype)`
+	if err := db.QueryRow(ctx, allHashable, name).Scan(&hashable); err != nil {
+		return d, fmt.Errorf("read the digest of %s: %w", table, err)
+	}
+	hash := `hash_record_extended(t, 0)`
+	if !hashable {
+		hash = `hashtextextended(t::text, 0)`
+	}
+	query := `SELECT count(*), coalesce(sum(` + hash + `), 0)::text FROM ` + name + ` AS t`
+	if err := db.QueryRow(ctx, query).Scan(&d.rows, &d.sum); err != nil {
+		return d, fmt.Errorf("read the digest of %s: %w", table, err)
+	}
+	return d, nil
 }

@@ -1,135 +1,62 @@
 package rebuild
 
 import (
-	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
-
-	"github.com/jackc/pgx/v5"
-
-	"github.com/stockstream/stockstream/internal/postgres"
+	"strings"
 )
 
-// firstKeys is how many differing keys are shown with their rows; all are counted.
-const firstKeys = 20
-
-// findRows reads both tables in the order of their keys, side by side, and notes where they differ. Neither table is
-// held in memory.
-func (s *shadow) findRows(ctx context.Context, live postgres.Querier, d *Difference) error {
-	key, err := s.key(ctx, live, d.Table)
-	if err != nil {
-		return err
-	}
-	old, err := openRows(ctx, live, s.live, d.Table, key)
-	if err != nil {
-		return err
-	}
-	defer old.close()
-	fresh, err := openRows(ctx, s.conn, s.shadow, d.Table, key)
-	if err != nil {
-		return err
-	}
-	defer fresh.close()
-	old.next()
-	fresh.next()
-	for !old.over || !fresh.over {
-		order := cmp.Compare(old.key, fresh.key)
-		switch {
-		case fresh.over || !old.over && order < 0:
-			d.OnlyLive++
-			d.show(old.key, old.json, nil)
-			old.next()
-		case old.over || order > 0:
-			d.OnlyNew++
-			d.show(fresh.key, nil, fresh.json)
-			fresh.next()
-		default:
-			if old.text != fresh.text {
-				d.Changed++
-				d.show(old.key, old.json, fresh.json)
-			}
-			old.next()
-			fresh.next()
-		}
-	}
-	return cmp.Or(old.err, fresh.err)
+// TableDifference counts the differences between a new table and the live one at the same seq.
+type TableDifference struct {
+	Projection string `json:"projection"`
+	Table      string `json:"table"`
+	Seq        int64  `json:"seq"`
+	LiveRows   int64  `json:"live_rows"`
+	NewRows    int64  `json:"new_rows"`
+	OnlyLive   int64  `json:"only_live"` // keys that only the live table has
+	OnlyNew    int64  `json:"only_new"`  // keys that only the new table has
+	Changed    int64  `json:"changed"`   // keys whose rows differ
+	// First are the differences of the first 20 keys, in the order of their text.
+	First []RowDifference `json:"first"`
+	// Lost are the indexes and columns that only the live table has.
+	Lost []string `json:"lost,omitempty"`
 }
 
-func (d *Difference) show(key string, live, fresh json.RawMessage) {
-	if len(d.First) < firstKeys {
-		d.First = append(d.First, RowDifference{Key: key, Live: live, New: fresh})
-	}
+// RowDifference is one key whose rows differ. Live or New is null if that table lacks the key.
+type RowDifference struct {
+	Key  string          `json:"key"`
+	Live json.RawMessage `json:"live"`
+	New  json.RawMessage `json:"new"`
 }
 
-// key returns the SQL that makes a row's key of the alias t: its primary key as text, or, where the two tables do not
-// have the same one, the whole row. Its order is that of its bytes, which Go knows too.
-func (s *shadow) key(ctx context.Context, live postgres.Querier, table string) (string, error) {
-	const columns = `
-		SELECT string_agg(format('t.%I', attname), ', ' ORDER BY array_position(indkey::int2[], attnum)), count(*)
-		FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey)
-		WHERE indisprimary AND indrelid = to_regclass($1)`
-	read := func(db postgres.Querier, schema string) (columnList *string, count int, err error) {
-		err = db.QueryRow(ctx, columns, pgx.Identifier{schema, table}.Sanitize()).Scan(&columnList, &count)
-		return columnList, count, err
+// String returns the counts as text.
+func (d TableDifference) String() string {
+	text := fmt.Sprintf("%s at seq %d: %d rows live, %d new; %d changed, %d only live, %d only new",
+		d.Table, d.Seq, d.LiveRows, d.NewRows, d.Changed, d.OnlyLive, d.OnlyNew)
+	if len(d.Lost) > 0 {
+		text += "; the new table lacks " + strings.Join(d.Lost, ", ")
 	}
-	of, _, err := read(live, s.live)
-	if err != nil {
-		return "", err
-	}
-	list, count, err := read(s.conn, s.shadow)
-	switch {
-	case err != nil:
-		return "", err
-	case list == nil || of == nil || *of != *list:
-		return `t::text COLLATE "C"`, nil
-	case count == 1:
-		return `(` + *list + `)::text COLLATE "C"`, nil
-	}
-	return `ROW(` + *list + `)::text COLLATE "C"`, nil
+	return text
 }
 
-// rowCursor is a table being read in the order of its keys.
-type rowCursor struct {
-	rows      pgx.Rows // nil for a table that is not there
-	key, text string
-	json      json.RawMessage
-	over      bool
-	err       error
+// DifferencesError is returned by Run if the new tables differ from the live ones and
+// Config.AcceptDifferences is not set. No table was swapped.
+type DifferencesError struct{ Differences []TableDifference }
+
+func (e *DifferencesError) Error() string {
+	texts := make([]string, len(e.Differences))
+	for i, d := range e.Differences {
+		texts[i] = d.String()
+	}
+	return "the new tables differ from the live ones: " + strings.Join(texts, "; ")
 }
 
-func openRows(ctx context.Context, db postgres.Querier, schema, table, key string) (*rowCursor, error) {
-	name := pgx.Identifier{schema, table}.Sanitize()
-	var exists bool
-	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists); err != nil || !exists {
-		return &rowCursor{}, err
-	}
-	rows, err := db.Query(ctx, fmt.Sprintf(`SELECT %[1]s, t::text, to_json(t)::text FROM %[2]s AS t ORDER BY %[1]s`, key, name))
-	if err != nil {
-		return nil, err
-	}
-	return &rowCursor{rows: rows}, nil
-}
+// firstRowsMax is how many differing rows are shown; all are counted.
+const firstRowsMax = 20
 
-// next reads one row further; over says that there was none, and err whether that is because of a fault.
-func (c *rowCursor) next() {
-	if c.rows == nil || !c.rows.Next() {
-		c.over = true
-		if c.rows != nil {
-			c.err = c.rows.Err()
-		}
-		return
-	}
-	var text string
-	if c.err = c.rows.Scan(&c.key, &c.text, &text); c.err != nil {
-		c.over = true
-		return
-	}
-	c.json = json.RawMessage(text)
-}
-
-func (c *rowCursor) close() {
-	if c.rows != nil {
-		c.rows.Close()
+// addRow adds a row difference to First, unless First is full.
+func (d *TableDifference) addRow(key string, live, shadow json.RawMessage) {
+	if len(d.First) < firstRowsMax {
+		d.First = append(d.First, RowDifference{Key: key, Live: live, New: shadow})
 	}
 }

@@ -13,131 +13,164 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// counting is a projection with a bug: it forgets what factor says. A projection is known by its name, so another
-// factor is another version of the same one.
-func counting(factor int64) projections.Projection {
+// heldUnits is a projection that stores each hold with its quantity times factor. A factor
+// other than 1 is a bug of the handler. A projection is identified by its name, so another
+// factor is another version of the same projection.
+func heldUnits(factor int64) projections.Projection {
 	return projections.Projection{
-		Name: "counting", Tables: []string{"counting"}, Key: projections.ByHold,
-		Schema: `CREATE TABLE IF NOT EXISTS counting (hold_id text PRIMARY KEY, units bigint NOT NULL)`,
+		Name:   "held_units",
+		Tables: []string{"held_units"},
+		Key:    projections.ByHold,
+		Schema: `CREATE TABLE IF NOT EXISTS held_units (hold_id text PRIMARY KEY, units bigint NOT NULL)`,
 		Wants:  []events.Type{events.TypeHoldCreated},
 		Apply: projections.PerEvent(func(e projections.Event, sql *pgx.Batch) error {
-			sql.Queue(`INSERT INTO counting VALUES ($1, $2)`, e.HoldID, e.Payload.(*events.HoldCreated).Qty*factor)
+			sql.Queue(`INSERT INTO held_units VALUES ($1, $2)`, e.HoldID, e.Payload.(*events.HoldCreated).Qty*factor)
 			return nil
 		}),
 	}
 }
 
-// TestFixedHandler rebuilds a projection whose bug was fixed: the difference is shown by key and refused, and changes
-// nothing; accepted, it is in place, and the fixed line goes on.
-func TestFixedHandler(t *testing.T) {
+// TestDifferencesAreRefusedUnlessAccepted rebuilds a projection whose bug was fixed. The
+// rebuild shows the first differing keys and changes nothing. With AcceptDifferences it swaps
+// the new table in, and the worker of the fixed projection continues on it.
+func TestDifferencesAreRefusedUnlessAccepted(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 100)...)
-	p.projected(counting(2))
-	before := p.rows(p.live(), "counting")
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 100)...)
+	f.project(heldUnits(2))
+	before := f.tableText(f.liveSchema(), "held_units")
 
-	_, err := p.rebuild(p.with(), counting(1))
+	_, err := f.rebuild(f.rebuildConfig(), heldUnits(1))
 	var found *DifferencesError
-	if !errors.Is(err, ErrDiffers) || !errors.As(err, &found) || len(found.Differences) != 1 {
-		t.Fatalf("got %v, want ErrDiffers", err)
+	if !errors.As(err, &found) {
+		t.Fatalf("got %v, want a DifferencesError", err)
+	}
+	if len(found.Differences) != 1 {
+		t.Fatalf("got %d differences, want 1: %v", len(found.Differences), err)
 	}
 	d := found.Differences[0]
-	if d.Table != "counting" || d.Seq != p.seq || d.LiveRows != 100 || d.NewRows != 100 || d.Changed != 100 || d.OnlyLive != 0 || d.OnlyNew != 0 || len(d.First) != firstKeys {
-		t.Errorf("got %+v", d)
+	if want := fmt.Sprintf("held_units at seq %d: 100 rows live, 100 new; 100 changed, 0 only live, 0 only new", f.seq); d.String() != want {
+		t.Errorf("difference: got %s, want %s", d, want)
 	}
-	if first := d.First[0]; first.Key != "a-0" || string(first.Live) != `{"hold_id":"a-0","units":2}` || string(first.New) != `{"hold_id":"a-0","units":1}` {
-		t.Errorf("first difference: got %+v", first)
+	if len(d.First) != firstRowsMax {
+		t.Errorf("got %d first rows, want %d", len(d.First), firstRowsMax)
+	}
+	first := d.First[0]
+	if first.Key != "a-0" {
+		t.Errorf("first key: got %s, want a-0", first.Key)
+	}
+	if got, want := string(first.Live), `{"hold_id":"a-0","units":2}`; got != want {
+		t.Errorf("first live row: got %s, want %s", got, want)
+	}
+	if got, want := string(first.New), `{"hold_id":"a-0","units":1}`; got != want {
+		t.Errorf("first new row: got %s, want %s", got, want)
 	}
 	if !strings.Contains(err.Error(), "100 changed") {
-		t.Errorf("the error does not tell: %v", err)
+		t.Errorf("got error %q, want the count of changed rows in it", err)
 	}
-	if p.rows(p.live(), "counting") != before {
+	if f.tableText(f.liveSchema(), "held_units") != before {
 		t.Error("a refused rebuild changed the live table")
 	}
-	p.wantNoShadows(counting(1))
+	f.wantNoShadows(heldUnits(1))
 
-	config := p.with()
+	config := f.rebuildConfig()
 	config.AcceptDifferences = true
-	if _, err := p.rebuild(config, counting(1)); err != nil {
+	if _, err := f.rebuild(config, heldUnits(1)); err != nil {
 		t.Fatal(err)
 	}
-	p.journal(lives("b", 1)...)
-	p.projected(counting(1))
-	if got := p.value(`SELECT count(*) || ' ' || sum(units) FROM counting`); got != "101 101" {
+	f.appendEvents(holdEvents("b", 1)...)
+	f.project(heldUnits(1))
+	if got := f.queryText(`SELECT count(*) || ' ' || sum(units) FROM held_units`); got != "101 101" {
 		t.Errorf("got %s rows and units, want 101 of each", got)
 	}
-	runs, err := List(p.ctx, p.db, 10)
-	if err != nil || len(runs) != 2 || runs[0].State != Done || runs[1].State != Failed || len(runs[0].Differences) != 1 || len(runs[1].Differences[0].First) != firstKeys {
-		t.Errorf("runs: got %+v (%v)", runs, err)
+	runs := f.wantRuns("after both rebuilds", Done, Failed)
+	if got := len(runs[0].Differences); got != 1 {
+		t.Errorf("the accepting run records %d differences, want 1", got)
+	}
+	if got := len(runs[1].Differences[0].First); got != firstRowsMax {
+		t.Errorf("the refused run records %d first rows, want %d", got, firstRowsMax)
 	}
 }
 
-// TestDifferencesByKey holds which keys are named when rows are gone, come and changed, of any kind of key.
-func TestDifferencesByKey(t *testing.T) {
+// TestDifferencesCountKeys checks the counts of missing, additional and changed keys for a
+// primary key of one column, of two columns, and for a table without a primary key.
+func TestDifferencesCountKeys(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"PRIMARY KEY (hold_id)", "PRIMARY KEY (units, hold_id)", "UNIQUE (hold_id)"} {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.journal(created("ä", 1), created("b", 1), created("C", 1), created("d d", 1))
-			projection := counting(1)
-			projection.Schema = `CREATE TABLE IF NOT EXISTS counting (hold_id text, units bigint NOT NULL, CONSTRAINT k ` + key + `)`
-			p.projected(projection)
-			p.exec(`DELETE FROM counting WHERE hold_id = 'b'`)
-			p.exec(`INSERT INTO counting VALUES ('x', 1), ('a', 1)`)
-			p.exec(`CREATE INDEX counting_by_hand ON counting (units)`)
-			p.exec(`ALTER TABLE counting ADD COLUMN noted text`)
+			f := newFixture(t)
+			f.appendEvents(created("ä", 1), created("b", 1), created("C", 1), created("d d", 1))
+			projection := heldUnits(1)
+			projection.Schema = `CREATE TABLE IF NOT EXISTS held_units (hold_id text, units bigint NOT NULL, CONSTRAINT k ` + key + `)`
+			f.project(projection)
+			f.exec(`DELETE FROM held_units WHERE hold_id = 'b'`)
+			f.exec(`INSERT INTO held_units VALUES ('x', 1), ('a', 1)`)
+			f.exec(`CREATE INDEX held_units_by_hand ON held_units (units)`)
+			f.exec(`ALTER TABLE held_units ADD COLUMN noted text`)
 			if key == "PRIMARY KEY (hold_id)" {
-				p.exec(`UPDATE counting SET units = 7 WHERE hold_id = 'C'`)
+				f.exec(`UPDATE held_units SET units = 7 WHERE hold_id = 'C'`)
 			}
-			_, err := p.rebuild(p.with(), projection)
+			_, err := f.rebuild(f.rebuildConfig(), projection)
 			var found *DifferencesError
 			if !errors.As(err, &found) {
-				t.Fatal(err)
+				t.Fatalf("got %v, want a DifferencesError", err)
 			}
 			d := found.Differences[0]
-			if fmt.Sprint(d.Lost) != "[column noted index counting_by_hand]" {
-				t.Errorf("lost: got %q", d.Lost)
+			if got, want := fmt.Sprint(d.Lost), "[column noted index held_units_by_hand]"; got != want {
+				t.Errorf("lost: got %q, want %q", got, want)
 			}
-			// With a column more, every row has another text; the keys still tell which are the same.
-			got := fmt.Sprint(d.OnlyLive, d.OnlyNew, d.Changed)
-			if want := map[bool]string{true: "5 4 0", false: "2 1 3"}[strings.HasPrefix(key, "UNIQUE")]; got != want {
-				t.Errorf("got %s, want %s: %+v", got, want, d)
+			// The additional column changes the text of every row. With a primary key, rows are
+			// still matched by key; without one, the whole row is the key.
+			want := "2 1 3"
+			if strings.HasPrefix(key, "UNIQUE") {
+				want = "5 4 0"
+			}
+			if got := fmt.Sprint(d.OnlyLive, d.OnlyNew, d.Changed); got != want {
+				t.Errorf("only live, only new, changed: got %s, want %s: %+v", got, want, d)
 			}
 		})
 	}
 }
 
-// TestLostTable holds that a table of the projection that is gone is a difference like any other, and comes back.
-func TestLostTable(t *testing.T) {
+// TestMissingLiveTableCountsAsDifference drops one of the two tables of a projection. The
+// rebuild counts its rows as a difference, and creates the table if that is accepted.
+func TestMissingLiveTableCountsAsDifference(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	projection := counting(1)
-	projection.Tables = append(projection.Tables, "beside")
-	projection.Schema += `; CREATE TABLE IF NOT EXISTS beside (hold_id text PRIMARY KEY)`
+	f := newFixture(t)
+	projection := heldUnits(1)
+	projection.Tables = append(projection.Tables, "second_table")
+	projection.Schema += `; CREATE TABLE IF NOT EXISTS second_table (hold_id text PRIMARY KEY)`
 	apply := projection.Apply
 	projection.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
 		for _, e := range batch {
-			if _, err := tx.Exec(ctx, `INSERT INTO beside VALUES ($1)`, e.HoldID); err != nil {
+			if _, err := tx.Exec(ctx, `INSERT INTO second_table VALUES ($1)`, e.HoldID); err != nil {
 				return err
 			}
 		}
 		return apply(ctx, tx, batch)
 	}
-	p.journal(created("a", 1), created("b", 1))
-	p.projected(projection)
-	p.exec(`DROP TABLE beside`)
-	if _, err := p.rebuild(p.with(), projection); !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), "beside at seq 2: 0 rows live, 2 new; 0 changed, 0 only live, 2 only new") {
-		t.Errorf("got %v, want the lost rows counted", err)
+	f.appendEvents(created("a", 1), created("b", 1))
+	f.project(projection)
+	f.exec(`DROP TABLE second_table`)
+
+	_, err := f.rebuild(f.rebuildConfig(), projection)
+	if found := new(DifferencesError); !errors.As(err, &found) {
+		t.Fatalf("got %v, want a DifferencesError", err)
 	}
-	config := p.with()
+	const want = "second_table at seq 2: 0 rows live, 2 new; 0 changed, 0 only live, 2 only new"
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want an error with %q", err, want)
+	}
+
+	config := f.rebuildConfig()
 	config.AcceptDifferences = true
-	if _, err := p.rebuild(config, projection); err != nil {
+	if _, err := f.rebuild(config, projection); err != nil {
 		t.Fatal(err)
 	}
-	p.journal(created("c", 1))
-	p.projected(projection)
-	if got := p.value(`SELECT count(*) FROM beside JOIN counting USING (hold_id)`); got != "3" {
-		t.Errorf("got %s rows, want 3", got)
+	f.appendEvents(created("c", 1))
+	f.project(projection)
+	if got := f.queryText(`SELECT count(*) FROM second_table JOIN held_units USING (hold_id)`); got != "3" {
+		t.Errorf("got %s rows that both tables have, want 3", got)
 	}
 }

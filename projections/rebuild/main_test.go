@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -20,98 +21,105 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// plant is a journal and live read tables in a schema of their own.
-type plant struct {
-	t      *testing.T
-	ctx    context.Context
-	config *pgx.ConnConfig
-	db     *pgx.Conn
+// fixture is a journal and live read tables in a schema of their own.
+type fixture struct {
+	t        *testing.T
+	ctx      context.Context
+	postgres *pgx.ConnConfig
+	db       *pgx.Conn
 
-	mu  sync.Mutex // guards db and seq where a seller is at work
-	seq int64
+	mu  sync.Mutex // guards seq, and db while appendInBackground runs
+	seq int64      // of the newest event in the journal
 }
 
-func newPlant(t *testing.T) *plant {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	config := testenv.ParseURL(t, testenv.Schema(t))
-	p := &plant{t: t, ctx: ctx, config: config, db: testenv.Connect(t, config)}
-	if err := projections.CreateTables(ctx, p.db, projections.BuiltIn()...); err != nil {
+	postgres := testenv.ParseURL(t, testenv.Schema(t))
+	f := &fixture{
+		t:        t,
+		ctx:      ctx,
+		postgres: postgres,
+		db:       testenv.Connect(t, postgres),
+	}
+	if err := projections.CreateTables(ctx, f.db, projections.BuiltIn()...); err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return f
 }
 
-func (p *plant) exec(sql string, args ...any) {
-	p.t.Helper()
-	if _, err := p.db.Exec(p.ctx, sql, args...); err != nil {
-		p.t.Fatalf("%s: %v", sql, err)
+func (f *fixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	if _, err := f.db.Exec(f.ctx, sql, args...); err != nil {
+		f.t.Fatalf("%s: %v", sql, err)
 	}
 }
 
-// value returns what a query of one value finds.
-func (p *plant) value(sql string, args ...any) (value string) {
-	p.t.Helper()
-	if err := p.db.QueryRow(p.ctx, `SELECT coalesce((`+sql+`)::text, '')`, args...).Scan(&value); err != nil {
-		p.t.Fatalf("%s: %v", sql, err)
+// queryText returns the single value of a query as text, and "" if the query returns no row.
+func (f *fixture) queryText(sql string, args ...any) (text string) {
+	f.t.Helper()
+	if err := f.db.QueryRow(f.ctx, `SELECT coalesce((`+sql+`)::text, '')`, args...).Scan(&text); err != nil {
+		f.t.Fatalf("%s: %v", sql, err)
 	}
-	return value
+	return text
 }
 
-// journal appends events, decided now.
-func (p *plant) journal(list ...events.Event) {
-	p.t.Helper()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.append(p.db, list...)
+// appendEvents appends events to the journal, with the current time.
+func (f *fixture) appendEvents(list ...events.Event) {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.appendOn(f.db, list...)
 }
 
-func (p *plant) append(db *pgx.Conn, list ...events.Event) {
+func (f *fixture) appendOn(db *pgx.Conn, list ...events.Event) {
 	var sql pgx.Batch
 	for _, event := range list {
 		payload, err := json.Marshal(event)
 		if err != nil {
-			p.t.Fatal(err)
+			f.t.Fatal(err)
 		}
-		p.seq++
+		f.seq++
 		sql.Queue(`
 			INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
 			SELECT 'main', $1, gen_random_uuid(), $2, coalesce(p->>'sku', ''), coalesce(p->>'hold_id', ''), p, '{}', now() FROM (SELECT $3::jsonb) AS given (p)`,
-			p.seq, string(event.Type()), payload)
+			f.seq, string(event.Type()), payload)
 	}
-	sql.Queue(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', $1) ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, p.seq)
+	sql.Queue(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', $1) ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, f.seq)
 	sql.Queue(`SELECT pg_notify('stockstream_journal', 'main')`)
-	if err := db.SendBatch(p.ctx, &sql).Close(); err != nil && p.ctx.Err() == nil {
-		p.t.Errorf("append to the journal: %v", err)
+	if err := db.SendBatch(f.ctx, &sql).Close(); err != nil && f.ctx.Err() == nil {
+		f.t.Errorf("append to the journal: %v", err)
 	}
 }
 
-// sell appends the lives of holds until stop is called, in batches of a dozen events.
-func (p *plant) sell() (stop func()) {
-	conn := testenv.Connect(p.t, p.config)
-	ending := make(chan struct{})
+// appendInBackground appends the events of four holds every few milliseconds until stop is
+// called.
+func (f *fixture) appendInBackground() (stop func()) {
+	conn := testenv.Connect(f.t, f.postgres)
+	stopped := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {
 		for i := 0; ; i++ {
 			select {
-			case <-ending:
+			case <-stopped:
 				return
 			case <-time.After(2 * time.Millisecond):
 			}
-			p.mu.Lock()
-			p.append(conn, lives(fmt.Sprint("live", i), 4)...)
-			p.mu.Unlock()
+			f.mu.Lock()
+			f.appendOn(conn, holdEvents(fmt.Sprint("live", i), 4)...)
+			f.mu.Unlock()
 		}
 	})
 	return sync.OnceFunc(func() {
-		close(ending)
+		close(stopped)
 		done.Wait()
 	})
 }
 
-// lives returns the events of n holds that end in each way in turn, or live on.
-func lives(prefix string, n int) (list []events.Event) {
+// holdEvents returns a delivery of n shirts and the events of n holds. Of every four holds,
+// the first is confirmed, the second expires, and the others stay open.
+func holdEvents(prefix string, n int) (list []events.Event) {
 	list = append(list, &events.StockAdjusted{SKU: "shirt", Delta: int64(n), Reason: "delivery"})
 	for i := range n {
 		id := fmt.Sprintf("%s-%d", prefix, i)
@@ -120,86 +128,135 @@ func lives(prefix string, n int) (list []events.Event) {
 		case 0:
 			list = append(list, confirmed(id, 1))
 		case 1:
-			list = append(list, &events.HoldCancelled{HoldID: id, SKU: "shirt", Qty: 1, UserID: "ann", Reason: events.ReasonExpired})
+			list = append(list, &events.HoldCancelled{
+				HoldID: id,
+				SKU:    "shirt",
+				Qty:    1,
+				UserID: "ann",
+				Reason: events.ReasonExpired,
+			})
 		}
 	}
 	return list
 }
 
 func created(hold string, qty int64) events.Event {
-	return &events.HoldCreated{HoldID: hold, SKU: "shirt", Qty: qty, UserID: "ann", TTLMs: 60_000, IdempotencyKey: "k-" + hold}
+	return &events.HoldCreated{
+		HoldID:         hold,
+		SKU:            "shirt",
+		Qty:            qty,
+		UserID:         "ann",
+		TTLMs:          60_000,
+		IdempotencyKey: "k-" + hold,
+	}
 }
 
 func confirmed(hold string, qty int64) events.Event {
-	return &events.HoldConfirmed{HoldID: hold, SKU: "shirt", Qty: qty, UserID: "ann", PaymentRef: "pay-" + hold}
+	return &events.HoldConfirmed{
+		HoldID:     hold,
+		SKU:        "shirt",
+		Qty:        qty,
+		UserID:     "ann",
+		PaymentRef: "pay-" + hold,
+	}
 }
 
-// run runs the live lines of projections until the returned function is called.
-func (p *plant) run(list ...projections.Projection) (lines []*worker.Worker, stop func()) {
-	p.t.Helper()
-	stop = testenv.RunRouter(p.t, func(router *message.Router) {
-		lines = projections.AddTo(router, projections.Config{Postgres: p.config, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}, list...)
+// runWorkers runs the live workers of projections until stop is called.
+func (f *fixture) runWorkers(list ...projections.Projection) (workers []*worker.Worker, stop func()) {
+	f.t.Helper()
+	config := projections.Config{
+		Postgres: f.postgres,
+		Pool:     events.MainPool,
+		Log:      slog.New(slog.DiscardHandler),
+	}
+	stop = testenv.RunRouter(f.t, func(router *message.Router) {
+		workers = projections.AddTo(router, config, list...)
 	})
-	return lines, stop
+	return workers, stop
 }
 
-// await waits until the live projections have come to the end of the journal.
-func (p *plant) await(list ...projections.Projection) {
-	p.t.Helper()
+// awaitLevel waits until the live checkpoints of projections have reached the end of the journal.
+func (f *fixture) awaitLevel(list ...projections.Projection) {
+	f.t.Helper()
 	for _, projection := range list {
-		testenv.Eventually(p.t, 20*time.Second, func() (bool, string) {
-			seq, err := worker.ReadCheckpoint(p.ctx, p.db, projection.Name, "main")
-			return seq == p.seq, fmt.Sprintf("%s is at %d of %d (%v)", projection.Name, seq, p.seq, err)
+		testenv.Eventually(f.t, 20*time.Second, func() (bool, string) {
+			seq, err := worker.ReadCheckpoint(f.ctx, f.db, projection.Name, "main")
+			return seq == f.seq, fmt.Sprintf("%s is at %d of %d (%v)", projection.Name, seq, f.seq, err)
 		})
 	}
 }
 
-// projected runs projections until they are level with the journal.
-func (p *plant) projected(list ...projections.Projection) {
-	p.t.Helper()
-	_, stop := p.run(list...)
-	p.await(list...)
+// project runs the live workers of projections until they reach the end of the journal.
+func (f *fixture) project(list ...projections.Projection) {
+	f.t.Helper()
+	_, stop := f.runWorkers(list...)
+	f.awaitLevel(list...)
 	stop()
 }
 
-// with is what a test rebuilds with.
-func (p *plant) with() Config {
-	return Config{Postgres: p.config, Pool: events.MainPool, Watched: projections.BuiltIn(), Log: slog.New(slog.DiscardHandler)}
+func (f *fixture) rebuildConfig() Config {
+	return Config{
+		Postgres: f.postgres,
+		Pool:     events.MainPool,
+		Watched:  projections.BuiltIn(),
+		Log:      slog.New(slog.DiscardHandler),
+	}
 }
 
 // rebuild begins a rebuild and runs it to its end.
-func (p *plant) rebuild(config Config, list ...projections.Projection) ([]Outcome, error) {
-	p.t.Helper()
-	job, err := Begin(p.ctx, config, list...)
+func (f *fixture) rebuild(config Config, list ...projections.Projection) ([]Result, error) {
+	f.t.Helper()
+	job, err := Begin(f.ctx, config, list...)
 	if err != nil {
 		return nil, err
 	}
-	return job.Run(p.ctx)
+	return job.Run(f.ctx)
 }
 
-// rows returns a table as text, ordered.
-func (p *plant) rows(schema, table string) string {
-	p.t.Helper()
-	return p.value(`SELECT string_agg(r::text, E'\n' ORDER BY r::text COLLATE "C") FROM ` + pgx.Identifier{schema, table}.Sanitize() + ` AS r`)
+// tableText returns the rows of a table as sorted lines of text.
+func (f *fixture) tableText(schema, table string) string {
+	f.t.Helper()
+	return f.queryText(`SELECT string_agg(r::text, E'\n' ORDER BY r::text COLLATE "C") FROM ` + pgx.Identifier{schema, table}.Sanitize() + ` AS r`)
 }
 
-func (p *plant) live() string { return p.value(`SELECT current_schema()`) }
+func (f *fixture) liveSchema() string { return f.queryText(`SELECT current_schema()`) }
 
-func (p *plant) home(projection string) home {
-	p.t.Helper()
-	h, err := findHome(p.ctx, p.db, projection)
+func (f *fixture) schemas(projection string) schemas {
+	f.t.Helper()
+	s, err := findSchemas(f.ctx, f.db, projection)
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	return h
+	return s
 }
 
-// wantNoShadows fails where a rebuild left something that is in nobody's place.
-func (p *plant) wantNoShadows(list ...projections.Projection) {
-	p.t.Helper()
+// wantNoShadows checks that no shadow schema of projections is left.
+func (f *fixture) wantNoShadows(list ...projections.Projection) {
+	f.t.Helper()
 	for _, projection := range list {
-		if exists, err := schemaExists(p.ctx, p.db, p.home(projection.Name).shadow); exists || err != nil {
-			p.t.Errorf("the shadow tables of %s are left (%v)", projection.Name, err)
+		exists, err := schemaExists(f.ctx, f.db, f.schemas(projection.Name).shadow)
+		if err != nil {
+			f.t.Errorf("look for the shadow schema of %s: %v", projection.Name, err)
+		}
+		if exists {
+			f.t.Errorf("the shadow schema of %s is left behind", projection.Name)
 		}
 	}
+}
+
+// wantRuns checks that runs are recorded in the given states, newest first, and returns them.
+func (f *fixture) wantRuns(when string, states ...State) []RunRecord {
+	f.t.Helper()
+	runs, err := List(f.ctx, f.db, 10)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	got := make([]State, len(runs))
+	for i, r := range runs {
+		got[i] = r.State
+	}
+	if !slices.Equal(got, states) {
+		f.t.Fatalf("runs %s: got states %v, want %v: %+v", when, got, states, runs)
+	}
+	return runs
 }

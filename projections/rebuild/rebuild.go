@@ -14,56 +14,61 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Config says what to rebuild with.
+// Config configures a rebuild.
 type Config struct {
-	// Postgres is how the service connects; its search_path says where the live tables are.
+	// Postgres is the connection config of the service. Its search_path finds the live tables.
 	Postgres *pgx.ConnConfig
 	Pool     events.Pool
-	// Watched are the projections to whose live lines a rebuild gives way.
+	// Watched are the projections whose live workers pause the replay when they lag.
 	Watched []projections.Projection
-	// AcceptDifferences puts the new tables in place although they differ from the old ones.
+	// AcceptDifferences swaps the new tables in although they differ from the live ones.
 	AcceptDifferences bool
-	Accepting         func([]Difference) // called before the exchange with what is accepted, if anything; may be nil
-	BatchMax          int                // events in a transaction; 5,000 unless set
-	LagMax            time.Duration      // the live lag beyond which to pause; 200 ms unless set
-	Report            func(p Progress)   // called some four times a second; may be nil
-	Log               *slog.Logger
+	// Accepting is called before the swap with the differences that are accepted, if there
+	// are any. It may be nil.
+	Accepting func([]TableDifference)
+	BatchMax  int              // events in a transaction; default 5,000
+	LagMax    time.Duration    // the replay pauses while the live lag is longer; default 200 ms
+	Report    func(p Progress) // called about three times a second; may be nil
+	Log       *slog.Logger
 }
 
-// Errors that a rebuild is refused with, or ends with. Nothing that serves was changed.
+// The errors of a rebuild. Tables that it had not yet swapped are unchanged.
 var (
-	ErrBusy       = errors.New("another rebuild runs")
-	ErrOldTables  = errors.New("the tables of an earlier rebuild are still kept")
-	ErrDependents = errors.New("something depends on the tables, and would be lost")
-	ErrDiffers    = errors.New("the new tables differ from the old ones")
-	ErrCancelled  = errors.New("the rebuild was cancelled")
+	ErrRebuildRunning = errors.New("another rebuild is running")
+	ErrOldTablesKept  = errors.New("the old tables of an earlier rebuild are still kept")
+	ErrDependents     = errors.New("other objects depend on the live tables")
+	ErrCancelled      = errors.New("the rebuild was cancelled")
 )
 
-// leaseName names the right to rebuild; one rebuild runs at a time, of one projection or several.
+// leaseName is the lease of a rebuild. One rebuild runs at a time, of one or more projections.
 const leaseName = "rebuild"
 
-// Job is a rebuild that was accepted. Run must be called.
+// Job is a rebuild that Begin has accepted. The caller must call Run.
 type Job struct {
-	config  Config
-	id      int64
-	lease   *worker.Lease // its session does nothing that is broken off, since that would close it
-	db      *pgx.Conn     // for looking at what is live
-	readers [2]*pgx.Conn  // of the journal
-	shadows []*shadow
-	pace    *pace
+	config Config
+	id     int64
+	// lease is held on a session of its own. Never pass that session a context that may be
+	// cancelled during the run: pgx closes the connection when a query is cancelled.
+	lease    *worker.Lease
+	db       *pgx.Conn    // reads the live checkpoints
+	readers  [2]*pgx.Conn // read the journal in turn
+	shadows  []*shadow
+	tracker  *tracker
+	throttle throttle
 }
 
-// Outcome is what a rebuild did to one projection.
-type Outcome struct {
+// Result describes the swap of one projection's tables.
+type Result struct {
 	Projection string `json:"projection"`
-	Seq        int64  `json:"seq"`      // where old and new tables were exchanged
-	Resolved   int64  `json:"resolved"` // dead letters that the new run applied
-	Parked     int64  `json:"parked"`   // dead letters that the new run has
+	Seq        int64  `json:"seq"`      // the checkpoint of the tables that were swapped in
+	Resolved   int64  `json:"resolved"` // parked dead letters that the swap resolved
+	Parked     int64  `json:"parked"`   // dead letters that are parked now
 }
 
-// Begin takes the right to rebuild, makes the shadow tables, and records the run. It fails with ErrBusy, ErrOldTables,
-// ErrDependents, or events.ErrDetached or ErrHole for a journal that does not reach from the first event to its
-// checkpoint.
+// Begin takes the lease, creates the shadow tables of each projection, and records the run.
+// It fails with ErrRebuildRunning, ErrOldTablesKept or ErrDependents, and with
+// journal.ErrDetached or journal.ErrHole if the journal lacks an event between the first one
+// and its checkpoint.
 func Begin(ctx context.Context, config Config, list ...projections.Projection) (_ *Job, err error) {
 	if config.BatchMax == 0 {
 		config.BatchMax = 5000
@@ -74,13 +79,13 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 	if len(list) == 0 {
 		return nil, errors.New("name a projection to rebuild")
 	}
-	j := &Job{config: config, pace: newPace()}
+	j := &Job{config: config, tracker: newTracker()}
 	if j.lease, err = takeLease(ctx, config); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			j.end(ctx)
+			j.close(ctx)
 		}
 	}()
 	if err := checkJournal(ctx, j.lease.Conn, config.Pool.Name()); err != nil {
@@ -93,44 +98,47 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 		}
 		j.shadows = append(j.shadows, s)
 	}
-	if j.id, err = record(ctx, j.lease.Conn, list); err != nil {
+	if j.id, err = recordStart(ctx, j.lease.Conn, list); err != nil {
 		return nil, err
 	}
-	j.pace.now.Run = j.id
+	j.tracker.setRun(j.id)
 	return j, nil
 }
 
-// takeLease takes the right to change which tables serve.
+// takeLease takes the lease that Begin, DropOld and RestoreOld need. It fails with
+// ErrRebuildRunning if another session has it.
 func takeLease(ctx context.Context, config Config) (*worker.Lease, error) {
 	lease, err := worker.TryLease(ctx, config.Postgres, leaseName)
 	if errors.Is(err, worker.ErrLeased) {
-		err = fmt.Errorf("%w; `stockstream projections list` shows how far it is, `stockstream projections cancel` ends it", ErrBusy)
+		const advice = "`stockstream projections list` shows its progress, `stockstream projections cancel` ends it"
+		err = fmt.Errorf("%w; %s", ErrRebuildRunning, advice)
 	}
 	return lease, err
 }
 
-// ID is the run's number, as List shows it.
+// ID returns the number of the run, which List shows too.
 func (j *Job) ID() int64 { return j.id }
 
-// Run does the work, and returns what was done to each projection: all of them, or fewer where it failed between one
-// exchange and the next. It ends early when ctx ends, or when somebody calls Cancel.
-func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
-	defer j.end(ctx)
+// Run replays, compares and swaps. It returns a result for each projection that was swapped:
+// all of them, or fewer if it failed between two swaps. It ends early with ErrCancelled when
+// ctx ends or Cancel is called.
+func (j *Job) Run(ctx context.Context) (results []Result, err error) {
+	defer j.close(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
-	watching := make(chan struct{})
-	watch, stop := context.WithCancel(ctx)
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	watchEnded := make(chan struct{})
 	go func() {
-		defer close(watching)
-		if err := j.watch(watch); err != nil {
+		defer close(watchEnded)
+		if err := j.watch(watchCtx); err != nil {
 			cancel(err)
 		}
 	}()
 	differences, err := j.prepare(ctx)
 	if err == nil {
-		outcomes, err = j.exchangeAll(ctx)
+		results, err = j.swapAll(ctx)
 	}
-	stop()
-	<-watching
+	stopWatch()
+	<-watchEnded
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 		if errors.Is(cause, context.Canceled) {
@@ -138,12 +146,13 @@ func (j *Job) Run(ctx context.Context) (outcomes []Outcome, err error) {
 		}
 	}
 	cancel(nil)
-	j.finish(ctx, differences, err)
-	return outcomes, err
+	j.recordEnd(ctx, differences, err)
+	return results, err
 }
 
-// prepare brings the shadows level with the live tables, and compares the two.
-func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
+// prepare replays until the shadow tables are close to the live ones, and compares the two.
+// It fails with a DifferencesError if they differ and AcceptDifferences is not set.
+func (j *Job) prepare(ctx context.Context) ([]TableDifference, error) {
 	for _, conn := range []**pgx.Conn{&j.db, &j.readers[0], &j.readers[1]} {
 		var err error
 		if *conn, err = pgx.ConnectConfig(ctx, j.config.Postgres.Copy()); err != nil {
@@ -153,7 +162,7 @@ func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
 	if err := j.catchUp(ctx, j.shadows...); err != nil {
 		return nil, err
 	}
-	j.pace.step(StepCompare)
+	j.tracker.setStep(StepCompare)
 	differences, err := j.compare(ctx)
 	if err != nil {
 		return nil, err
@@ -172,22 +181,25 @@ func (j *Job) prepare(ctx context.Context) ([]Difference, error) {
 	return differences, nil
 }
 
-// end drops what is not in place, and gives the right to rebuild up. Whatever it cannot drop, the next run does.
-func (j *Job) end(ctx context.Context) {
+// close drops the shadow schemas that were not swapped in, and releases the lease. The next
+// rebuild drops the schemas that close could not drop.
+func (j *Job) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	for _, conn := range []*pgx.Conn{j.db, j.readers[0], j.readers[1]} {
 		if conn != nil {
-			_ = conn.Close(ctx) // nothing depends on a polite goodbye
+			_ = conn.Close(ctx) // it was used for reading only
 		}
 	}
 	for _, s := range j.shadows {
 		s.close(ctx)
 		if err := s.drop(ctx, j.lease.Conn); err != nil {
-			j.config.Log.Warn("the shadow tables are left behind", "projection", s.Name, "error", err)
+			j.config.Log.Warn("cannot drop the shadow tables; the next rebuild drops them",
+				"projection", s.Name, "error", err)
 		}
 	}
 	j.lease.Release()
 }
 
+// cleanUpTimeout bounds the clean-up and the record of the end, which run after ctx has ended.
 const cleanUpTimeout = 10 * time.Second

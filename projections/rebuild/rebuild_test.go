@@ -12,105 +12,132 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// TestRebuildUnderLoad rebuilds the built-in projections while events come and the live lines work. The new tables are
-// the old ones, row by row, and the lines go on with them as if nothing had been.
-func TestRebuildUnderLoad(t *testing.T) {
+// TestRebuildUnderLoadEqualsPlainReplay rebuilds the built-in projections while events arrive
+// and the live workers run. The new tables equal those of a plain replay, every read during
+// the swap succeeds, and the workers continue without an error or a restart.
+func TestRebuildUnderLoadEqualsPlainReplay(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
+	f := newFixture(t)
 	all := projections.BuiltIn()
 	for i := range 20 {
-		p.journal(lives("old"+string(rune('a'+i)), 200)...)
+		f.appendEvents(holdEvents("old"+string(rune('a'+i)), 200)...)
 	}
-	p.projected(all...)
-	lines, stopLines := p.run(all...)
-	stop := p.sell()
-	since := make([]time.Time, len(lines))
-	for i, line := range lines {
+	f.project(all...)
+	workers, stopWorkers := f.runWorkers(all...)
+	stopAppending := f.appendInBackground()
+	since := make([]time.Time, len(workers))
+	for i, w := range workers {
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			s := line.Status()
+			s := w.Status()
 			since[i] = s.Since
 			return s.State == worker.Running, fmt.Sprintf("%+v", s)
 		})
 	}
-	stopReading := p.readOn("olda-0")
-	outcomes, err := p.rebuild(p.with(), all...)
-	if err != nil || len(outcomes) != len(all) {
-		t.Fatal(outcomes, err)
+	stopReading := f.readContinuously("olda-0")
+	results, err := f.rebuild(f.rebuildConfig(), all...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	before := p.value(`SELECT sum(seq) FROM checkpoints WHERE projection <> 'journal'`)
-	stop()
+	if len(results) != len(all) {
+		t.Fatalf("got %d results, want %d: %+v", len(results), len(all), results)
+	}
+	checkpoints := f.queryText(`SELECT sum(seq) FROM checkpoints WHERE projection <> 'journal'`)
+	stopAppending()
 	if reads := stopReading(); reads < 10 {
-		t.Errorf("only %d reads; that shows nothing", reads)
+		t.Errorf("got %d reads during the rebuild, want at least 10 to show that none fails", reads)
 	}
-	p.await(all...)
-	for i, line := range lines {
-		if s := line.Status(); s.State != worker.Running || s.Error != "" || !s.Since.Equal(since[i]) {
-			t.Errorf("the line %s: got %+v, want it running as it has been since %s", s.Name, s, since[i])
+	f.awaitLevel(all...)
+	for i, w := range workers {
+		s := w.Status()
+		if s.State != worker.Running {
+			t.Errorf("worker %s: got state %s, want running", s.Name, s.State)
+		}
+		if s.Error != "" {
+			t.Errorf("worker %s: got error %s, want none", s.Name, s.Error)
+		}
+		if !s.Since.Equal(since[i]) {
+			t.Errorf("worker %s: runs since %s, want since %s", s.Name, s.Since, since[i])
 		}
 	}
-	stopLines()
-	t.Logf("exchanged at %v; checkpoints then %s of %d each", outcomes, before, p.seq)
-	p.wantNoShadows(all...)
-	p.wantAsReplayed(all...)
-	for i, o := range outcomes {
-		h := p.home(o.Projection)
-		if o.Projection != all[i].Name || o.Seq == 0 || p.value(`SELECT seq FROM `+quote(h.old)+`.checkpoints WHERE projection = $1`, o.Projection) == "" {
-			t.Errorf("outcome %+v: want the old tables kept, with their checkpoint", o)
+	stopWorkers()
+	t.Logf("swapped at %v; sum of the checkpoints then %s, of %d each at the end", results, checkpoints, f.seq)
+	f.wantNoShadows(all...)
+	f.wantSameAsReplay(all...)
+	for i, r := range results {
+		if r.Projection != all[i].Name {
+			t.Errorf("result %d: got projection %s, want %s", i, r.Projection, all[i].Name)
 		}
-		if got := p.rows(h.old, all[i].Tables[0]); got == "" {
-			t.Errorf("the old table of %s is empty", o.Projection)
+		if r.Seq == 0 {
+			t.Errorf("result of %s: got seq 0", r.Projection)
+		}
+		old := f.schemas(r.Projection).old
+		if f.queryText(`SELECT seq FROM `+quote(old)+`.checkpoints WHERE projection = $1`, r.Projection) == "" {
+			t.Errorf("the old tables of %s are kept without their checkpoint", r.Projection)
+		}
+		if f.tableText(old, all[i].Tables[0]) == "" {
+			t.Errorf("the old table of %s is empty", r.Projection)
 		}
 	}
-	runs, err := List(p.ctx, p.db, 10)
-	if err != nil || len(runs) != 1 || runs[0].State != Done || len(runs[0].Exchanged) != len(all) || runs[0].Done == 0 || runs[0].Finished.IsZero() {
-		t.Errorf("runs: got %+v (%v)", runs, err)
+	run := f.wantRuns("after the rebuild", Done)[0]
+	if len(run.Swapped) != len(all) {
+		t.Errorf("the run swapped %v, want all projections", run.Swapped)
+	}
+	if run.Done == 0 {
+		t.Error("the run records no events as done")
+	}
+	if run.Finished.IsZero() {
+		t.Error("the run has no time of its end")
 	}
 }
 
-// readOn looks at a confirmed hold and its order, over and over, until the returned function is called. Each look must
-// find them: that is what no downtime means.
-func (p *plant) readOn(hold string) (stop func() (reads int)) {
-	conn := testenv.Connect(p.t, p.config)
-	ending, reads := make(chan struct{}), 0
+// readContinuously reads a confirmed hold and its order in a loop until stop is called. Every
+// read must find both, since a rebuild causes no downtime.
+func (f *fixture) readContinuously(hold string) (stop func() (reads int)) {
+	conn := testenv.Connect(f.t, f.postgres)
+	stopped := make(chan struct{})
+	reads := 0
 	var done sync.WaitGroup
 	done.Go(func() {
 		for {
 			select {
-			case <-ending:
+			case <-stopped:
 				return
 			default:
 			}
-			h, err := projections.FindHold(p.ctx, conn, hold)
+			h, err := projections.FindHold(f.ctx, conn, hold)
 			if err == nil {
-				_, err = projections.FindOrderOfHold(p.ctx, conn, hold)
+				_, err = projections.FindOrderOfHold(f.ctx, conn, hold)
 			}
 			if err != nil || h.Status != "CONFIRMED" {
-				p.t.Errorf("read %d: got %+v (%v)", reads, h, err)
+				f.t.Errorf("read %d: got %+v (%v), want the confirmed hold and its order", reads, h, err)
 				return
 			}
 			reads++
 		}
 	})
 	return func() int {
-		close(ending)
+		close(stopped)
 		done.Wait()
 		return reads
 	}
 }
 
-// wantAsReplayed compares the live tables with what another plant makes of the same journal from its beginning.
-func (p *plant) wantAsReplayed(list ...projections.Projection) {
-	p.t.Helper()
-	other := newPlant(p.t)
-	other.exec(`INSERT INTO events SELECT * FROM ` + quote(p.live()) + `.events`)
-	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(p.live()) + `.checkpoints WHERE projection = 'journal'`)
-	other.seq = p.seq
-	other.projected(list...)
+// wantSameAsReplay checks that the live tables equal those that the live workers of another
+// fixture make from the same journal.
+func (f *fixture) wantSameAsReplay(list ...projections.Projection) {
+	f.t.Helper()
+	other := newFixture(f.t)
+	other.exec(`INSERT INTO events SELECT * FROM ` + quote(f.liveSchema()) + `.events`)
+	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(f.liveSchema()) + `.checkpoints WHERE projection = 'journal'`)
+	other.seq = f.seq
+	other.project(list...)
 	for _, projection := range list {
 		for _, table := range projection.Tables {
-			got, want := p.rows(p.live(), table), other.rows(other.live(), table)
+			got := f.tableText(f.liveSchema(), table)
+			want := other.tableText(other.liveSchema(), table)
 			if got != want {
-				p.t.Errorf("%s: %d rows that differ from the %d of a plain replay", table, strings.Count(got, "\n")+1, strings.Count(want, "\n")+1)
+				f.t.Errorf("table %s: its %d rows differ from the %d rows of a plain replay",
+					table, strings.Count(got, "\n")+1, strings.Count(want, "\n")+1)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package rebuild
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,89 +14,97 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// TestSecondRunner holds that one rebuild runs at a time, whoever runs it, and that the way back waits for it too.
-func TestSecondRunner(t *testing.T) {
+// TestSecondRebuildIsRefused checks that one rebuild runs at a time, that DropOld and
+// RestoreOld are refused meanwhile, and that a rebuild is refused while old tables are kept.
+func TestSecondRebuildIsRefused(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.BuiltIn()...)
-	job, err := Begin(p.ctx, p.with(), projections.Holds())
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 10)...)
+	f.project(projections.BuiltIn()...)
+	job, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Begin(p.ctx, p.with(), projections.Orders()); !errors.Is(err, ErrBusy) {
-		t.Errorf("a second rebuild: got %v, want ErrBusy", err)
+	if _, err := Begin(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
+		t.Errorf("a second rebuild: got %v, want ErrRebuildRunning", err)
 	}
-	if err := DropOld(p.ctx, p.with(), projections.Orders()); !errors.Is(err, ErrBusy) {
-		t.Errorf("drop-old during a rebuild: got %v, want ErrBusy", err)
+	if err := DropOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
+		t.Errorf("drop-old during a rebuild: got %v, want ErrRebuildRunning", err)
 	}
-	if _, err := RestoreOld(p.ctx, p.with(), projections.Orders()); !errors.Is(err, ErrBusy) {
-		t.Errorf("restore-old during a rebuild: got %v, want ErrBusy", err)
+	if _, err := RestoreOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
+		t.Errorf("restore-old during a rebuild: got %v, want ErrRebuildRunning", err)
 	}
-	if runs, err := List(p.ctx, p.db, 10); err != nil || len(runs) != 1 || runs[0].State != Running || runs[0].ID != job.ID() {
-		t.Errorf("runs: got %+v (%v), want the one that runs", runs, err)
+	if got := f.wantRuns("during the rebuild", Running)[0].ID; got != job.ID() {
+		t.Errorf("got run %d, want %d", got, job.ID())
 	}
-	if _, err := job.Run(p.ctx); err != nil {
+	if _, err := job.Run(f.ctx); err != nil {
 		t.Error(err)
 	}
-	if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, ErrOldTables) || !strings.Contains(err.Error(), "drop-old holds") {
-		t.Errorf("a rebuild over old tables: got %v, want ErrOldTables and what to do", err)
+	_, err = Begin(f.ctx, f.rebuildConfig(), projections.Holds())
+	if !errors.Is(err, ErrOldTablesKept) {
+		t.Fatalf("a rebuild while old tables are kept: got %v, want ErrOldTablesKept", err)
 	}
-	if _, err := p.rebuild(p.with(), projections.Orders()); err != nil {
-		t.Errorf("a rebuild after it: %v", err)
+	if !strings.Contains(err.Error(), "drop-old holds") {
+		t.Errorf("a rebuild while old tables are kept: got %v, want the command that drops them in it", err)
+	}
+	if _, err := f.rebuild(f.rebuildConfig(), projections.Orders()); err != nil {
+		t.Errorf("a rebuild after the first one: %v", err)
 	}
 }
 
-// TestHole holds that a journal which is not whole is not replayed.
-func TestHole(t *testing.T) {
+// TestIncompleteJournalIsRefused checks that Begin fails with ErrHole if the journal lacks its
+// first events, its last event, or one between.
+func TestIncompleteJournalIsRefused(t *testing.T) {
 	t.Parallel()
-	for name, breaking := range map[string]string{
+	for name, damage := range map[string]string{
 		"a hole":       `DELETE FROM events WHERE seq = 5`,
 		"no beginning": `DELETE FROM events WHERE seq < 5`,
 		"no end":       `DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.journal(lives("a", 10)...)
-			p.projected(projections.Holds())
-			p.exec(breaking)
-			if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, journal.ErrHole) {
+			f := newFixture(t)
+			f.appendEvents(holdEvents("a", 10)...)
+			f.project(projections.Holds())
+			f.exec(damage)
+			if _, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds()); !errors.Is(err, journal.ErrHole) {
 				t.Errorf("got %v, want ErrHole", err)
 			}
-			p.wantNoShadows(projections.Holds())
+			f.wantNoShadows(projections.Holds())
 		})
 	}
 }
 
-// TestHoleDuringReplay holds that an event which is gone after the look is found, too.
-func TestHoleDuringReplay(t *testing.T) {
+// TestHoleDuringReplayFailsTheRebuild deletes an event after Begin has checked the journal.
+// The replay fails with ErrHole and the live table is unchanged.
+func TestHoleDuringReplayFailsTheRebuild(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.Holds())
-	before := p.rows(p.live(), "holds")
-	job, err := Begin(p.ctx, p.with(), projections.Holds())
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 10)...)
+	f.project(projections.Holds())
+	before := f.tableText(f.liveSchema(), "holds")
+	job, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds())
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.exec(`DELETE FROM events WHERE seq = 5`)
-	if _, err := job.Run(p.ctx); !errors.Is(err, journal.ErrHole) {
+	f.exec(`DELETE FROM events WHERE seq = 5`)
+	if _, err := job.Run(f.ctx); !errors.Is(err, journal.ErrHole) {
 		t.Errorf("got %v, want ErrHole", err)
 	}
-	if p.rows(p.live(), "holds") != before {
-		t.Error("the live table was changed")
+	if f.tableText(f.liveSchema(), "holds") != before {
+		t.Error("a failed rebuild changed the live table")
 	}
-	p.wantNoShadows(projections.Holds())
+	f.wantNoShadows(projections.Holds())
 }
 
-// TestDependents holds that what hangs on the live tables is named, and that a rebuild waits until it is gone.
-func TestDependents(t *testing.T) {
+// TestDependentsAreRefused checks that Begin names each kind of object that depends on a live
+// table, and succeeds once the object is dropped.
+func TestDependentsAreRefused(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.Holds())
-	objects := []struct{ name, make, drop string }{
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 10)...)
+	f.project(projections.Holds())
+	objects := []struct{ name, create, drop string }{
 		{"view seen", `CREATE VIEW seen AS SELECT * FROM holds`, `DROP VIEW seen`},
 		{"foreign key gift_hold of gifts", `CREATE TABLE gifts (hold_id text CONSTRAINT gift_hold REFERENCES holds)`, `DROP TABLE gifts`},
 		{"trigger watch on holds", `CREATE TRIGGER watch BEFORE UPDATE ON holds FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()`, `DROP TRIGGER watch ON holds`},
@@ -104,28 +113,35 @@ func TestDependents(t *testing.T) {
 		{"table heirs, which inherits from holds", `CREATE TABLE heirs () INHERITS (holds)`, `DROP TABLE heirs`},
 	}
 	for _, object := range objects {
-		p.exec(object.make)
-		if _, err := Begin(p.ctx, p.with(), projections.Holds()); !errors.Is(err, ErrDependents) || !strings.Contains(err.Error(), object.name+";") {
-			t.Errorf("with a %s: got %v, want ErrDependents that names it", object.name, err)
+		f.exec(object.create)
+		_, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds())
+		if !errors.Is(err, ErrDependents) {
+			t.Fatalf("with a %s: got %v, want ErrDependents", object.name, err)
 		}
-		p.exec(object.drop)
+		if !strings.Contains(err.Error(), object.name+";") {
+			t.Errorf("with a %s: got %v, want its name in the error", object.name, err)
+		}
+		f.exec(object.drop)
 	}
-	if _, err := p.rebuild(p.with(), projections.Holds()); err != nil {
-		t.Errorf("without any of them: %v", err)
+	if _, err := f.rebuild(f.rebuildConfig(), projections.Holds()); err != nil {
+		t.Errorf("without dependents: %v", err)
 	}
 }
 
-// TestRights holds that who could read the old table can read the new one, and that the owner stays.
-func TestRights(t *testing.T) {
+// TestNewTableKeepsOwnerAndGrants checks that the new table has the owner and the grants of the
+// old one, on the table and on its columns.
+func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 10)...)
-	p.projected(projections.Holds())
-	owner, reader := p.live()+"_owner", p.live()+"_reader" // roles belong to the whole server
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 10)...)
+	f.project(projections.Holds())
+	// Roles belong to the whole server, so their names carry the name of the test's schema.
+	owner := f.liveSchema() + "_owner"
+	reader := f.liveSchema() + "_reader"
 	for _, role := range []string{owner, reader} {
-		p.exec(`CREATE ROLE ` + role)
+		f.exec(`CREATE ROLE ` + role)
 		t.Cleanup(func() {
-			conn, err := pgx.ConnectConfig(context.Background(), p.config)
+			conn, err := pgx.ConnectConfig(context.Background(), f.postgres)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,35 +151,33 @@ func TestRights(t *testing.T) {
 			}
 		})
 	}
-	p.exec(`GRANT CREATE ON SCHEMA ` + p.live() + ` TO ` + owner)
-	p.exec(`GRANT USAGE ON SCHEMA ` + p.live() + ` TO ` + reader)
-	p.exec(`GRANT SELECT ON holds TO ` + reader)
-	p.exec(`GRANT UPDATE (status) ON holds TO ` + reader + ` WITH GRANT OPTION`)
-	p.exec(`GRANT SELECT ON holds TO PUBLIC`)
-	p.exec(`ALTER TABLE holds OWNER TO ` + owner)
+	f.exec(`GRANT CREATE ON SCHEMA ` + f.liveSchema() + ` TO ` + owner)
+	f.exec(`GRANT USAGE ON SCHEMA ` + f.liveSchema() + ` TO ` + reader)
+	f.exec(`GRANT SELECT ON holds TO ` + reader)
+	f.exec(`GRANT UPDATE (status) ON holds TO ` + reader + ` WITH GRANT OPTION`)
+	f.exec(`GRANT SELECT ON holds TO PUBLIC`)
+	f.exec(`ALTER TABLE holds OWNER TO ` + owner)
 	const rights = `SELECT relowner::regrole || relacl::text || (SELECT string_agg(attname || attacl::text, ' ') FROM pg_attribute WHERE attrelid = c.oid) FROM pg_class c WHERE oid = 'holds'::regclass`
-	before := p.value(rights)
-	if _, err := p.rebuild(p.with(), projections.Holds()); err != nil {
+	before := f.queryText(rights)
+	if len(before) < 20 {
+		t.Fatalf("rights of the old table: got only %q", before)
+	}
+	if _, err := f.rebuild(f.rebuildConfig(), projections.Holds()); err != nil {
 		t.Fatal(err)
 	}
-	// Grants are the owner's own now, whoever had made them.
-	if after := p.value(rights); len(before) < 20 || sortedText(after) != sortedText(before) {
-		t.Errorf("got %s, want %s", after, before)
+	// The swap grants as the owner, and the order of the grants may differ.
+	if after := f.queryText(rights); sortedBytes(after) != sortedBytes(before) {
+		t.Errorf("rights of the new table: got %s, want %s", after, before)
 	}
-	if _, err := testenv.Connect(t, p.config).Exec(p.ctx, `SET ROLE `+reader+`; SELECT FROM holds`); err != nil {
-		t.Errorf("the reader cannot read: %v", err)
+	if _, err := testenv.Connect(t, f.postgres).Exec(f.ctx, `SET ROLE `+reader+`; SELECT FROM holds`); err != nil {
+		t.Errorf("the reader cannot read the new table: %v", err)
 	}
 }
 
-// sortedText tells whether two access lists are the same but for their order.
-func sortedText(s string) string {
-	letters := []byte(s)
-	for i := range letters {
-		for k := i + 1; k < len(letters); k++ {
-			if letters[k] < letters[i] {
-				letters[i], letters[k] = letters[k], letters[i]
-			}
-		}
-	}
-	return string(letters)
+// sortedBytes returns the bytes of text in sorted order, to compare access lists whose entries
+// may be in another order.
+func sortedBytes(text string) string {
+	sorted := []byte(text)
+	slices.Sort(sorted)
+	return string(sorted)
 }

@@ -15,21 +15,22 @@ import (
 )
 
 const (
-	// closeEnough is how many events a shadow may be behind when the next step begins.
-	closeEnough = 2000
-	// pagesAhead is how many pages wait for each projection; they are what a rebuild's memory goes into.
+	// closeEnoughEvents is how many events a shadow may be behind the live tables when catchUp ends.
+	closeEnoughEvents = 2000
+	// pagesAhead is how many pages are buffered for each projection. The buffered pages are
+	// most of a rebuild's memory.
 	pagesAhead = 1
 )
 
-// catchUp replays until no shadow is far behind its live tables. What is live moves on meanwhile, so each round has
-// less to do than the one before.
+// catchUp replays until every shadow is close to its live tables. These move on meanwhile, so
+// it replays in rounds, each shorter than the one before.
 func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 	for {
 		targets, err := liveCheckpoints(ctx, j.db, shadows)
 		if err != nil {
 			return err
 		}
-		j.pace.aim(slices.Max(targets))
+		j.tracker.raiseTotal(slices.Max(targets))
 		if err := j.replay(ctx, shadows, targets); err != nil {
 			return err
 		}
@@ -37,17 +38,17 @@ func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 		if err != nil {
 			return err
 		}
-		furthest := int64(0)
+		behind := int64(0)
 		for i, s := range shadows {
-			furthest = max(furthest, now[i]-s.seq.Load())
+			behind = max(behind, now[i]-s.seq.Load())
 		}
-		if furthest <= closeEnough {
+		if behind <= closeEnoughEvents {
 			return nil
 		}
 	}
 }
 
-// liveCheckpoints returns how far the live tables of each shadow have come.
+// liveCheckpoints returns the checkpoint of the live tables of each shadow.
 func liveCheckpoints(ctx context.Context, db postgres.Querier, shadows []*shadow) ([]int64, error) {
 	seqs := make([]int64, len(shadows))
 	for i, s := range shadows {
@@ -59,41 +60,49 @@ func liveCheckpoints(ctx context.Context, db postgres.Querier, shadows []*shadow
 	return seqs, nil
 }
 
-// replay brings each shadow to its target. The journal is read and decoded once, by two readers in turn, ahead of the
-// projections, which work side by side.
+// replay applies the journal to each shadow up to its target seq:
+//
+//  1. Two readers read and decode the pages of the journal once, in turn.
+//  2. One goroutine hands each page, in order, to every shadow.
+//  3. One goroutine for each shadow applies the pages.
 func (j *Job) replay(ctx context.Context, shadows []*shadow, targets []int64) error {
-	first, last := int64(-1), int64(0)
+	after := int64(-1) // the lowest seq of the shadows that are below their targets
+	last := int64(0)
 	for i, s := range shadows {
-		if from := s.seq.Load(); from < targets[i] {
+		if seq := s.seq.Load(); seq < targets[i] {
 			last = max(last, targets[i])
-			if first < 0 || from < first {
-				first = from
+			if after < 0 || seq < after {
+				after = seq
 			}
 		}
 	}
-	if first < 0 {
+	if after < 0 {
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	feeds := make([]chan []events.Envelope, len(shadows))
+	toShadows := make([]chan []events.Envelope, len(shadows))
 	for i, s := range shadows {
-		feeds[i] = make(chan []events.Envelope, pagesAhead)
-		group.Go(func() error { return j.apply(ctx, s, targets[i], feeds[i]) })
+		toShadows[i] = make(chan []events.Envelope, pagesAhead)
+		group.Go(func() error { return j.applyPages(ctx, s, targets[i], toShadows[i]) })
 	}
-	read := make([]chan []events.Envelope, len(j.readers))
+	fromReaders := make([]chan []events.Envelope, len(j.readers))
 	size := int64(j.config.BatchMax)
+	stride := int64(len(j.readers)) * size
 	for i, reader := range j.readers {
-		read[i] = make(chan []events.Envelope)
+		fromReaders[i] = make(chan []events.Envelope)
 		group.Go(func() error {
-			return j.read(ctx, reader, first+int64(i)*size, last, int64(len(j.readers))*size, read[i])
+			return j.readPages(ctx, reader, after+int64(i)*size, last, stride, fromReaders[i])
 		})
 	}
-	group.Go(func() error { return feed(ctx, read, feeds) })
+	group.Go(func() error { return distribute(ctx, fromReaders, toShadows) })
 	return group.Wait()
 }
 
-// read reads a page of the journal after a seq, and another one each stride further on, until it comes to last.
-func (j *Job) read(ctx context.Context, db postgres.Querier, after, last, stride int64, pages chan<- []events.Envelope) error {
+// readPages reads the page of the journal after the seq after, then the page one stride
+// further, and so on up to the seq last. It fails with journal.ErrHole if an event is missing.
+func (j *Job) readPages(
+	ctx context.Context, db postgres.Querier, after, last, stride int64, pages chan<- []events.Envelope,
+) error {
 	defer close(pages)
 	for ; after < last; after += stride {
 		size := min(int64(j.config.BatchMax), last-after)
@@ -102,7 +111,7 @@ func (j *Job) read(ctx context.Context, db postgres.Querier, after, last, stride
 			return err
 		}
 		if int64(len(page)) != size || page[size-1].Seq != after+size {
-			return fmt.Errorf("%w: the journal lacks an event between %d and %d", journal.ErrHole, after+1, after+size)
+			return fmt.Errorf("%w: the journal lacks an event from seq %d to %d", journal.ErrHole, after+1, after+size)
 		}
 		select {
 		case <-ctx.Done():
@@ -113,65 +122,71 @@ func (j *Job) read(ctx context.Context, db postgres.Querier, after, last, stride
 	return nil
 }
 
-// feed hands every page to everyone. The readers take turns, so it takes from them in turn.
-func feed(ctx context.Context, read []chan []events.Envelope, feeds []chan []events.Envelope) error {
-	for _, feed := range feeds {
-		defer close(feed)
+// distribute sends every page to every shadow. It takes the pages from the readers in turn,
+// which is the order of the journal.
+func distribute(ctx context.Context, fromReaders, toShadows []chan []events.Envelope) error {
+	for _, pages := range toShadows {
+		defer close(pages)
 	}
 	for turn := 0; ; turn++ {
-		page, more := <-read[turn%len(read)]
-		if !more { // the other readers have come to the end, too
+		page, more := <-fromReaders[turn%len(fromReaders)]
+		if !more { // then the other reader has no more pages either
 			return nil
 		}
-		for _, feed := range feeds {
+		for _, pages := range toShadows {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case feed <- page:
+			case pages <- page:
 			}
 		}
 	}
 }
 
-// apply gives a shadow what it is fed, up to its target. The pages are shared with others, and stay as they are.
-func (j *Job) apply(ctx context.Context, s *shadow, target int64, pages <-chan []events.Envelope) error {
+// applyPages applies the events of the pages to a shadow, up to its target seq. The other
+// shadows receive the same slices, so applyPages never changes a page.
+func (j *Job) applyPages(ctx context.Context, s *shadow, target int64, pages <-chan []events.Envelope) error {
 	for page := range pages {
-		part := between(page, s.seq.Load(), target)
-		if len(part) == 0 {
+		batch := eventsBetween(page, s.seq.Load(), target)
+		if len(batch) == 0 {
 			continue
 		}
-		if err := j.pace.wait(ctx); err != nil {
+		if err := j.throttle.wait(ctx); err != nil {
 			return err
 		}
-		if err := s.replay(ctx, s.conn, part, j); err != nil {
-			return fmt.Errorf("replay of %s: %w", s.Name, err)
+		if err := s.replay(ctx, s.conn, batch, j); err != nil {
+			return fmt.Errorf("replay %s: %w", s.Name, err)
 		}
-		s.seq.Store(part[len(part)-1].Seq)
-		j.pace.came(j.slowest())
+		s.seq.Store(batch[len(batch)-1].Seq)
+		j.tracker.raiseDone(j.lowestSeq())
 	}
 	return ctx.Err()
 }
 
-// replay applies events to the shadow in one transaction on db, whose search_path must begin with the shadow's schema.
-func (s *shadow) replay(ctx context.Context, db projections.Beginner, list []events.Envelope, j *Job) error {
-	return projections.Replay(ctx, db, s.Projection, s.pool, list, j.config.Log.With("rebuild", j.id, "projection", s.Name))
+// replay applies a batch to the shadow in one transaction on db, whose search_path must begin
+// with the shadow schema.
+func (s *shadow) replay(ctx context.Context, db projections.Beginner, batch []events.Envelope, j *Job) error {
+	log := j.config.Log.With("rebuild", j.id, "projection", s.Name)
+	return projections.Replay(ctx, db, s.Projection, s.pool, batch, log)
 }
 
-// between returns the events of a page after one seq, up to another. The page has no hole.
-func between(page []events.Envelope, after, upTo int64) []events.Envelope {
+// eventsBetween returns the events of a page whose seqs are above after and at most upTo. The
+// page must have consecutive seqs.
+func eventsBetween(page []events.Envelope, after, upTo int64) []events.Envelope {
 	first := page[0].Seq
-	from, to := max(0, after+1-first), min(int64(len(page)), upTo+1-first)
+	from := max(0, after+1-first)
+	to := min(int64(len(page)), upTo+1-first)
 	if from >= to {
 		return nil
 	}
 	return page[from:to]
 }
 
-// slowest returns the seq to which every shadow has come.
-func (j *Job) slowest() int64 {
-	least := j.shadows[0].seq.Load()
+// lowestSeq returns the lowest seq of the shadows, which every shadow has reached.
+func (j *Job) lowestSeq() int64 {
+	lowest := j.shadows[0].seq.Load()
 	for _, s := range j.shadows {
-		least = min(least, s.seq.Load())
+		lowest = min(lowest, s.seq.Load())
 	}
-	return least
+	return lowest
 }

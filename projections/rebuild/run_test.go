@@ -14,9 +14,10 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// held is a projection whose handler says on a channel that it was called, and waits until a test lets it go on.
-func held(reached chan<- struct{}, release <-chan struct{}) projections.Projection {
-	p := counting(1)
+// blocked is heldUnits with a handler that sends on reached and then waits for release or for
+// the end of its context.
+func blocked(reached chan<- struct{}, release <-chan struct{}) projections.Projection {
+	p := heldUnits(1)
 	apply := p.Apply
 	p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {
 		select {
@@ -34,237 +35,137 @@ func held(reached chan<- struct{}, release <-chan struct{}) projections.Projecti
 	return p
 }
 
-// begun starts a rebuild that stands in its handler, and returns its end.
-func (p *plant) begun(ctx context.Context, config Config, release chan struct{}) (job *Job, ended <-chan error) {
-	p.t.Helper()
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
+// startBlockedRebuild starts a rebuild of heldUnits and returns once its handler is blocked.
+// The error of the rebuild is sent on ended.
+func (f *fixture) startBlockedRebuild(ctx context.Context, config Config, release chan struct{}) (job *Job, ended <-chan error) {
+	f.t.Helper()
+	f.appendEvents(holdEvents("a", 20)...)
+	f.project(heldUnits(1))
 	reached := make(chan struct{})
-	job, err := Begin(ctx, config, held(reached, release))
+	job, err := Begin(ctx, config, blocked(reached, release))
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		_, err := job.Run(ctx)
-		done <- err
-	}()
+	ended = runJob(ctx, job)
 	<-reached
-	return job, done
+	return job, ended
 }
 
-// TestCancel ends a rebuild from another session, and by its context. Nothing that serves is changed, nothing is left,
-// and the next one may begin.
-func TestCancel(t *testing.T) {
+// runJob runs a job in the background and sends its error on the returned channel.
+func runJob(ctx context.Context, job *Job) <-chan error {
+	ended := make(chan error, 1)
+	go func() {
+		_, err := job.Run(ctx)
+		ended <- err
+	}()
+	return ended
+}
+
+// TestCancelledRebuildChangesNothing cancels a rebuild from another session and by its
+// context. The live table is unchanged, no shadow schema is left, and another rebuild works.
+func TestCancelledRebuildChangesNothing(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(p *plant, job *Job, stop func()){
-		"by request": func(p *plant, job *Job, _ func()) {
-			if id, err := Cancel(p.ctx, p.db); err != nil || id != job.ID() {
-				p.t.Errorf("cancel: got %d (%v), want %d", id, err, job.ID())
+	for name, cancel := range map[string]func(f *fixture, job *Job, cancelContext func()){
+		"from another session": func(f *fixture, job *Job, _ func()) {
+			id, err := Cancel(f.ctx, f.db)
+			if err != nil {
+				f.t.Errorf("cancel: %v", err)
+			}
+			if id != job.ID() {
+				f.t.Errorf("cancel: got run %d, want %d", id, job.ID())
 			}
 		},
-		"by its context": func(_ *plant, _ *Job, stop func()) { stop() },
+		"by its context": func(_ *fixture, _ *Job, cancelContext func()) { cancelContext() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			ctx, stop := context.WithCancel(p.ctx)
-			defer stop()
-			job, ended := p.begun(ctx, p.with(), nil)
-			before := p.rows(p.live(), "counting")
-			end(p, job, stop)
+			f := newFixture(t)
+			ctx, cancelContext := context.WithCancel(f.ctx)
+			defer cancelContext()
+			job, ended := f.startBlockedRebuild(ctx, f.rebuildConfig(), nil)
+			before := f.tableText(f.liveSchema(), "held_units")
+			cancel(f, job, cancelContext)
 			if err := <-ended; !errors.Is(err, ErrCancelled) {
-				t.Errorf("got %v, want it cancelled", err)
+				t.Errorf("got %v, want ErrCancelled", err)
 			}
-			p.wantNoShadows(counting(1))
-			if p.rows(p.live(), "counting") != before {
-				t.Error("the live table was changed")
+			f.wantNoShadows(heldUnits(1))
+			if f.tableText(f.liveSchema(), "held_units") != before {
+				t.Error("a cancelled rebuild changed the live table")
 			}
-			if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
-				t.Errorf("runs: got %+v (%v), want it cancelled", runs, err)
-			}
-			if _, err := Cancel(p.ctx, p.db); !errors.Is(err, ErrNotRunning) {
+			f.wantRuns("after the cancel", Cancelled)
+			if _, err := Cancel(f.ctx, f.db); !errors.Is(err, ErrNotRunning) {
 				t.Errorf("cancel again: got %v, want ErrNotRunning", err)
 			}
-			if _, err := p.rebuild(p.with(), counting(1)); err != nil {
-				t.Errorf("the next one: %v", err)
+			if _, err := f.rebuild(f.rebuildConfig(), heldUnits(1)); err != nil {
+				t.Errorf("the next rebuild: %v", err)
 			}
 		})
 	}
 }
 
-// TestLostLease holds that a runner whose session was cut cannot put anything in place.
-func TestLostLease(t *testing.T) {
+// TestRebuildWithoutLeaseCannotSwap cuts the session of the lease during the replay. The run
+// counts as interrupted, the rebuild fails without a swap, and the next rebuild drops the
+// shadow schema that was left behind.
+func TestRebuildWithoutLeaseCannotSwap(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
+	f := newFixture(t)
 	release := make(chan struct{})
-	job, ended := p.begun(p.ctx, p.with(), release)
-	before := p.rows(p.live(), "counting")
-	p.exec(`SELECT pg_terminate_backend($1)`, int64(job.lease.Conn.PgConn().PID()))
+	job, ended := f.startBlockedRebuild(f.ctx, f.rebuildConfig(), release)
+	before := f.tableText(f.liveSchema(), "held_units")
+	f.exec(`SELECT pg_terminate_backend($1)`, int64(job.lease.Conn.PgConn().PID()))
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
-		held, err := worker.LeaseHeld(p.ctx, p.db, leaseName)
-		return !held && err == nil, fmt.Sprint("the lease is held: ", err)
+		held, err := worker.LeaseHeld(f.ctx, f.db, leaseName)
+		return !held && err == nil, fmt.Sprintf("lease held: %t (%v)", held, err)
 	})
-	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Interrupted {
-		t.Errorf("runs: got %+v (%v), want it interrupted", runs, err)
-	}
+	f.wantRuns("without the lease", Interrupted)
 	close(release)
 	if err := <-ended; err == nil {
-		t.Error("a rebuild without its lease came to its end")
+		t.Error("a rebuild without its lease succeeded")
 	}
-	if p.rows(p.live(), "counting") != before || p.value(`SELECT to_regnamespace($1)`, p.home("counting").old) != "" {
-		t.Error("it put something in place")
+	if f.tableText(f.liveSchema(), "held_units") != before {
+		t.Error("a rebuild without its lease changed the live table")
 	}
-	if _, err := p.rebuild(p.with(), counting(1)); err != nil {
-		t.Errorf("the next one, over what was left: %v", err)
+	if f.queryText(`SELECT to_regnamespace($1)`, f.schemas("held_units").old) != "" {
+		t.Error("a rebuild without its lease made an old schema")
 	}
-	p.wantNoShadows(counting(1))
+	if _, err := f.rebuild(f.rebuildConfig(), heldUnits(1)); err != nil {
+		t.Errorf("the next rebuild: %v", err)
+	}
+	f.wantNoShadows(heldUnits(1))
 }
 
-// TestReaderInTheWay holds that a reader who stays on a table delays the exchange and nothing else: other readers do
-// not queue up behind it for long.
-func TestReaderInTheWay(t *testing.T) {
+// TestLongReaderDelaysOnlyTheSwap checks that a transaction which keeps a lock on a live table
+// delays the swap, and that the swap gives up its own lock request between its attempts, so
+// that other readers do not queue up behind it for long.
+func TestLongReaderDelaysOnlyTheSwap(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
-	reader := testenv.Connect(t, p.config)
-	tx, err := reader.Begin(p.ctx)
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 20)...)
+	f.project(heldUnits(1))
+	reader := testenv.Connect(t, f.postgres)
+	tx, err := reader.Begin(f.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(p.ctx, `SELECT FROM counting`); err != nil {
+	if _, err := tx.Exec(f.ctx, `SELECT FROM held_units`); err != nil {
 		t.Fatal(err)
 	}
-	job, err := Begin(p.ctx, p.with(), counting(1))
+	job, err := Begin(f.ctx, f.rebuildConfig(), heldUnits(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() {
-		_, err := job.Run(p.ctx)
-		ended <- err
-	}()
-	const waiting = `SELECT count(*) FROM pg_locks WHERE relation = 'counting'::regclass AND NOT granted`
+	ended := runJob(f.ctx, job)
+	const lockRequests = `SELECT count(*) FROM pg_locks WHERE relation = 'held_units'::regclass AND NOT granted`
 	for _, want := range []string{"1", "0", "1"} { // it waits, gives up, and tries again
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			got := p.value(waiting)
-			return got == want, "waiting for the lock: " + got
+			got := f.queryText(lockRequests)
+			return got == want, fmt.Sprintf("waiting lock requests: got %s, want %s", got, want)
 		})
 	}
-	if err := tx.Rollback(p.ctx); err != nil {
+	if err := tx.Rollback(f.ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-}
-
-// TestPace holds that a rebuild waits while the live lag is high, goes on when it is low, and goes on anyway in the end.
-func TestPace(t *testing.T) {
-	t.Parallel()
-	waited := func(p *pace, then func()) time.Duration {
-		began := time.Now()
-		if then != nil {
-			time.AfterFunc(50*time.Millisecond, then)
-		}
-		if err := p.wait(t.Context()); err != nil {
-			t.Error(err)
-		}
-		return time.Since(began)
-	}
-	p := newPace()
-	if took := waited(p, nil); took > pauseMax/2 {
-		t.Errorf("without a pause it waited %s", took)
-	}
-	p.pause(true)
-	if took := waited(p, nil); took < pauseMax {
-		t.Errorf("in a pause it waited %s, want %s", took, pauseMax)
-	}
-	if !p.progress().Paused {
-		t.Error("the progress does not tell of the pause")
-	}
-	if took := waited(p, func() { p.pause(false) }); took < 50*time.Millisecond || took > pauseMax {
-		t.Errorf("in a pause of 50ms it waited %s", took)
-	}
-	p.aim(100)
-	p.came(50)
-	if now := p.progress(); now.Done != 50 || now.Total != 100 || now.Rate <= 0 || now.ETA <= 0 || now.Paused {
-		t.Errorf("halfway: got %+v", now)
-	}
-}
-
-// TestGivesWay holds that the live lag of a line that works slows a rebuild down, and that one which stands still does
-// not.
-func TestGivesWay(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
-	p.exec(`UPDATE events SET at = now() - interval '1 minute', recorded_at = now() - interval '1 minute'`)
-	p.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'main', 3)`)
-	config := p.with()
-	config.Watched = []projections.Projection{projections.Holds()}
-	lines := lineWatch{}
-	lag := func() time.Duration {
-		t.Helper()
-		lag, err := lines.lag(p.ctx, p.db, config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return lag
-	}
-	if got := lag(); got < time.Minute || got > 2*time.Minute {
-		t.Errorf("a line that is a minute behind: got %s", got)
-	}
-	seen := lines["holds"]
-	lines["holds"] = lineSeen{seen.checkpoint, seen.since.Add(-2 * standingStill)}
-	if got := lag(); got != 0 {
-		t.Errorf("a line that stands still: got %s, want it passed over", got)
-	}
-	p.exec(`UPDATE checkpoints SET seq = 4 WHERE projection = 'holds'`)
-	if got := lag(); got < time.Minute {
-		t.Errorf("a line that moves again: got %s", got)
-	}
-	p.exec(`UPDATE checkpoints SET seq = $1 WHERE projection = 'holds'`, p.seq)
-	if got := lag(); got != 0 {
-		t.Errorf("a line that is level: got %s", got)
-	}
-	p.journal(created("z", 1))
-	p.exec(`UPDATE events SET at = now() - interval '3 seconds' WHERE seq = $1`, p.seq)
-	p.exec(`UPDATE checkpoints SET seq = $1 WHERE projection = 'holds'`, p.seq)
-	if got := lag(); got < 2*time.Second {
-		t.Errorf("a journal that took three seconds: got %s", got)
-	}
-}
-
-// TestBackground holds that a process which ends takes its rebuild with it in good order, and begins no other.
-func TestBackground(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.journal(lives("a", 20)...)
-	p.projected(counting(1))
-	b := NewBackground(p.with())
-	reached := make(chan struct{})
-	request, answered := context.WithCancel(p.ctx)
-	id, err := b.Start(request, false, held(reached, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	answered() // the request is over; the rebuild is not
-	<-reached
-	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].ID != id || runs[0].State != Running {
-		t.Errorf("runs: got %+v (%v)", runs, err)
-	}
-	b.Close()
-	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
-		t.Errorf("runs: got %+v (%v), want it cancelled", runs, err)
-	}
-	p.wantNoShadows(counting(1))
-	if _, err := b.Start(p.ctx, false, counting(1)); err != nil {
-		t.Fatal(err)
-	}
-	b.Close()
-	if runs, err := List(p.ctx, p.db, 1); err != nil || runs[0].State != Cancelled {
-		t.Errorf("begun after the end: got %+v (%v), want it cancelled at once", runs, err)
+		t.Errorf("after the reader has ended: %v", err)
 	}
 }

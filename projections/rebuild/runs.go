@@ -14,10 +14,10 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// State says what has become of a run.
+// State is the state of a run.
 type State string
 
-// The states of a run. An interrupted one is one whose process died.
+// The states of a run. A run is interrupted if its process died before the run ended.
 const (
 	Running     State = "running"
 	Done        State = "done"
@@ -26,31 +26,32 @@ const (
 	Interrupted State = "interrupted"
 )
 
-// RunRecord is a rebuild as any process can see it.
+// RunRecord is one rebuild, as recorded in the table rebuilds for every process to see.
 type RunRecord struct {
-	ID          int64        `json:"id"`
-	Projections []string     `json:"projections"`
-	State       State        `json:"state"`
-	Step        Step         `json:"step"`
-	Done        int64        `json:"done"`  // events that every projection of the run has applied
-	Total       int64        `json:"total"` // events that there are to apply
-	Rate        int64        `json:"rate"`  // events a second since it began; 0 for a run that is over
-	ETASeconds  float64      `json:"eta_seconds"`
-	Exchanged   []string     `json:"exchanged"` // projections whose new tables serve
-	Error       string       `json:"error,omitempty"`
-	Differences []Difference `json:"differences,omitempty"`
-	Started     time.Time    `json:"started_at"`
-	Finished    time.Time    `json:"finished_at,omitzero"`
+	ID          int64             `json:"id"`
+	Projections []string          `json:"projections"`
+	State       State             `json:"state"`
+	Step        Step              `json:"step"`
+	Done        int64             `json:"done"`  // events that every projection of the run has applied
+	Total       int64             `json:"total"` // events to apply
+	Rate        int64             `json:"rate"`  // events per second since the start; 0 unless running
+	ETASeconds  float64           `json:"eta_seconds"`
+	Swapped     []string          `json:"exchanged"` // projections whose new tables serve
+	Error       string            `json:"error,omitempty"`
+	Differences []TableDifference `json:"differences,omitempty"`
+	Started     time.Time         `json:"started_at"`
+	Finished    time.Time         `json:"finished_at,omitzero"`
 }
 
-// stateOfAbandoned is what became of a run that says it is running and that nobody runs: one that had exchanged all its
-// tables was done, even if its process died before it could say so.
-const stateOfAbandoned = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
+// abandonedState is the SQL for the state of a run that is recorded as running while no
+// session has the lease. It is done if all its tables were swapped before its process died.
+const abandonedState = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
 
-// record notes that a run begins, and that those before it do not run any more: the caller has the lease.
-func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
+// recordStart records a new run and returns its id. The caller has the lease, so any earlier
+// run that is still recorded as running was abandoned, and is recorded as such.
+func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		const end = `UPDATE rebuilds SET state = ` + stateOfAbandoned + `, finished_at = now() WHERE state = 'running'`
+		const end = `UPDATE rebuilds SET state = ` + abandonedState + `, finished_at = now() WHERE state = 'running'`
 		if _, err := tx.Exec(ctx, end); err != nil {
 			return err
 		}
@@ -58,82 +59,96 @@ func record(ctx context.Context, conn *pgx.Conn, list []projections.Projection) 
 		return tx.QueryRow(ctx, begin, projections.Names(list), string(StepReplay)).Scan(&id)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("record the rebuild: %w", err)
+		return 0, fmt.Errorf("record the start of the rebuild: %w", err)
 	}
 	return id, nil
 }
 
-// recordExchange notes, in the transaction that does it, that a projection's new tables serve.
-func recordExchange(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
+// recordSwap records, in the transaction of the swap, that a projection's new tables serve.
+func recordSwap(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
 	_, err := tx.Exec(ctx, `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`, id, projection)
 	return err
 }
 
-// finish records what became of the run. Where that fails too, the lease tells that nobody runs it.
-func (j *Job) finish(ctx context.Context, differences []Difference, cause error) {
+// recordEnd records how the run ended. If it cannot, List still shows that the run has ended,
+// because its lease is free.
+func (j *Job) recordEnd(ctx context.Context, differences []TableDifference, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	state, fault := Done, ""
+	state := Done
+	message := ""
 	if cause != nil {
-		state, fault = Failed, cause.Error()
+		state = Failed
+		message = cause.Error()
 	}
 	if errors.Is(cause, ErrCancelled) {
 		state = Cancelled
 	}
 	if differences == nil {
-		differences = []Difference{}
+		differences = []TableDifference{}
 	}
-	now := j.pace.progress()
+	now := j.progress()
 	const query = `
 		UPDATE rebuilds SET state = $2, step = $3, done = $4, total = $5, error = $6, differences = $7, finished_at = now()
 		WHERE id = $1 AND state = 'running'`
-	if _, err := j.lease.Conn.Exec(ctx, query, j.id, string(state), string(now.Step), now.Done, now.Total, fault, differences); err != nil {
-		j.config.Log.Warn("what became of a rebuild is not recorded", "rebuild", j.id, "error", err)
+	_, err := j.lease.Conn.Exec(ctx, query,
+		j.id, string(state), string(now.Step), now.Done, now.Total, message, differences)
+	if err != nil {
+		j.config.Log.Warn("cannot record the end of a rebuild", "rebuild", j.id, "error", err)
 	}
 	if j.config.Report != nil && cause == nil {
 		j.config.Report(now)
 	}
 }
 
-// List returns the latest runs, the newest first.
+// List returns the latest runs, newest first.
 func List(ctx context.Context, db postgres.Querier, limit int) ([]RunRecord, error) {
 	held, err := worker.LeaseHeld(ctx, db, leaseName)
 	if err != nil {
 		return nil, err
 	}
 	const query = `
-		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + stateOfAbandoned + ` ELSE state END, step, done, total, exchanged, error, differences,
+		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + abandonedState + ` ELSE state END, step, done, total, exchanged, error, differences,
 		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z'), extract(epoch FROM clock_timestamp() - started_at)::float8
 		FROM rebuilds ORDER BY id DESC LIMIT $1`
 	rows, err := db.Query(ctx, query, limit, held)
 	if err != nil {
 		return nil, fmt.Errorf("list rebuilds: %w", err)
 	}
-	runs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r RunRecord, err error) {
-		var differences []byte
-		var age float64
-		err = row.Scan(&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Exchanged, &r.Error, &differences, &r.Started, &r.Finished, &age)
-		if err != nil {
-			return r, err
-		}
-		if r.State == Running {
-			rate, left := pacing(r.Step, r.Done, r.Total, time.Duration(age*float64(time.Second)))
-			r.Rate, r.ETASeconds = int64(rate), left.Round(100*time.Millisecond).Seconds()
-		}
-		r.Started, r.Finished = r.Started.UTC(), r.Finished.UTC()
-		return r, json.Unmarshal(differences, &r.Differences)
-	})
+	runs, err := pgx.CollectRows(rows, scanRun)
 	if err != nil {
 		return nil, fmt.Errorf("list rebuilds: %w", err)
 	}
 	return runs, nil
 }
 
-// ErrNotRunning is returned by Cancel where no rebuild runs.
-var ErrNotRunning = errors.New("no rebuild runs")
+// scanRun reads a row of List's query.
+func scanRun(row pgx.CollectableRow) (r RunRecord, err error) {
+	var differences []byte
+	var ageSeconds float64
+	err = row.Scan(
+		&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Swapped, &r.Error,
+		&differences, &r.Started, &r.Finished, &ageSeconds,
+	)
+	if err != nil {
+		return r, err
+	}
+	if r.State == Running {
+		age := time.Duration(ageSeconds * float64(time.Second))
+		rate, eta := rateAndETA(r.Step, r.Done, r.Total, age)
+		r.Rate = int64(rate)
+		r.ETASeconds = eta.Round(100 * time.Millisecond).Seconds()
+	}
+	r.Started = r.Started.UTC()
+	r.Finished = r.Finished.UTC()
+	return r, json.Unmarshal(differences, &r.Differences)
+}
 
-// Cancel asks the rebuild that runs, in whichever process, to end, and returns its number. It ends within a second,
-// unless its exchange is under way.
+// ErrNotRunning is returned by Cancel if no rebuild is running.
+var ErrNotRunning = errors.New("no rebuild is running")
+
+// Cancel asks the running rebuild to end, in whichever process it runs, and returns its id.
+// The rebuild ends within a second, unless a swap is under way.
 func Cancel(ctx context.Context, db postgres.Querier) (id int64, err error) {
 	held, err := worker.LeaseHeld(ctx, db, leaseName)
 	if err != nil {

@@ -4,65 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/projections"
 )
 
-// home names the schemas of one projection.
-type home struct {
-	live   string // where the tables that serve are
-	path   string // the search_path by which they are found
-	shadow string // where a rebuild makes the new ones
-	old    string // where the ones that served before are kept
-}
-
-// findHome derives the schemas from the one that a session works in.
-func findHome(ctx context.Context, db postgres.Querier, projection string) (h home, err error) {
-	if err := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`).Scan(&h.live, &h.path); err != nil {
-		return h, fmt.Errorf("find the live schema: %w", err)
-	}
-	h.shadow, h.old = schemaName(h.live, projection, "shadow"), schemaName(h.live, projection, "old")
-	return h, nil
-}
-
-// schemaName is as short as Postgres wants it (63 bytes), and another one for every live schema and projection.
-func schemaName(live, projection, kind string) string {
-	const nameMax = 40
-	sum := fnv.New32a()
-	fmt.Fprintf(sum, "%q%q", live, projection)
-	name := strings.ToValidUTF8(projection[:min(nameMax, len(projection))], "")
-	return fmt.Sprintf("%s_%s_%08x", name, kind, sum.Sum32())
-}
-
-// shadow is a projection whose new tables are being filled.
+// shadow is a projection whose new tables are filled in the shadow schema.
 type shadow struct {
 	projections.Projection
-	home
+	schemas
 	pool string
-	conn *pgx.Conn // its unqualified names are the shadow's
+	conn *pgx.Conn // its search_path begins with the shadow schema
 	seq  atomic.Int64
 }
 
-// newShadow makes empty shadow tables, and a session that works on them. What an earlier run left is dropped.
+// newShadow creates the shadow schema with empty tables, and opens a session on it. It drops
+// a shadow schema that an earlier run left behind.
 func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.Projection) (s *shadow, err error) {
 	s = &shadow{Projection: p, pool: config.Pool.Name()}
-	if s.home, err = findHome(ctx, db, p.Name); err != nil {
+	if s.schemas, err = findSchemas(ctx, db, p.Name); err != nil {
 		return nil, err
 	}
-	if kept, err := schemaExists(ctx, db, s.old); err != nil || kept {
-		if kept {
-			err = fmt.Errorf("%w; go back to them with `stockstream projections restore-old %s`, or drop them with `stockstream projections drop-old %s`", ErrOldTables, p.Name, p.Name)
-		}
+	kept, err := schemaExists(ctx, db, s.old)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.create(ctx, db); err != nil {
+	if kept {
+		const format = "%w; restore them with `stockstream projections restore-old %s`, or drop them with `stockstream projections drop-old %s`"
+		return nil, fmt.Errorf(format, ErrOldTablesKept, p.Name, p.Name)
+	}
+	if err := s.createSchema(ctx, db); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -71,27 +45,30 @@ func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.P
 			err = errors.Join(err, s.drop(ctx, db))
 		}
 	}()
-	shadowed := config.Postgres.Copy()
-	shadowed.RuntimeParams["search_path"] = quote(s.shadow) + ", " + s.path
-	if s.conn, err = pgx.ConnectConfig(ctx, shadowed); err != nil {
+	config.Postgres = config.Postgres.Copy()
+	config.Postgres.RuntimeParams["search_path"] = quote(s.shadow) + ", " + s.path
+	if s.conn, err = pgx.ConnectConfig(ctx, config.Postgres); err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
-	// The new tables are lost together with their checkpoint, and nothing reads them before the exchange.
+	// A crash of Postgres may lose the latest transactions, but it loses rows and checkpoint
+	// together, and nothing reads the new tables before the swap.
 	if _, err := s.conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
 		return nil, err
 	}
 	if err := projections.CreateTables(ctx, s.conn, p); err != nil {
 		return nil, err
 	}
-	if _, err := s.conn.Exec(ctx, `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0)`, p.Name, s.pool); err != nil {
+	const begin = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0)`
+	if _, err := s.conn.Exec(ctx, begin, p.Name, s.pool); err != nil {
 		return nil, err
 	}
 	return s, s.checkDependents(ctx, db)
 }
 
-// create makes the shadow schema, with bookkeeping tables that are empty, in the place of one that was left. There is
-// no moment without it, in which a runner that lost its lease would find the live tables under the names of its own.
-func (s *shadow) create(ctx context.Context, db *pgx.Conn) error {
+// createSchema replaces the shadow schema by a new one with an empty checkpoints table and an
+// empty dead_letters table. It does so in one transaction: without the schema, another
+// rebuild that has lost its lease but still runs would find the live tables in its search_path.
+func (s *shadow) createSchema(ctx context.Context, db *pgx.Conn) error {
 	shadow, live := quote(s.shadow), quote(s.live)
 	_, err := db.Exec(ctx, `
 		BEGIN;
@@ -100,9 +77,9 @@ func (s *shadow) create(ctx context.Context, db *pgx.Conn) error {
 		CREATE TABLE `+shadow+`.checkpoints (LIKE `+live+`.checkpoints INCLUDING ALL);
 		CREATE TABLE `+shadow+`.dead_letters (LIKE `+live+`.dead_letters INCLUDING ALL);
 		COMMIT`)
-	const forbidden = "42501"
-	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == forbidden {
-		err = fmt.Errorf("a rebuild needs a schema of its own (GRANT CREATE ON DATABASE … TO the service's role): %w", err)
+	const insufficientPrivilege = "42501"
+	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == insufficientPrivilege {
+		err = fmt.Errorf("cannot create the shadow schema; GRANT CREATE ON DATABASE … TO the service's role: %w", err)
 	}
 	if err != nil {
 		_, rollbackErr := db.Exec(ctx, `ROLLBACK`)
@@ -118,11 +95,12 @@ func (s *shadow) drop(ctx context.Context, db *pgx.Conn) error {
 
 func (s *shadow) close(ctx context.Context) {
 	if s.conn != nil {
-		_ = s.conn.Close(ctx) // nothing depends on a polite goodbye
+		_ = s.conn.Close(ctx) // its transactions have been committed
 	}
 }
 
-// analyse gathers the statistics that queries on the new tables are planned by.
+// analyse gathers planner statistics for the new tables, so that the first queries after the
+// swap have good plans.
 func (s *shadow) analyse(ctx context.Context) error {
 	for _, table := range s.Tables {
 		if _, err := s.conn.Exec(ctx, `ANALYSE `+pgx.Identifier{s.shadow, table}.Sanitize()); err != nil {
@@ -131,10 +109,3 @@ func (s *shadow) analyse(ctx context.Context) error {
 	}
 	return nil
 }
-
-func schemaExists(ctx context.Context, db postgres.Querier, schema string) (exists bool, err error) {
-	err = db.QueryRow(ctx, `SELECT to_regnamespace($1) IS NOT NULL`, quote(schema)).Scan(&exists)
-	return exists, err
-}
-
-func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/migrations"
+)
+
+// redisClient returns a client whose time-outs are short enough for a command's deadline to take effect. Time-outs that
+// the URL sets (?read_timeout=…) take precedence.
+func redisClient(config *Config) (*redis.Client, error) {
+	options, err := redis.ParseURL(config.RedisURL)
+	if err != nil {
+		return nil, fmt.Errorf("redis URL: %w", err)
+	}
+	options.ContextTimeoutEnabled = true
+	options.DialerRetries = 1
+	if options.DialTimeout == 0 {
+		options.DialTimeout = 2 * time.Second
+	}
+	if options.ReadTimeout == 0 {
+		options.ReadTimeout = 2 * time.Second
+	}
+	return redis.NewClient(options), nil
+}
+
+// redisLog logs go-redis's messages about its connections at debug level. The parts that need Redis report themselves
+// when they cannot reach it.
+type redisLog struct{ log *slog.Logger }
+
+// Printf implements go-redis's logging interface.
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, fmt.Sprintf(format, v...))
+}
+
+// connect opens one connection to Postgres, for a command that runs to its end.
+func connect(ctx context.Context, config *Config) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres (set STOCKSTREAM_DATABASE_URL or --database-url to its address): %w", err)
+	}
+	return conn, nil
+}
+
+// withConnection calls do with a new connection to Postgres and closes the connection afterwards.
+func withConnection(ctx context.Context, config *Config, do func(*pgx.Conn) error) error {
+	conn, err := connect(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	return do(conn)
+}
+
+// connectToLatestSchema opens a connection to Postgres and checks that the schema is at this build's version. Without
+// the check, an operator would see errors about missing tables.
+func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, error) {
+	conn, err := connect(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrations.Check(ctx, conn); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+// postgresConfig returns the connection settings for parts that open Postgres connections themselves.
+func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
+	postgres, err := pgx.ParseConfig(config.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	return postgres, nil
+}
+
+// latestSchemaConfig returns postgresConfig, after checking that the schema is at this build's version.
+func latestSchemaConfig(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
+	postgres, err := postgresConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := connectToLatestSchema(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return postgres, conn.Close(ctx)
+}

@@ -1,0 +1,152 @@
+package rebuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/wait"
+	"github.com/stockstream/stockstream/internal/worker"
+)
+
+const (
+	// lockTimeout bounds how long one attempt waits for its locks. Readers and the live worker
+	// queue up behind that attempt.
+	lockTimeout  = 300 * time.Millisecond
+	lockPause    = 200 * time.Millisecond // between attempts; it grows with each
+	lockAttempts = 40
+	// lastEventsMax is how many events the transaction of the swap may have to apply.
+	lastEventsMax = 5000
+	// swapTimeout bounds the transaction of the swap. A shutdown or a cancel does not interrupt it.
+	swapTimeout = 30 * time.Second
+)
+
+// swapAll swaps the tables of every projection, each in a transaction of its own.
+func (j *Job) swapAll(ctx context.Context) (results []Result, err error) {
+	j.tracker.setStep(StepSwap)
+	for _, s := range j.shadows {
+		result, err := j.swapOne(ctx, s)
+		if err != nil {
+			return results, fmt.Errorf("swap the tables of %s: %w", s.Name, err)
+		}
+		results = append(results, result)
+		s.close(ctx) // without the shadow schema, its search_path finds the live tables
+	}
+	j.tracker.setStep(StepDone)
+	return results, nil
+}
+
+// swapOne catches up and tries to swap, until it gets the locks or has used up its attempts.
+func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error) {
+	for attempt := range lockAttempts {
+		if err := j.catchUp(ctx, s); err != nil {
+			return result, err
+		}
+		if result, err = j.trySwap(ctx, s); err == nil || !isRetryable(err) {
+			return result, err
+		}
+		if err := wait.For(ctx, time.Duration(attempt+1)*lockPause); err != nil {
+			return result, err
+		}
+	}
+	return result, fmt.Errorf("gave up after %d attempts to lock the live tables: %w", lockAttempts, err)
+}
+
+var errTooFarBehind = fmt.Errorf("the shadow tables are more than %d events behind the live tables", lastEventsMax)
+
+// isRetryable reports whether a swap that failed with err may succeed a moment later.
+func isRetryable(err error) bool {
+	const (
+		lockNotAvailable = "55P03"
+		deadlockDetected = "40P01"
+	)
+	if errors.Is(err, errTooFarBehind) {
+		return true
+	}
+	fault := new(pgconn.PgError)
+	return errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlockDetected)
+}
+
+// trySwap applies the last events and swaps the tables in one transaction. It runs on the
+// session of the lease, so a rebuild that has lost its lease cannot swap.
+func (j *Job) trySwap(ctx context.Context, s *shadow) (result Result, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), swapTimeout)
+	defer cancel()
+	err = pgx.BeginFunc(ctx, j.lease.Conn, func(tx pgx.Tx) error {
+		seq, err := s.lockLiveTables(ctx, tx, s.Tables, s.Name, s.pool)
+		if err != nil {
+			return err
+		}
+		if err := s.applyLast(ctx, tx, seq, j); err != nil {
+			return err
+		}
+		if result, err = s.swapTables(ctx, tx, s.Projection, s.pool); err != nil {
+			return err
+		}
+		return recordSwap(ctx, tx, j.id, s.Name)
+	})
+	return result, err
+}
+
+// lockLiveTables locks the live tables and then their checkpoint, against readers and the
+// live worker, and returns that checkpoint. The order is that of the live worker's own
+// transactions, which write the tables first and move the checkpoint last.
+func (s schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
+	// The idle timeout frees the tables if this process is suspended while it has them locked.
+	const bounds = `SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '30s'`
+	if _, err := tx.Exec(ctx, fmt.Sprintf(bounds, lockTimeout.Milliseconds())); err != nil {
+		return 0, err
+	}
+	for _, table := range tables {
+		name := pgx.Identifier{s.live, table}.Sanitize()
+		exists, err := tableExists(ctx, tx, name)
+		if err != nil {
+			return 0, err
+		}
+		if !exists {
+			continue
+		}
+		if _, err := tx.Exec(ctx, `LOCK TABLE `+name+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+			return 0, err
+		}
+	}
+	// A row that does not exist cannot be locked.
+	const insert = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT (projection, pool) DO NOTHING`
+	if _, err := tx.Exec(ctx, insert, projection, pool); err != nil {
+		return 0, err
+	}
+	const query = `SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2 FOR UPDATE`
+	err = tx.QueryRow(ctx, query, projection, pool).Scan(&seq)
+	return seq, err
+}
+
+// applyLast applies the events between the shadow's seq and the seq of the locked live tables.
+// Within tx, it sets the search_path to the shadow schema and back.
+func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) error {
+	after := s.seq.Load()
+	switch {
+	case seq < after:
+		return fmt.Errorf("the live checkpoint went back from %d to %d: %w", after, seq, worker.ErrFenced)
+	case seq-after > lastEventsMax:
+		return errTooFarBehind
+	case seq == after:
+		return nil
+	}
+	last, err := journal.ReadEvents(ctx, tx, s.pool, after, int(seq-after))
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true)`, quote(s.shadow)+", "+s.path); err != nil {
+		return err
+	}
+	if err := s.replay(ctx, tx, last, j); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `SELECT set_config('search_path', $1, true)`, s.path)
+	return err
+}
