@@ -24,7 +24,6 @@ var arrows = map[string][]string{
 
 	"commands":                       {"events", "events/stream"},
 	"commands/recovery":              {"commands", "events", "events/stream", "events/journal"},
-	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"}, // for tests only
 
 	"commands/commandstest":          {"events", "events/stream", "events/journal", "internal/local", "internal/testenv"}, // for tests only
 	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"},                     // for tests only
