@@ -142,7 +142,7 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	}
 
 	s.redisCommand("HSET hold:" + s.live + " qty 9")
-	out, err := s.wantError("audit")
+	out, err := s.runFailing("audit")
 	if err == nil || err.Error() != "audit: 1 difference" {
 		t.Errorf("a difference: got error %v, want audit: 1 difference", err)
 	}
@@ -156,7 +156,7 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	}
 
 	s.exec(`UPDATE stock_levels SET sold = sold + 1`)
-	out, _ = s.wantError("audit --full")
+	out, _ = s.runFailing("audit --full")
 	if want := "`stockstream projections rebuild stock_levels --accept-differences`"; !strings.Contains(out, want) {
 		t.Errorf("a difference in a read table: printed %q, want the advice %s", out, want)
 	}
@@ -182,7 +182,7 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.wantError("audit", "no audit was possible: read ")
+	_, err = s.runFailing("audit", "no audit was possible: read ")
 	if err != nil && !strings.Contains(err.Error(), "read Redis") && !strings.Contains(err.Error(), "read the stream") {
 		t.Errorf("without Redis: got %v, want that Redis or the stream could not be read", err)
 	}
@@ -193,7 +193,7 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	if last.Verdict != audit.VerdictIncomplete {
 		t.Errorf("the stored last audit: got %+v, want it incomplete", last)
 	}
-	if _, err := s.wantError("audit --timeout 1ns", "--timeout"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.runFailing("audit --timeout 1ns", "--timeout"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("--timeout 1ns: got %v, want context.DeadlineExceeded", err)
 	}
 	s.wantError("audit -o xml")

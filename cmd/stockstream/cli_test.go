@@ -35,7 +35,7 @@ func TestMigrateUpDownAndStatus(t *testing.T) {
 		"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1", "dead-letters list",
 		"projections list", "projections rebuild holds",
 	} {
-		if _, err := s.wantError(command, "migrate up"); !errors.Is(err, migrations.ErrSchema) {
+		if _, err := s.runFailing(command, "migrate up"); !errors.Is(err, migrations.ErrSchema) {
 			t.Errorf("%s without a schema: got %v, want ErrSchema", command, err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestDoctorFindsUnsafeSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.exec(`UPDATE schema_migrations SET version = 1`)
-	out, _ := s.wantError("doctor -o json", "6 of 13 findings are unsafe")
+	out, _ := s.runFailing("doctor -o json", "6 of 13 findings are unsafe")
 	var findings []finding
 	if err := json.Unmarshal([]byte(out), &findings); err != nil {
 		t.Fatalf("%v in %s", err, out)
@@ -89,7 +89,7 @@ func TestDoctorFindsUnsafeSettings(t *testing.T) {
 	if err := s.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if out, _ := s.wantError("doctor"); !strings.Contains(out, "start it") {
+	if out, _ := s.runFailing("doctor"); !strings.Contains(out, "start it") {
 		t.Errorf("without Redis: printed %q, want the advice to start it", out)
 	}
 	s.wantError("doctor -o xml")

@@ -98,8 +98,14 @@ func (s *fixture) wantOutput(command string, texts ...string) string {
 	return out
 }
 
-// wantError runs a command, checks that it fails with an error that contains every text, and returns output and error.
-func (s *fixture) wantError(command string, texts ...string) (string, error) {
+// wantError runs a command and checks that it fails with an error that contains every text.
+func (s *fixture) wantError(command string, texts ...string) {
+	s.t.Helper()
+	_, _ = s.runFailing(command, texts...)
+}
+
+// runFailing is wantError, and returns the command's output and error.
+func (s *fixture) runFailing(command string, texts ...string) (string, error) {
 	s.t.Helper()
 	out, err := s.cli(strings.Fields(command)...)
 	if err == nil {

@@ -44,7 +44,7 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 // LoseAnswers drops the next n answers and cuts their connections. The server has carried out the requests by then.
 func (p *Proxy) LoseAnswers(n int64) { p.lost.Store(n) }
 
-// Silence(true) drops all answers and keeps the connections open. Silence(false) lets answers pass again.
+// Silence drops all answers but keeps the connections open, until it is called with false.
 func (p *Proxy) Silence(silent bool) { p.silent.Store(silent) }
 
 // Cut closes all connections.
