@@ -48,12 +48,12 @@ func Redis(t testing.TB, args ...string) *local.Redis {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stop(t, r.Stop) })
+	t.Cleanup(func() { stopServer(t, r.Stop) })
 	keepIfFailed(t, "redis-cli -u "+r.URL())
 	return r
 }
 
-func stop(t testing.TB, stop func(context.Context) error) {
+func stopServer(t testing.TB, stop func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -178,7 +178,7 @@ func PostgresServer(t testing.TB) *local.Postgres {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stop(t, p.Stop) })
+	t.Cleanup(func() { stopServer(t, p.Stop) })
 	keepIfFailed(t, "psql '"+p.URL()+"'")
 	return p
 }
