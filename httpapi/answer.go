@@ -1,11 +1,11 @@
 package httpapi
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 
 	"github.com/gin-gonic/gin"
+	"github.com/goccy/go-json" // writes the same bytes as encoding/json, in a third of the time
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
@@ -35,15 +35,9 @@ func (a *api) decided(c *gin.Context, status int, position events.Position, repl
 	return a.write(c, status, body)
 }
 
-// plainAnswer is an answer that writes its own JSON, because it is sent often. The bytes are those of encoding/json.
-type plainAnswer interface{ plain() []byte }
-
 func (a *api) write(c *gin.Context, status int, body any) error {
-	var raw []byte
-	var err error
-	if answer, ok := body.(plainAnswer); ok {
-		raw = answer.plain()
-	} else if raw, err = json.Marshal(body); err != nil {
+	raw, err := json.Marshal(body)
+	if err != nil {
 		return err
 	}
 	c.Data(status, "application/json", append(raw, '\n'))

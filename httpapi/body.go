@@ -12,7 +12,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/stockstream/stockstream/commands"
-	"github.com/stockstream/stockstream/internal/plainjson"
 )
 
 const (
@@ -33,9 +32,6 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	if err := requireJSON(c); err != nil {
 		return err
 	}
-	if request, ok := into.(plainRequest); ok && plainjson.Read(body, request.field) {
-		return nil
-	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
@@ -45,12 +41,6 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 		return &requestError{codeMalformed, "the body holds more than one JSON value"}
 	}
 	return nil
-}
-
-// plainRequest is a request that plainjson can read, because it is received often. field returns the address of a field's
-// text or number; both are nil for an unknown field.
-type plainRequest interface {
-	field(name string) (text *string, number *int64)
 }
 
 // readBody reads at most one byte more than a body may have. net/http discards the rest of a larger body, so that the

@@ -7,7 +7,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/stockstream/stockstream/commands"
-	"github.com/stockstream/stockstream/internal/plainjson"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -20,24 +19,6 @@ type ReserveRequest struct {
 	IdempotencyKey string `json:"idempotency_key"`
 }
 
-// field implements plainRequest.
-func (r *ReserveRequest) field(name string) (text *string, number *int64) {
-	switch name {
-	case "sku":
-		return &r.SKU, nil
-	case "qty":
-		return nil, &r.Qty
-	case "user_id":
-		return &r.UserID, nil
-	case "ttl_seconds":
-		r.TTLSeconds = new(int64)
-		return nil, r.TTLSeconds
-	case "idempotency_key":
-		return &r.IdempotencyKey, nil
-	}
-	return nil, nil
-}
-
 // ReserveAnswer is the hold that a request created. For a repeated request it is the same hold in its present state.
 type ReserveAnswer struct {
 	HoldID      string    `json:"hold_id"`
@@ -47,12 +28,6 @@ type ReserveAnswer struct {
 	Status      string    `json:"status"`
 	ExpiresAt   time.Time `json:"expires_at"`
 	ExpiresInMs int64     `json:"expires_in_ms"`
-}
-
-// plain implements plainAnswer.
-func (r ReserveAnswer) plain() []byte {
-	return make(plainjson.Object, 0, 256).Text("hold_id", r.HoldID).Text("sku", r.SKU).Int("qty", r.Qty).Text("user_id", r.UserID).
-		Text("status", r.Status).Text("expires_at", r.ExpiresAt.Format(time.RFC3339Nano)).Int("expires_in_ms", r.ExpiresInMs).End()
 }
 
 func (a *api) reserve(c *gin.Context) error {
