@@ -18,12 +18,12 @@ const module = "github.com/stockstream/stockstream/"
 
 // arrows lists the packages of this module that each package may import. docs/ARCHITECTURE.md has a drawing of them.
 var arrows = map[string][]string{
-	"events":         {"internal/plainjson"},
+	"events":         {},
 	"events/stream":  {"events"},
 	"events/journal": {"events", "events/stream"},
 
-	"commands":                       {"events", "events/stream"},
-	"commands/recovery":              {"commands", "events", "events/stream", "events/journal"},
+	"commands":          {"events", "events/stream"},
+	"commands/recovery": {"commands", "events", "events/stream", "events/journal"},
 
 	"commands/commandstest":          {"events", "events/stream", "events/journal", "internal/local", "internal/testenv"}, // for tests only
 	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"},                     // for tests only
@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"audit":               {"events", "events/stream", "events/journal", "deadletters", "projections"},
 
 	"httpapi": {"events", "events/stream", "events/journal", "commands", "deadletters", "projections", "projections/rebuild",
-		"sagas", "audit", "migrations", "internal/plainjson"},
+		"sagas", "audit", "migrations"},
 	"cmd/stockstream": {"events", "events/stream", "events/journal", "commands", "commands/recovery", "deadletters",
 		"projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local"},
 	"cmd/bench": {"events", "events/stream", "events/journal", "commands", "commands/recovery", "deadletters",
@@ -43,7 +43,6 @@ var arrows = map[string][]string{
 
 	"migrations":           {},
 	"internal/local":       {},
-	"internal/plainjson":   {},
 	"internal/postgres":    {},
 	"internal/wait":        {},
 	"internal/worker":      {},
