@@ -30,13 +30,13 @@ const (
 // connection, Follow tells why, and goes on after the last event that was taken as soon as it can. It fails with the
 // error of take, with that of the first connection, with ErrDetached, and with ErrRewritten.
 func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, tell func(error), take func([]Recorded) error) error {
-	f := &followState{query: q, take: take}
+	f := &follower{query: q, handle: take}
 	for {
 		err := f.session(ctx, config)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // the end that was asked for
-		case !f.connected || f.over:
+		case !f.connected || f.ended:
 			return err
 		}
 		tell(err)
@@ -44,17 +44,17 @@ func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, tell fu
 	}
 }
 
-// followState is somebody's place in the journal, from one session to the next.
-type followState struct {
+// follower is somebody's place in the journal, from one session to the next.
+type follower struct {
 	query     HistoryQuery // its After moves on with what was taken
 	end       int64        // the journal's, as it was last seen
-	take      func([]Recorded) error
+	handle      func([]Recorded) error
 	connected bool // once, so that there is a journal to go back to
-	over      bool // for good: another session would not help
+	ended      bool // for good: another session would not help
 }
 
 // session follows until something fails.
-func (f *followState) session(ctx context.Context, config *pgx.ConnConfig) error {
+func (f *follower) session(ctx context.Context, config *pgx.ConnConfig) error {
 	conn, err := postgres.Connect(ctx, config)
 	if err != nil {
 		return fmt.Errorf("follow the journal: %w", err)
@@ -82,7 +82,7 @@ func (f *followState) session(ctx context.Context, config *pgx.ConnConfig) error
 }
 
 // begin listens first and looks then: what comes to the journal in between is notified.
-func (f *followState) begin(ctx context.Context, conn *pgx.Conn) error {
+func (f *follower) begin(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
 	if _, err := conn.Exec(ctx, "LISTEN "+notifyChannel); err != nil {
@@ -99,21 +99,21 @@ func (f *followState) begin(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // next takes one page, and reports whether there is another already.
-func (f *followState) next(ctx context.Context, conn *pgx.Conn) (more bool, err error) {
+func (f *follower) next(ctx context.Context, conn *pgx.Conn) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
 	page, err := ReadHistory(ctx, conn, f.query)
 	if err != nil {
-		f.over = errors.Is(err, ErrDetached)
+		f.ended = errors.Is(err, ErrDetached)
 		return false, err
 	}
 	if page.End < f.end {
-		f.over = true
+		f.ended = true
 		return false, fmt.Errorf("%w: it ended at %s, and ends at %s now", ErrRewritten, events.Position{Pool: f.query.Pool, Seq: f.end}, events.Position{Pool: f.query.Pool, Seq: page.End})
 	}
 	if len(page.Events) > 0 {
-		if err := f.take(page.Events); err != nil {
-			f.over = true
+		if err := f.handle(page.Events); err != nil {
+			f.ended = true
 			return false, err
 		}
 	}

@@ -80,10 +80,10 @@ func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 	case q.After >= end:
 		return page, nil
 	}
-	if err := q.checkReached(first); err != nil {
+	if err := q.checkAttached(first); err != nil {
 		return page, err
 	}
-	whole, err := q.wholeUntil(ctx, db, first, end)
+	whole, err := q.attachedUntil(ctx, db, first, end)
 	switch {
 	case err != nil:
 		return page, err
@@ -110,11 +110,11 @@ func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 	if first, _, err = bounds(ctx, db, q.Pool); err != nil {
 		return page, err
 	}
-	return page, q.checkReached(first)
+	return page, q.checkAttached(first)
 }
 
-// checkReached returns ErrDetached where the journal's first event comes behind the next one that is wanted.
-func (q HistoryQuery) checkReached(first int64) error {
+// checkAttached returns ErrDetached where the journal's first event comes behind the next one that is wanted.
+func (q HistoryQuery) checkAttached(first int64) error {
 	if q.After > 0 && (first == 0 || first > q.After+1) {
 		return fmt.Errorf("%w: the first event is %s, and what comes after %s is wanted", ErrDetached, events.Position{Pool: q.Pool, Seq: first}, events.Position{Pool: q.Pool, Seq: q.After})
 	}
@@ -130,9 +130,9 @@ func bounds(ctx context.Context, db postgres.Querier, pool string) (first, end i
 	return first, end, err
 }
 
-// wholeUntil is the seq before the next part that is detached from between others, or the journal's end: a page does not
+// attachedUntil is the seq before the next part that is detached from between others, or the journal's end: a page does not
 // go on behind it, where the next one would not know what it missed. The history of a hold is what is attached of it.
-func (q HistoryQuery) wholeUntil(ctx context.Context, db postgres.Querier, first, end int64) (seq int64, err error) {
+func (q HistoryQuery) attachedUntil(ctx context.Context, db postgres.Querier, first, end int64) (seq int64, err error) {
 	if q.HoldID != "" || first == 0 {
 		return end, nil
 	}
@@ -141,8 +141,8 @@ func (q HistoryQuery) wholeUntil(ctx context.Context, db postgres.Querier, first
 	return seq, err
 }
 
-// where is the condition that the indexes answer, in their words: it makes no use of the type.
-func (q HistoryQuery) where(until int64) (condition string, args []any) {
+// condition is the condition that the indexes answer, in their words: it makes no use of the type.
+func (q HistoryQuery) condition(until int64) (condition string, args []any) {
 	condition, args = "pool = $1 AND seq > $2 AND seq <= $3", []any{q.Pool, q.After, until}
 	if q.SKU != "" {
 		args = append(args, q.SKU)
@@ -157,7 +157,7 @@ func (q HistoryQuery) where(until int64) (condition string, args []any) {
 
 // page is the query for the events up to a seq, and for one more than the limit, which tells whether there is one.
 func (q HistoryQuery) page(until int64) (query string, args []any) {
-	where, args := q.where(until)
+	where, args := q.condition(until)
 	if q.Type != "" {
 		args = append(args, string(q.Type))
 		where += fmt.Sprintf(" AND type = $%d", len(args))
@@ -174,7 +174,7 @@ func (q HistoryQuery) scanEnd(ctx context.Context, db postgres.Querier, end int6
 	case q.SKU == "" && q.HoldID == "":
 		return min(end, q.After+historyScanMax), nil
 	}
-	where, args := q.where(end)
+	where, args := q.condition(end)
 	query := fmt.Sprintf(`SELECT seq FROM events WHERE %s ORDER BY seq OFFSET $%d LIMIT 1`, where, len(args)+1)
 	var seq int64
 	err := db.QueryRow(ctx, query, append(args, historyScanMax-1)...).Scan(&seq)

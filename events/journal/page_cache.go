@@ -17,7 +17,7 @@ type PageCache struct {
 
 	mu     sync.Mutex
 	pages  map[int64]*cachedPage // by the seq before its first event
-	oldest []int64
+	order []int64
 }
 
 type cachedPage struct {
@@ -62,7 +62,7 @@ func (p *PageCache) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.pages)
-	p.oldest = nil
+	p.order = nil
 }
 
 // page returns the page after a seq, and whether the caller is the first and has to fill it.
@@ -74,10 +74,10 @@ func (p *PageCache) page(after int64) (page *cachedPage, first bool) {
 	}
 	page = &cachedPage{read: make(chan struct{})}
 	p.pages[after] = page
-	p.oldest = append(p.oldest, after)
-	if len(p.oldest) > pagesMax {
-		delete(p.pages, p.oldest[0])
-		p.oldest = p.oldest[1:]
+	p.order = append(p.order, after)
+	if len(p.order) > pagesMax {
+		delete(p.pages, p.order[0])
+		p.order = p.order[1:]
 	}
 	return page, true
 }

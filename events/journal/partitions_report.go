@@ -55,7 +55,7 @@ func DescribePartitions(ctx context.Context, db postgres.Querier, readers []Read
 	}
 	for _, part := range attached {
 		report := PartitionReport{Partition: part, State: PartitionAttached, NeededBy: part.NeededBy(readers)}
-		if err := report.look(ctx, db); err != nil {
+		if err := report.inspect(ctx, db); err != nil {
 			return nil, err
 		}
 		reports = append(reports, report)
@@ -70,8 +70,8 @@ func DescribePartitions(ctx context.Context, db postgres.Querier, readers []Read
 	return reports, nil
 }
 
-// look reads the first and the last event of each pool in a part: seqs are dense, so they tell the rest.
-func (r *PartitionReport) look(ctx context.Context, db postgres.Querier) error {
+// inspect reads the first and the last event of each pool in a part: seqs are dense, so they tell the rest.
+func (r *PartitionReport) inspect(ctx context.Context, db postgres.Querier) error {
 	query := fmt.Sprintf(`
 		SELECT coalesce(sum(l.seq - f.seq + 1), 0)::bigint, min(f.at), max(l.at)
 		FROM (SELECT pool FROM checkpoints WHERE projection = $1) AS p,

@@ -47,11 +47,11 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	if topic != Topic(s.config.Pool) {
 		return nil, fmt.Errorf("subscribe to %q: this subscriber reads %q", topic, Topic(s.config.Pool))
 	}
-	return s.Start(ctx, s.read)
+	return s.Start(ctx, s.run)
 }
 
-// read delivers until something fails.
-func (s *Subscriber) read(ctx context.Context, out chan<- *message.Message) error {
+// run delivers until something fails.
+func (s *Subscriber) run(ctx context.Context, out chan<- *message.Message) error {
 	pool, reader := s.config.Pool.Name(), s.config.Reader
 	lease, err := worker.AcquireWorkerLease(ctx, s.config.Postgres, "reader/"+reader+"/"+pool)
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *Subscriber) read(ctx context.Context, out chan<- *message.Message) erro
 		case err != nil:
 			return err
 		case len(found) == 0:
-			if err := s.rest(ctx, lease, checkpoint); err != nil {
+			if err := s.awaitEvents(ctx, lease, checkpoint); err != nil {
 				return err
 			}
 			continue
@@ -101,9 +101,9 @@ func (s *Subscriber) next(ctx context.Context, lease *worker.Lease, after int64)
 	return s.config.Pages.Read(ctx, lease.Conn, after, s.config.BatchMax)
 }
 
-// rest waits at the journal's end. It fails with ErrFenced when somebody has put the checkpoint elsewhere meanwhile: a
+// awaitEvents waits at the journal's end. It fails with ErrFenced when somebody has put the checkpoint elsewhere meanwhile: a
 // reader that nothing is delivered to would never find out.
-func (s *Subscriber) rest(ctx context.Context, lease *worker.Lease, checkpoint int64) error {
+func (s *Subscriber) awaitEvents(ctx context.Context, lease *worker.Lease, checkpoint int64) error {
 	notified, err := awaitJournal(ctx, lease.Conn)
 	if err != nil || notified {
 		return err

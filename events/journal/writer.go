@@ -25,12 +25,12 @@ type Writer struct {
 	Redis redis.Cmdable
 	Log   *slog.Logger
 
-	parts nextPartitions
+	partitions nextPartitions
 }
 
 // Handle is the Router's handler: it takes a StreamBatch. When it returns nil, every event of the batch is in the
 // journal and every other entry is parked. ErrHole and ErrFork ask for an operator.
-func (j *Writer) Handle(msg *message.Message) error {
+func (w *Writer) Handle(msg *message.Message) error {
 	ctx, batch := msg.Context(), worker.BatchOf[StreamBatch](msg)
 	if batch == nil {
 		return errors.New("journal: the message carries no batch of the stream")
@@ -41,42 +41,42 @@ func (j *Writer) Handle(msg *message.Message) error {
 		if err != nil {
 			return err
 		}
-		log := j.logOf(ctx, batch)
+		log := w.logHead(ctx, batch)
 		sorted, err := sortEntries(checkpoint, log, batch.Entries)
 		if err != nil {
 			return err
 		}
-		if err := j.append(ctx, tx, batch, checkpoint, sorted.fresh); err != nil {
+		if err := w.append(ctx, tx, batch, checkpoint, sorted.fresh); err != nil {
 			return err
 		}
 		// Behind the append, since the first of two events of one seq may be in this batch.
-		strangers, err := j.strangers(ctx, tx, batch, checkpoint, log, sorted.repeated)
+		strangers, err := w.foreignEntries(ctx, tx, batch, checkpoint, log, sorted.repeated)
 		if err != nil {
 			return err
 		}
 		if parked = slices.Concat(sorted.parked, strangers); len(parked) == 0 {
 			return nil
 		}
-		if err := j.Park(ctx, tx, parked); err != nil {
+		if err := w.Park(ctx, tx, parked); err != nil {
 			return fmt.Errorf("park entries: %w", err)
 		}
 		return nil
 	})
 	if err != nil {
-		j.parts.reset()
+		w.partitions.reset()
 		return err
 	}
 	if len(parked) > 0 {
-		j.Log.Error("entries of the stream parked as dead letters", "count", len(parked), "first", parked[0].StreamID, "error", parked[0].Err)
+		w.Log.Error("entries of the stream parked as dead letters", "count", len(parked), "first", parked[0].StreamID, "error", parked[0].Err)
 	}
 	return nil
 }
 
-// logOf returns the log that a batch was read from, whose end tells what was never assigned: it is looked at behind the
+// logHead returns the log that a batch was read from, whose end tells what was never assigned: it is looked at behind the
 // reading, so whatever a command wrote is below it. Where Redis is gone, or fell back and no longer holds what was read,
 // there is none to tell, and what was read is all that is left of it.
-func (j *Writer) logOf(ctx context.Context, batch *StreamBatch) stream.Head {
-	log, err := stream.ReadHead(ctx, j.Redis, batch.Pool)
+func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
+	log, err := stream.ReadHead(ctx, w.Redis, batch.Pool)
 	if err != nil {
 		return stream.Head{}
 	}
@@ -85,7 +85,7 @@ func (j *Writer) logOf(ctx context.Context, batch *StreamBatch) stream.Head {
 		return log
 	}
 	entry := batch.Entries[beyond]
-	still, err := j.Redis.XRange(ctx, batch.Pool.StreamKey(), entry.StreamID, entry.StreamID).Result()
+	still, err := w.Redis.XRange(ctx, batch.Pool.StreamKey(), entry.StreamID, entry.StreamID).Result()
 	if err != nil || len(still) == 0 || events.FieldText(still[0].Values[events.FieldEventID]) != events.FieldText(entry.Fields[events.FieldEventID]) {
 		return stream.Head{}
 	}
@@ -103,7 +103,7 @@ type sortedEntries struct {
 // repeatedEntry is an entry whose seq the journal has.
 type repeatedEntry struct {
 	events.Entry
-	behind int64 // the last seq before it
+	previous int64 // the last seq before it
 }
 
 func sortEntries(checkpoint int64, log stream.Head, entries []events.Entry) (sortedEntries, error) {
@@ -133,10 +133,10 @@ func sortEntries(checkpoint int64, log stream.Head, entries []events.Entry) (sor
 	return sorted, nil
 }
 
-// strangers returns the repeated entries that no command wrote: they carry the seq of another event, in a log that is the
+// foreignEntries returns the repeated entries that no command wrote: they carry the seq of another event, in a log that is the
 // journal's own up to its end. Where it may be another log, or where it cannot be told which of two events is the log's,
 // it fails with ErrFork.
-func (j *Writer) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log stream.Head, repeated []repeatedEntry) ([]events.Entry, error) {
+func (w *Writer) foreignEntries(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log stream.Head, repeated []repeatedEntry) ([]events.Entry, error) {
 	envelopes := make([]events.Envelope, len(repeated))
 	for i, entry := range repeated {
 		envelopes[i] = entry.Envelope
@@ -145,7 +145,7 @@ func (j *Writer) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, c
 	if err != nil || len(differing) == 0 {
 		return nil, err
 	}
-	ours, err := j.isOurs(ctx, tx, batch, checkpoint, log)
+	ours, err := w.isSameLog(ctx, tx, batch, checkpoint, log)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (j *Writer) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, c
 		if !slices.Contains(differing, eventKey{e.Seq, e.EventID}) {
 			continue
 		}
-		if !ours || e.Seq >= entry.behind {
+		if !ours || e.Seq >= entry.previous {
 			return nil, forkError(batch.Pool, e.Seq, entry.StreamID)
 		}
 		strangers = append(strangers, entry.Foreign("seq %d is another event", e.Seq))
@@ -163,16 +163,16 @@ func (j *Writer) strangers(ctx context.Context, tx pgx.Tx, batch *StreamBatch, c
 	return strangers, nil
 }
 
-// isOurs reports whether Redis's log is the journal's own up to a checkpoint: of the same life, not behind it, and with the
+// isSameLog reports whether Redis's log is the journal's own up to a checkpoint: of the same life, not behind it, and with the
 // same event there, as far as the stream still holds that one.
-func (j *Writer) isOurs(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log stream.Head) (bool, error) {
+func (w *Writer) isSameLog(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, log stream.Head) (bool, error) {
 	if !log.Exists || log.Epoch != batch.Epoch || log.Seq < checkpoint {
 		return false, nil
 	}
 	if checkpoint == 0 {
 		return true, nil
 	}
-	id, found, err := stream.FindEntry(ctx, j.Redis, batch.Pool, checkpoint, 0)
+	id, found, err := stream.FindEntry(ctx, w.Redis, batch.Pool, checkpoint, 0)
 	if err != nil || !found {
 		return err == nil, err
 	}
@@ -180,12 +180,12 @@ func (j *Writer) isOurs(ctx context.Context, tx pgx.Tx, batch *StreamBatch, chec
 	return len(differing) == 0, err
 }
 
-func (j *Writer) append(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, fresh []events.Envelope) error {
+func (w *Writer) append(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, fresh []events.Envelope) error {
 	if len(fresh) == 0 {
 		return nil
 	}
 	pool, last := batch.Pool.Name(), fresh[len(fresh)-1].Seq
-	if err := j.parts.ensure(ctx, tx, last, j.Log); err != nil {
+	if err := w.partitions.ensure(ctx, tx, last, w.Log); err != nil {
 		return err
 	}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"events"}, eventColumns, pgx.CopyFromSlice(len(fresh), func(i int) ([]any, error) {
@@ -212,8 +212,8 @@ func (j *Writer) append(ctx context.Context, tx pgx.Tx, batch *StreamBatch, chec
 }
 
 // AddTo adds the journal of a pool to the router, and returns its line.
-func (j *Writer) AddTo(router *message.Router, config StreamSubscriberConfig) *worker.Worker {
+func (w *Writer) AddTo(router *message.Router, config StreamSubscriberConfig) *worker.Worker {
 	subscriber := NewStreamSubscriber(config)
-	router.AddConsumerHandler("journal", config.Pool.StreamKey(), subscriber, j.Handle).AddMiddleware(worker.ReportFault)
+	router.AddConsumerHandler("journal", config.Pool.StreamKey(), subscriber, w.Handle).AddMiddleware(worker.ReportFault)
 	return subscriber.Worker
 }

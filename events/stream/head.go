@@ -19,15 +19,15 @@ type Head struct {
 
 // ReadHead returns what Redis says of a pool's log. Its error is Redis's.
 func ReadHead(ctx context.Context, client redis.Cmdable, pool events.Pool) (Head, error) {
-	return readLog(ctx, client, pool.MetaKey())
+	return readHead(ctx, client, pool.MetaKey())
 }
 
 // ReadClosedHead returns what is left of a log that was closed to be written anew.
 func ReadClosedHead(ctx context.Context, client redis.Cmdable, pool events.Pool) (Head, error) {
-	return readLog(ctx, client, pool.ClosedMetaKey())
+	return readHead(ctx, client, pool.ClosedMetaKey())
 }
 
-func readLog(ctx context.Context, client redis.Cmdable, key string) (Head, error) {
+func readHead(ctx context.Context, client redis.Cmdable, key string) (Head, error) {
 	fields, err := client.HMGet(ctx, key, "epoch", "seq").Result()
 	if err != nil {
 		return Head{}, fmt.Errorf("read %s: %w", key, err)

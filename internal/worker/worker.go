@@ -52,68 +52,68 @@ func New(name string, log *slog.Logger) *Worker {
 }
 
 // Status returns how the line stands now.
-func (l *Worker) Status() Status {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.status
+func (w *Worker) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status
 }
 
 // Running says that a stretch of work has what it needs and delivers.
-func (l *Worker) Running() { l.set(Running, "") }
+func (w *Worker) Running() { w.set(Running, "") }
 
-func (l *Worker) set(state State, fault string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.status.State != state || l.status.Error != fault {
-		l.status = Status{Name: l.name, State: state, Error: fault, Since: time.Now()}
+func (w *Worker) set(state State, fault string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status.State != state || w.status.Error != fault {
+		w.status = Status{Name: w.name, State: state, Error: fault, Since: time.Now()}
 	}
 }
 
 var errClosed = errors.New("the subscriber is closed")
 
 // Start runs stretches of work until ctx ends or Close is called, and then closes the channel it returns.
-func (l *Worker) Start(ctx context.Context, stretch func(context.Context, chan<- *message.Message) error) (<-chan *message.Message, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+func (w *Worker) Start(ctx context.Context, stretch func(context.Context, chan<- *message.Message) error) (<-chan *message.Message, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
 		return nil, errClosed
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l.cancel = append(l.cancel, cancel)
+	w.cancel = append(w.cancel, cancel)
 	out := make(chan *message.Message)
-	l.done.Go(func() {
+	w.done.Go(func() {
 		defer close(out)
 		defer cancel()
-		l.runUntilDone(ctx, func(ctx context.Context) error { return stretch(ctx, out) })
-		l.set(Stopped, "")
+		w.runUntilDone(ctx, func(ctx context.Context) error { return stretch(ctx, out) })
+		w.set(Stopped, "")
 	})
 	return out, nil
 }
 
 // Close stops the intake and waits until the batch in flight is finished. It closes no client.
-func (l *Worker) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	for _, cancel := range l.cancel {
+func (w *Worker) Close() error {
+	w.mu.Lock()
+	w.closed = true
+	for _, cancel := range w.cancel {
 		cancel()
 	}
-	l.mu.Unlock()
-	l.done.Wait()
+	w.mu.Unlock()
+	w.done.Wait()
 	return nil
 }
 
 // runUntilDone pauses after a stretch that failed, longer with every failure in a row.
-func (l *Worker) runUntilDone(ctx context.Context, stretch func(context.Context) error) {
+func (w *Worker) runUntilDone(ctx context.Context, stretch func(context.Context) error) {
 	const pauseMin, pauseMax = 50 * time.Millisecond, 4 * time.Second
 	pause := pauseMin
-	l.set(Waiting, "")
+	w.set(Waiting, "")
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := stretch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		l.set(Waiting, err.Error())
+		w.set(Waiting, err.Error())
 		if time.Since(began) > 2*pauseMax {
 			pause = pauseMin
 		}
@@ -121,7 +121,7 @@ func (l *Worker) runUntilDone(ctx context.Context, stretch func(context.Context)
 		if panicked := (*PanicError)(nil); errors.As(err, &panicked) {
 			details = append(details, "stack", panicked.Stack)
 		}
-		l.log.Warn("line interrupted; it begins again at its checkpoint", details...)
+		w.log.Warn("line interrupted; it begins again at its checkpoint", details...)
 		if wait.For(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}
