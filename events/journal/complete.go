@@ -12,9 +12,6 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// ErrDetached is the ErrHole of a journal that lacks events because parts of it were detached. The message names them.
-var ErrDetached = fmt.Errorf("%w: a part of the journal is detached", ErrHole)
-
 // CheckComplete makes sure that the journal of a pool has what a replay after a seq is going to read: every event from
 // there to the journal's end, and for after = 0 every event there ever was. It returns ErrDetached where a part was
 // taken out, and ErrHole where events are missing otherwise. It is cheap, since it looks at the bounds of parts and at

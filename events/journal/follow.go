@@ -16,10 +16,6 @@ import (
 // FromNow is the After of a query that follows the journal from the next event on that it takes.
 const FromNow = -1
 
-// ErrRewritten is returned to who follows a journal that has become shorter: it is another one, or was set back, and its
-// seqs no longer mean what they meant.
-var ErrRewritten = errors.New("the journal is not the one that was followed")
-
 const (
 	followRetryInterval = 500 * time.Millisecond
 	followTimeout       = 10 * time.Second // for one look at the journal; beyond it, Postgres is taken for gone

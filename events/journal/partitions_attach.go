@@ -2,19 +2,11 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/internal/postgres"
-)
-
-// Errors of AttachPart.
-var (
-	ErrUnknownPartition = errors.New("no such detached part")
-	ErrPartitionGone    = errors.New("the part's table is not in this database")
-	ErrPartitionChanged = errors.New("the part is not what was detached")
 )
 
 // AttachPartition brings a detached part back into the journal, after making sure that its table holds exactly the rows that

@@ -36,9 +36,6 @@ func DetachedPartitions(ctx context.Context, db postgres.Querier) ([]DetachedPar
 	return parts, nil
 }
 
-// ErrPartitionNeeded is returned for a part that must stay: somebody has yet to read it, or it is not the oldest.
-var ErrPartitionNeeded = errors.New("the part is still needed")
-
 // NeededBy returns the readers that have not passed a part.
 func (p Partition) NeededBy(readers []ReaderPosition) []ReaderPosition {
 	var needing []ReaderPosition
