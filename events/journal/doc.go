@@ -5,7 +5,7 @@
 //   - Read: Subscriber delivers the journal to projections, ReadHistory and Follow serve queries,
 //     ReadEvents and CheckComplete serve a replay.
 //   - Partitions: the table is split by seq. Old partitions can be detached and attached again.
-//   - Epochs: RaiseEpoch fences the writers of a log that is about to be replaced.
+//   - Epochs: RaiseEpoch fences the writers of a log that is about to be rebuilt.
 //
 // The package imports events, events/stream, and small packages under internal. A Writer handles one
 // batch at a time. A PageCache may be shared. All other functions are as safe for concurrent use as the

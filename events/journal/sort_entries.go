@@ -66,9 +66,9 @@ func sortEntries(checkpoint int64, head stream.Head, entries []events.Entry) (so
 }
 
 // logHead reads the head of Redis's log *after* the batch was read, so any seq above it was never
-// assigned. The head is left empty if it says nothing about this batch: if Redis cannot be reached,
-// or if it went back to an older state and no longer has the batch's entries. Then the batch is the
-// only copy of its events, and is journaled as it was read.
+// assigned. It returns an empty head if Redis cannot be reached, or if Redis went back to an older
+// state and no longer has the batch's entries. Then the batch is the only copy of its events, and is
+// journaled as it was read.
 func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 	head, err := stream.ReadHead(ctx, w.Redis, batch.Pool)
 	if err != nil {
@@ -94,8 +94,8 @@ func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 // under its seq is either
 //
 //   - foreign, if Redis's log is the journal's own, and the entry's seq is out of order on the stream;
-//   - or a fork, ErrFork, if Redis may have another log, or if the entry follows the very event whose
-//     seq it repeats: then nothing says which of the two a command wrote.
+//   - or a fork, ErrFork, if Redis may have another log, or if the entry directly follows the event
+//     whose seq it repeats: then it is unknown which of the two a command wrote.
 func (w *Writer) foreignEntries(
 	ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, head stream.Head, repeated []repeatedEntry,
 ) ([]events.Entry, error) {

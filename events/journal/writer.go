@@ -25,7 +25,7 @@ type Writer struct {
 	// Park stores entries that are not events as dead letters. It runs in the transaction that moves
 	// the checkpoint past them.
 	Park func(ctx context.Context, tx pgx.Tx, entries []events.Entry) error
-	// Redis answers where the log ends. That tells a hole from an entry with an invented seq.
+	// Redis is asked for the log head, which distinguishes a hole from an entry with an invented seq.
 	Redis redis.Cmdable
 	Log   *slog.Logger
 

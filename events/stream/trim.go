@@ -177,7 +177,8 @@ func (t *Trimmer) journalHas(ctx context.Context, before ID, journaled, head int
 		}
 	}
 	if highest == 0 {
-		// Either no event is before the id, or too many foreign entries are to tell.
+		// If the stream begins within these entries, it has no event before the id. Otherwise only
+		// foreign entries were found, and the answer is unknown.
 		return len(entries) < lookBack, nil
 	}
 	return highest <= journaled, nil
