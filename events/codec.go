@@ -8,13 +8,14 @@ import (
 	"github.com/goccy/go-json" // writes the same bytes as encoding/json, in less than half the time
 )
 
-// Codec is the wire form of an event on the stream: plain, readable fields instead of watermill-redisstream's
-// msgpack, so that redis-cli and the scripts can read them, and so can any stock Watermill subscriber.
+// Codec converts between a Watermill message and the fields of a stream entry. It writes plain text
+// fields instead of watermill-redisstream's msgpack, so that redis-cli and the scripts can read them. Any
+// Watermill subscriber that uses this codec can read them, too.
 type Codec struct{}
 
 var _ redisstream.MarshallerUnmarshaller = Codec{}
 
-// Metadata keys of a message that carries an event. All other metadata is the event's own.
+// Metadata keys that the codec adds to a message. All other metadata belongs to the event.
 const (
 	metadataType       = "stockstream.type"
 	metadataSeq        = "stockstream.seq"
@@ -22,7 +23,7 @@ const (
 	metadataUnreadable = "stockstream.unreadable"
 )
 
-// NewMessage returns the message that publishes an event under this id.
+// NewMessage returns a message that publishes the event with this id.
 func NewMessage(eventID string, event Event) (*message.Message, error) {
 	payload, err := json.Marshal(event)
 	if err != nil {
@@ -33,7 +34,8 @@ func NewMessage(eventID string, event Event) (*message.Message, error) {
 	return msg, nil
 }
 
-// Marshal returns the fields event_id, type, payload and metadata; the script that appends adds seq and at.
+// Marshal returns the fields event_id, type, payload and metadata. The script that appends the entry adds
+// seq and at.
 func (Codec) Marshal(_ string, msg *message.Message) (map[string]any, error) {
 	eventType := msg.Metadata.Get(metadataType)
 	if eventType == "" {
@@ -60,14 +62,15 @@ func (Codec) Marshal(_ string, msg *message.Message) (map[string]any, error) {
 	}, nil
 }
 
-// Unmarshal never fails, because an error here would end a stock subscriber's subscription: an entry that cannot be
-// read becomes a message whose payload is the raw fields, marked so that UnreadableReason tells.
+// Unmarshal returns the message of a stream entry. It never fails, because an error would end the
+// subscription of a Watermill subscriber. An entry that cannot be read becomes a message whose payload is
+// the entry's raw fields, and for which UnreadableReason returns why.
 func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
 	entry := ParseEntry("", "", values)
 	if entry.Err != nil {
 		msg := message.NewMessage(FieldText(values[FieldEventID]), entry.Raw())
 		msg.Metadata.Set(metadataUnreadable, entry.Err.Error())
-		return msg, nil //nolint:nilerr // the message itself says what is wrong
+		return msg, nil //nolint:nilerr // the message carries the error
 	}
 	msg := message.NewMessage(entry.Envelope.EventID.String(), message.Payload(entry.Envelope.Payload))
 	var own map[string]any
@@ -82,10 +85,15 @@ func (Codec) Unmarshal(values map[string]any) (*message.Message, error) {
 	return msg, nil
 }
 
-// UnreadableReason says why a message made by Unmarshal is not an event, or "" where it is one.
+// UnreadableReason returns why a message from Unmarshal is not an event, or "" if it is one.
 func UnreadableReason(msg *message.Message) string { return msg.Metadata.Get(metadataUnreadable) }
 
-// StreamFields returns the values of Marshal's fields in the order in which the scripts take them.
+// StreamFields returns the values of Marshal's fields in the order in which the scripts expect them.
 func StreamFields(values map[string]any) [4]string {
-	return [4]string{FieldText(values[FieldEventID]), FieldText(values[fieldType]), FieldText(values[fieldPayload]), FieldText(values[fieldMetadata])}
+	return [4]string{
+		FieldText(values[FieldEventID]),
+		FieldText(values[fieldType]),
+		FieldText(values[fieldPayload]),
+		FieldText(values[fieldMetadata]),
+	}
 }

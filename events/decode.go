@@ -6,27 +6,30 @@ import (
 	"github.com/goccy/go-json" // replay spends much of its time here; encoding/json takes six times as long
 )
 
-// UnknownTypeError is returned for an event whose type this version does not know; a newer one may have written it.
+// UnknownTypeError is returned for an event whose type this build does not know. A newer build may have
+// written it.
 type UnknownTypeError struct{ Type Type }
 
 func (e *UnknownTypeError) Error() string {
 	return fmt.Sprintf("unknown event type %q", string(e.Type))
 }
 
-// NewerVersionError is returned for a payload of a version that only a newer build can read. What it says may have come
-// to mean something else, so it is not read as far as it goes.
+// NewerVersionError is returned for a payload of a version that only a newer build can read. The fields
+// that this build knows are not read either, because their meaning may have changed.
 type NewerVersionError struct {
-	Type            Type
-	Version, Latest int // the payload's, and the last that this build knows
+	Type    Type
+	Version int // of the payload
+	Latest  int // that this build can read
 }
 
 func (e *NewerVersionError) Error() string {
-	return fmt.Sprintf("%s of version %d: this build knows it up to version %d", e.Type, e.Version, e.Latest)
+	return fmt.Sprintf("%s has version %d, this build can read versions up to %d", e.Type, e.Version, e.Latest)
 }
 
-// Decode returns the payload as its Go type: *StockAdjusted, *HoldCreated, *HoldConfirmed or *HoldCancelled. A payload
-// of an older version is brought up to the latest. It fails with *UnknownTypeError for another type, with
-// *NewerVersionError for a later version, and for a payload that is not the JSON that type and version ask for.
+// Decode returns the payload as its Go type: *StockAdjusted, *HoldCreated, *HoldConfirmed or
+// *HoldCancelled. It converts a payload of an older version to the latest. It fails with
+// *UnknownTypeError for another type and with *NewerVersionError for a newer version. It also fails if
+// the JSON does not fit the type and version, or lacks a required field.
 func Decode(t Type, payload []byte) (Event, error) {
 	event := newEvent(t)
 	if event == nil {
@@ -59,7 +62,7 @@ func Decode(t Type, payload []byte) (Event, error) {
 	return event, nil
 }
 
-// newEvent returns an empty event of a type, or nil for a type that this version does not know.
+// newEvent returns an empty event of a type, or nil if this build does not know the type.
 func newEvent(t Type) Event {
 	switch t {
 	case TypeStockAdjusted:
@@ -74,10 +77,10 @@ func newEvent(t Type) Event {
 	return nil
 }
 
-// Known reports whether this version can decode events of a type.
+// Known reports whether this build can decode events of a type.
 func Known(t Type) bool { return newEvent(t) != nil }
 
-// VersionOf returns the version of a payload: 1 where it names none, or cannot be read.
+// VersionOf returns the version of a payload, or 1 if it has no version or is not valid JSON.
 func VersionOf(payload []byte) int {
 	var v versioned
 	if err := json.Unmarshal(payload, &v); err != nil {
@@ -86,7 +89,7 @@ func VersionOf(payload []byte) int {
 	return v.takeVersion()
 }
 
-// check holds the least that every reader relies on: JSON that merely parses (null, {}) is not an event.
+// check rejects payloads that lack a required field, such as {} or null, which are valid JSON.
 func check(event Event) error {
 	switch e := event.(type) {
 	case *StockAdjusted:
@@ -107,7 +110,7 @@ func requireHold(holdID, sku string, qty int64) error {
 
 func require(ok bool, text string) error {
 	if !ok {
-		return fmt.Errorf("payload is not whole: %s", text)
+		return fmt.Errorf("payload lacks a required field: %s", text)
 	}
 	return nil
 }

@@ -1,8 +1,8 @@
-// Package events holds the vocabulary that everything else speaks: the event types and their wire form, the names
-// of the keys in Redis, the stream (Redis) that events are appended to, and the journal (Postgres) that keeps them, is
-// read as history, and consists of parts.
+// Package events owns the vocabulary of the whole system: the event types and their payloads, the form
+// of an event on the stream, the envelope that the journal stores, the names of keys in Redis, and
+// positions in a pool's log.
 //
-// It imports nothing of ours but what is internal. Values are safe to copy; a Journal and a Lease belong to one
-// goroutine unless their comments say otherwise. Everything here may be delivered twice: the journal's checkpoint is
-// what makes the second time a no-op.
+// It imports only small packages under internal. The stream itself is read in events/stream, and the
+// journal is written and read in events/journal. Everything here may be used from any goroutine, as long
+// as each value is changed by only one.
 package events

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -23,18 +24,19 @@ const (
 	FieldAt       = "at"
 )
 
-// Entry is one entry of the stream. Every entry becomes an Entry, whatever is in it: one that cannot be read carries
-// the reason in Err, and as much of its Envelope as could be read.
+// Entry is one entry of the stream, whether or not it is an event. An entry that cannot be read has the
+// reason in Err, and as much of its Envelope as could be read.
 type Entry struct {
 	StreamID string
 	Fields   map[string]any
 	Envelope Envelope
-	// Err says why the entry is not an event of ours. Where it is set and Envelope.Seq is above 0, the entry
-	// still counts in the pool's sequence.
+	// Err is why the entry is not a valid event, or nil. If Envelope.Seq is above 0, the entry counts in
+	// the pool's sequence all the same.
 	Err error
 }
 
-// Foreign returns the entry as one that no command wrote, with the reason. It does not count in the pool's sequence.
+// Foreign returns a copy of the entry, marked as a foreign entry: one that no command wrote. The
+// arguments format the reason. A foreign entry does not count in the pool's sequence.
 func (e Entry) Foreign(format string, args ...any) Entry {
 	e.Err = fmt.Errorf(format, args...)
 	e.Envelope.Seq = 0
@@ -43,7 +45,8 @@ func (e Entry) Foreign(format string, args ...any) Entry {
 
 var errNoSeq = errors.New("no seq: the entry was not written by a command")
 
-// EntrySeq returns the seq that a stream entry carries, whoever wrote it; 0 for none.
+// EntrySeq returns the seq in a stream entry's fields, or 0 if there is no valid one. A foreign entry may
+// have a seq, too.
 func EntrySeq(fields map[string]any) int64 {
 	seq, err := strconv.ParseInt(FieldText(fields[FieldSeq]), 10, 64)
 	if err != nil || seq < 1 {
@@ -52,15 +55,17 @@ func EntrySeq(fields map[string]any) int64 {
 	return seq
 }
 
-// ParseEntry reads a stream entry. It never fails: the reason goes into Err.
+// ParseEntry reads a stream entry. It never fails; all faults of the entry go into its Err.
 func ParseEntry(pool, streamID string, fields map[string]any) Entry {
 	entry := Entry{StreamID: streamID, Fields: fields}
 	e := &entry.Envelope
 	e.Pool = pool
-	e.Metadata, e.Payload = json.RawMessage("{}"), json.RawMessage("null")
+	e.Metadata = json.RawMessage("{}")
+	e.Payload = json.RawMessage("null")
 	e.Type = Type(validText(fields[fieldType]))
 
-	if e.Seq = EntrySeq(fields); e.Seq == 0 {
+	e.Seq = EntrySeq(fields)
+	if e.Seq == 0 {
 		entry.Err = errNoSeq
 		return entry
 	}
@@ -91,7 +96,7 @@ func ParseEntry(pool, streamID string, fields map[string]any) Entry {
 	return entry
 }
 
-// setPayload takes the payload, and lifts from it the two keys by which events are found and kept in order.
+// setPayload sets the payload, and copies its SKU and hold id, by which the journal finds events.
 func (e *Envelope) setPayload(payload string) error {
 	var keys struct {
 		SKU    string `json:"sku"`
@@ -101,14 +106,17 @@ func (e *Envelope) setPayload(payload string) error {
 	if err := storableJSON(raw, &keys); err != nil {
 		return fmt.Errorf("payload: %w", err)
 	}
-	e.Payload, e.SKU, e.HoldID = raw, keys.SKU, keys.HoldID
+	e.Payload = raw
+	e.SKU = keys.SKU
+	e.HoldID = keys.HoldID
 	return nil
 }
 
-// storableJSON decodes an object that Postgres can store as jsonb, which excludes NUL and broken UTF-8.
+// storableJSON decodes a JSON object. It rejects one that Postgres cannot store as jsonb: one with a NUL
+// character or with invalid UTF-8.
 func storableJSON(raw []byte, into any) error {
 	if !utf8.Valid(raw) || !storableEscapes(raw) {
-		return errors.New("not UTF-8, or holds a NUL character or half a surrogate pair")
+		return errors.New("not UTF-8, or contains a NUL character or half a surrogate pair")
 	}
 	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return errors.New("not a JSON object")
@@ -116,7 +124,7 @@ func storableJSON(raw []byte, into any) error {
 	return json.Unmarshal(raw, into)
 }
 
-// storableEscapes reports whether every \u of a JSON text stands for a character that Postgres can store.
+// storableEscapes reports whether every \u escape of a JSON text is a character that Postgres can store.
 func storableEscapes(raw []byte) bool {
 	for {
 		at := bytes.IndexByte(raw, '\\')
@@ -142,7 +150,8 @@ func storableEscapes(raw []byte) bool {
 	}
 }
 
-// escaped returns the code unit of an escape like \u00e9, utf8.RuneError where a text does not begin with one.
+// escaped returns the code unit of the escape, like \u00e9, that a text begins with. It returns
+// utf8.RuneError if the text begins with no valid one.
 func escaped(text []byte) rune {
 	if len(text) < 6 || !bytes.HasPrefix(text, []byte(`\u`)) {
 		return utf8.RuneError
@@ -154,31 +163,33 @@ func escaped(text []byte) rune {
 	return rune(unit)
 }
 
+// ParseMillis reads a time in milliseconds since 1970, as in the field at.
 func ParseMillis(s string) (time.Time, error) {
 	ms, err := strconv.ParseInt(s, 10, 64)
-	const maxMs = 253402300799999 // the end of the year 9999, the last that every store here can hold
+	const maxMs = 253402300799999 // the end of the year 9999, the last that time.Time can write as JSON
 	if err != nil || ms < 0 || ms > maxMs {
-		return time.UnixMilli(0), fmt.Errorf("at: %q is no time in milliseconds", s)
+		return time.UnixMilli(0), fmt.Errorf("at: %q is not a time in milliseconds", s)
 	}
 	return time.UnixMilli(ms), nil
 }
 
+// FieldText returns a field of a stream entry as text, or "" if it is missing or not text.
 func FieldText(value any) string {
 	s, _ := value.(string)
 	return s
 }
 
-// validText returns "" for a text that Postgres could not store.
+// validText returns a field as text, or "" if Postgres could not store it.
 func validText(value any) string {
 	s := FieldText(value)
-	if !utf8.ValidString(s) || bytes.IndexByte([]byte(s), 0) >= 0 {
+	if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
 		return ""
 	}
 	return s
 }
 
-// Raw returns the entry's fields as JSON, for a dead letter. Bytes that are not UTF-8 are kept as base64 under
-// "<field>_base64".
+// Raw returns the entry's fields as JSON, for a dead letter. A value that is not UTF-8 is written in
+// base64, under the name "<field>_base64".
 func (e Entry) Raw() []byte {
 	fields := make(map[string]any, len(e.Fields))
 	for name, value := range e.Fields {

@@ -2,10 +2,11 @@ package events
 
 import "github.com/google/uuid"
 
-// NewID returns a fresh UUIDv7 in its text form: unguessable enough for a hold, and ordered by time, which keeps the
-// indexes that hold millions of them compact. It is made once per command, before anything that may be retried.
+// NewID returns a new UUIDv7 as text. It cannot be guessed, as a hold's id requires, and it begins with
+// the time, which keeps large indexes compact. Make one per command, before any step that may be
+// retried.
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// OrderID names the order that confirming a hold makes. A hold becomes at most one order, so the name is derived
-// rather than minted: every retry and every replay arrives at the same one.
+// OrderID returns the id of the order that confirming a hold creates. A hold becomes at most one order,
+// so the id is derived from the hold's: every retry and every replay gives the same one.
 func OrderID(holdID string) string { return "ord_" + holdID }

@@ -1,58 +1,67 @@
 package events
 
-import (
-	"strings"
-)
+import "strings"
 
-// Pool is the unit of atomicity and order: one slot in Redis, one stream, one sequence. It is also the only place
-// where names of keys are made; scripts receive them ready.
+// Pool is the unit of atomicity and of order: one slot in a Redis Cluster, one stream, one sequence of
+// seqs. Its methods are the only place that makes names of Redis keys; scripts receive them as KEYS.
 //
-// The pool "main" carries no prefix, so that its keys read as they are typed: stock:iphone. Any other pool is
-// hash-tagged ({eu}:stock:iphone), which keeps all its keys in one slot of a Redis Cluster.
+// The keys of the pool "main" have no prefix, so operators can type them as they are: stock:iphone. The
+// keys of any other pool begin with a hash tag, {eu}:stock:iphone, which puts them all into one slot.
 type Pool struct {
 	name   string
 	prefix string
 }
 
-// MainPool is the pool every installation starts with.
+// MainPool is the pool that every installation starts with.
 var MainPool = Pool{name: "main"}
 
-// Name is the pool's name as the journal and the checkpoints store it.
+// ConsumerGroup is the consumer group on the stream whose position shows how far the journal has read.
+const ConsumerGroup = "inventory.cg"
+
+// Name returns the pool's name, as the journal and the checkpoints store it.
 func (p Pool) Name() string { return p.name }
 
-// StockKey is the counter of units available now.
+// StockKey is the counter of the units of a SKU that are available now.
 func (p Pool) StockKey(sku string) string { return p.prefix + "stock:" + sku }
 
-// HoldKey is the hash that says how a hold stands. It outlives the hold, so that repeats get the same answer.
+// HoldKey is the hash with the state of a hold. It outlives the hold, so that a repeated command gets
+// the same answer.
 func (p Pool) HoldKey(holdID string) string { return p.prefix + "hold:" + holdID }
 
-// IdempotencyKey remembers what a client's key stood for, and what it was answered.
+// IdempotencyKey stores the command that a client sent with an idempotency key, and the answer to it.
 func (p Pool) IdempotencyKey(key string) string { return p.prefix + "idem:" + key }
 
-// DueKey is the sorted set of live holds by their deadline in milliseconds.
+// DueKey is the sorted set of live holds, by their deadline in milliseconds.
 func (p Pool) DueKey() string { return p.prefix + "holds:due" }
 
-// MetaKey is the hash with the pool's epoch and seq, and the stock that events have recorded per SKU.
+// MetaKey is the hash with the log head (epoch and seq), and with the stock of each SKU as the events
+// add up to it.
 func (p Pool) MetaKey() string { return p.prefix + "inventory.meta" }
 
-// ClosedMetaKey is where the meta hash lies while the log is closed to be written anew.
+// ClosedMetaKey is the meta hash of a log that was closed in order to be rebuilt. As long as MetaKey
+// does not exist, commands are refused.
 func (p Pool) ClosedMetaKey() string { return p.MetaKey() + ".closed" }
 
-// NextMetaKey is where the meta hash of a log's next life is built. Its epoch says who may write.
+// NextMetaKey is the meta hash of a log that is being rebuilt. Its epoch tells which process may write.
 func (p Pool) NextMetaKey() string { return p.MetaKey() + ".next" }
 
-// KeyPattern is a glob that all of the pool's keys match, and maybe others.
+// KeyPattern is a glob that matches all keys of the pool. It may match other keys, too.
 func (p Pool) KeyPattern() string { return p.prefix + "*" }
 
-// HasState reports whether a key holds what follows from the pool's events: a counter of stock, a hold, an idempotency
-// key or the set of due holds. The stream and the meta hash are none of these.
+// HasState reports whether a key holds state that follows from the pool's events: a stock counter, a
+// hold, an idempotency key, or the set of due holds. The stream and the meta hash do not count.
 func (p Pool) HasState(key string) bool {
-	rest, ours := strings.CutPrefix(key, p.prefix)
-	return ours && (strings.HasPrefix(rest, "stock:") || strings.HasPrefix(rest, "hold:") || strings.HasPrefix(rest, "idem:") || key == p.DueKey())
+	name, ours := strings.CutPrefix(key, p.prefix)
+	if !ours {
+		return false
+	}
+	for _, prefix := range []string{"stock:", "hold:", "idem:"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return key == p.DueKey()
 }
 
-// StreamKey is the stream of events, and the Watermill topic they are published to.
+// StreamKey is the stream of events. It is also the Watermill topic that events are published to.
 func (p Pool) StreamKey() string { return p.prefix + "inventory.events" }
-
-// ConsumerGroup is the group that shows on the stream how far the journal has come.
-const ConsumerGroup = "inventory.cg"

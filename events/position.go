@@ -6,16 +6,17 @@ import (
 	"strings"
 )
 
-// Position is a place in a pool's log: right after the event with this seq. Its text form is "main:42".
+// Position is a position in a pool's log, directly after the event with this seq. Its text form is
+// "main:42".
 type Position struct {
 	Pool string
 	Seq  int64
 }
 
-// String returns the form the HTTP API shows: pool, colon, seq.
+// String returns the form that the HTTP API shows: pool, colon, seq.
 func (p Position) String() string { return p.Pool + ":" + strconv.FormatInt(p.Seq, 10) }
 
-// ParsePosition reads what String wrote.
+// ParsePosition reads the form that String returns.
 func ParsePosition(s string) (Position, error) {
 	pool, seq, found := strings.Cut(s, ":")
 	n, err := strconv.ParseInt(seq, 10, 64)

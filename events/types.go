@@ -2,12 +2,12 @@ package events
 
 import "encoding/json"
 
-// Type is an event's name on the wire. These names are storage: the journal and every stream hold them, so they are
-// never renamed and never derived from Go names. A new shape is a new version of the payload, with a step in upcast.go;
-// docs/how-to-change-an-event.md goes through one.
+// Type is an event's name on the wire. The journal and every stream contain these names, so they are
+// never renamed and never derived from Go names. To change a payload, add a version and a step in
+// upcast.go; docs/how-to-change-an-event.md shows how.
 type Type string
 
-// The events there are. testdata/ holds a golden payload for every version of each.
+// The event types. testdata/ has a golden payload for every version of each.
 const (
 	TypeStockAdjusted Type = "STOCK_ADJUSTED"
 	TypeHoldCreated   Type = "HOLD_CREATED"
@@ -18,26 +18,29 @@ const (
 // Event is one of the payloads below, as a pointer.
 type Event interface {
 	Type() Type
-	// takeVersion returns the version that a payload was read with, and clears it: an event in memory is of the latest.
+	// takeVersion returns the version that the payload was read with, and clears it, because an event in
+	// memory always has the latest version.
 	takeVersion() int
 }
 
-// versioned is the field by which a payload names its version; one without it is of version 1. It stands in the struct
-// itself, so that an event and its version are read in one go.
+// versioned is the field of a payload with its version. A payload without the field has version 1. It is
+// embedded in each event, so that the event and its version are decoded together.
 type versioned struct {
 	V int `json:"v,omitempty"` // on the wire only
 }
 
-func (v *versioned) takeVersion() (version int) {
-	if version, v.V = v.V, 0; version == 0 {
+func (v *versioned) takeVersion() int {
+	version := v.V
+	v.V = 0
+	if version == 0 {
 		return 1
 	}
 	return version
 }
 
-// Reasons that the system itself gives. A client may name others in an adjustment.
+// Reasons that the system itself gives. A client may give others in an adjustment.
 const (
-	// ReasonExternal: someone set stock:<sku> by hand, and the next command recorded the difference.
+	// ReasonExternal: an operator set stock:<sku> by hand, and the next command recorded the difference.
 	ReasonExternal = "external"
 	// ReasonRequested: the shopper cancelled.
 	ReasonRequested = "requested"
@@ -45,10 +48,11 @@ const (
 	ReasonExpired = "expired"
 )
 
-// StockAdjusted says that Delta units of SKU (negative for fewer) were added to what can be sold.
+// StockAdjusted records that Delta units of SKU were added to the available stock, or removed from it if
+// Delta is negative.
 //
-// Version 2 gained IdempotencyKey, by which Redis gives a repeated request the same answer after it was rebuilt from
-// the journal. It is "" for what was recorded before, and for the reason external.
+// Version 2 added IdempotencyKey. With it, Redis still gives a repeated request the same answer after it
+// was rebuilt from the journal. The key is "" in version 1, and for the reason external.
 type StockAdjusted struct {
 	versioned
 	SKU            string `json:"sku"`
@@ -59,12 +63,13 @@ type StockAdjusted struct {
 
 // MarshalJSON writes the fields as version 2.
 func (e StockAdjusted) MarshalJSON() ([]byte, error) {
-	type fields StockAdjusted // without this method
+	type fields StockAdjusted // a type without this method, which would call itself otherwise
 	e.V = 2
 	return json.Marshal(fields(e))
 }
 
-// HoldCreated says that Qty units of SKU left the available stock for a shopper, until the event's time plus TTLMs.
+// HoldCreated records that Qty units of SKU left the available stock and are held for a shopper, until the
+// event's time plus TTLMs.
 type HoldCreated struct {
 	versioned
 	HoldID         string `json:"hold_id"`
@@ -75,7 +80,7 @@ type HoldCreated struct {
 	IdempotencyKey string `json:"idempotency_key"`
 }
 
-// HoldConfirmed says that the held units are sold. It is what an order is born from.
+// HoldConfirmed records that the held units are sold. It creates the order.
 type HoldConfirmed struct {
 	versioned
 	HoldID     string `json:"hold_id"`
@@ -85,7 +90,7 @@ type HoldConfirmed struct {
 	PaymentRef string `json:"payment_ref"`
 }
 
-// HoldCancelled says that the held units went back to the available stock, and why.
+// HoldCancelled records that the held units went back to the available stock, and why.
 type HoldCancelled struct {
 	versioned
 	HoldID string `json:"hold_id"`
@@ -107,7 +112,7 @@ func (*HoldConfirmed) Type() Type { return TypeHoldConfirmed }
 // Type implements Event.
 func (*HoldCancelled) Type() Type { return TypeHoldCancelled }
 
-// Types are the event types that this version can decode.
+// Types returns the event types that this build can decode.
 func Types() []Type {
 	return []Type{TypeStockAdjusted, TypeHoldCreated, TypeHoldConfirmed, TypeHoldCancelled}
 }

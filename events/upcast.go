@@ -7,20 +7,22 @@ import (
 	"strconv"
 )
 
-// upcaster turns a payload of one version into the next, in place. It is given the object as it was stored, so it may
-// find anything there; it says with an error what it cannot make sense of.
+// upcaster converts a payload to the next version, in place. The object is as it was stored, so an
+// upcaster must expect any value, and returns an error for one that it cannot convert.
 type upcaster func(payload map[string]json.RawMessage) error
 
-// upcasters are, per type, the steps from version 1 to 2, from 2 to 3 and so on. A type that has none is at version 1.
-// A step is never changed once events of its version were written: it says what they meant.
+// upcasters has, for each type, the steps from version 1 to 2, from 2 to 3 and so on. A type without
+// steps is still at version 1. A step never changes once events of its version were written, because it
+// defines what they mean.
 var upcasters = map[Type][]upcaster{
 	TypeStockAdjusted: {stockAdjusted2},
 }
 
-// LatestVersion is the version of a type's payload that this build writes, and the last that it reads.
+// LatestVersion returns the version of a type's payload that this build writes. It is also the newest
+// that this build can read.
 func LatestVersion(t Type) int { return 1 + len(upcasters[t]) }
 
-// upcast brings a payload of an older version to the latest.
+// upcast converts a payload of an older version to the latest.
 func upcast(t Type, version int, payload []byte) ([]byte, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(payload, &object); err != nil {
@@ -29,12 +31,12 @@ func upcast(t Type, version int, payload []byte) ([]byte, error) {
 	if object == nil {
 		return nil, errors.New("payload is null")
 	}
-	// A version that is no number, or none that there ever was, is not version 1 for want of a better.
-	if stated, there := object["v"]; there && string(stated) != strconv.Itoa(version) {
-		return nil, fmt.Errorf("payload is of no version: %s", stated)
+	// A version that is not a number, or below 1, is an error. It must not count as version 1.
+	if stated, exists := object["v"]; exists && string(stated) != strconv.Itoa(version) {
+		return nil, fmt.Errorf("payload has an invalid version: %s", stated)
 	}
 	if version < 1 {
-		return nil, fmt.Errorf("payload is of no version: %d", version)
+		return nil, fmt.Errorf("payload has an invalid version: %d", version)
 	}
 	for step, up := range upcasters[t][version-1:] {
 		if err := up(object); err != nil {
@@ -45,7 +47,7 @@ func upcast(t Type, version int, payload []byte) ([]byte, error) {
 	return json.Marshal(object)
 }
 
-// stockAdjusted2 gives an adjustment of version 1 the key that was not recorded then.
+// stockAdjusted2 adds an empty idempotency key, which version 1 did not record.
 func stockAdjusted2(payload map[string]json.RawMessage) error {
 	payload["idempotency_key"] = json.RawMessage(`""`)
 	return nil

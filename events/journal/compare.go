@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"fmt"
-
 	"slices"
 
 	"github.com/google/uuid"
@@ -18,10 +17,12 @@ import (
 // comparePage is how many entries of the stream are compared in one step.
 const comparePage = 1000
 
-// CompareStream compares every event that the stream holds, up to a seq, with the journal's of the same seq. It returns
-// the id of the last entry that was compared, "" for none, and fails with ErrFork at the first that differs.
+// CompareStream compares the events on the stream, up to a seq, with the journal's events of the same
+// seqs. It fails with ErrFork at the first one that differs. Otherwise it returns the stream id of the
+// last entry compared, or "" if there was none.
 func CompareStream(ctx context.Context, client redis.Cmdable, db postgres.Querier, pool events.Pool, upTo int64) (last string, err error) {
-	for from := "-"; ; {
+	from := "-"
+	for {
 		found, err := client.XRangeN(ctx, pool.StreamKey(), from, "+", comparePage).Result()
 		if err != nil {
 			return "", fmt.Errorf("read the stream: %w", err)
@@ -30,45 +31,50 @@ func CompareStream(ctx context.Context, client redis.Cmdable, db postgres.Querie
 			return last, nil
 		}
 		var compared []events.Envelope
-		ids := map[eventKey]string{}
+		streamIDs := map[eventKey]string{}
 		for _, entry := range stream.ParseEntries(pool, found) {
-			if seq := entry.Envelope.Seq; seq > 0 && seq <= upTo {
-				compared = append(compared, entry.Envelope)
-				ids[eventKey{seq, entry.Envelope.EventID}] = entry.StreamID
-				last = entry.StreamID
+			seq := entry.Envelope.Seq
+			if seq == 0 || seq > upTo {
+				continue
 			}
+			compared = append(compared, entry.Envelope)
+			streamIDs[eventKey{Seq: seq, EventID: entry.Envelope.EventID}] = entry.StreamID
+			last = entry.StreamID
 		}
 		differing, err := differingEvents(ctx, db, pool.Name(), compared)
-		switch {
-		case err != nil:
+		if err != nil {
 			return "", err
-		case len(differing) > 0:
-			return "", forkError(pool, differing[0].Seq, ids[differing[0]])
+		}
+		if len(differing) > 0 {
+			return "", forkError(pool, differing[0].Seq, streamIDs[differing[0]])
 		}
 		from = "(" + found[len(found)-1].ID
 	}
 }
 
-// forkError is ErrFork for a seq and an entry of the stream.
+// forkError returns an ErrFork that names the seq and the stream's entry.
 func forkError(pool events.Pool, seq int64, streamID string) error {
-	return fmt.Errorf("%w: seq %d is one event in the journal and another in the stream's entry %s; if no command wrote that, XDEL %s %s removes it",
+	return fmt.Errorf("%w: seq %d is one event in the journal and another in the stream's entry %s; if no command wrote that entry, remove it with XDEL %s %s",
 		ErrFork, seq, streamID, pool.StreamKey(), streamID)
 }
 
-// eventKey says which event has a seq.
+// eventKey identifies one of the events that may claim the same seq.
 type eventKey struct {
 	Seq     int64
 	EventID uuid.UUID
 }
 
-// differingEvents returns those of some events whose seq is another event in the journal, in order.
+// differingEvents returns those of the given events whose seq belongs to another event in the journal,
+// in order of seq. Events that the journal does not have are not among them.
 func differingEvents(ctx context.Context, db postgres.Querier, pool string, found []events.Envelope) ([]eventKey, error) {
 	if len(found) == 0 {
 		return nil, nil
 	}
-	seqs, ids := make([]int64, len(found)), make([]uuid.UUID, len(found))
+	seqs := make([]int64, len(found))
+	ids := make([]uuid.UUID, len(found))
 	for i, e := range found {
-		seqs[i], ids[i] = e.Seq, e.EventID
+		seqs[i] = e.Seq
+		ids[i] = e.EventID
 	}
 	const query = `
 		SELECT seq, found.event_id FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS found (seq, event_id) USING (seq)

@@ -12,36 +12,25 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// ErrDetached is the ErrHole of a journal that lacks events because parts of it were detached. The message names them.
-var ErrDetached = fmt.Errorf("%w: a part of the journal is detached", ErrHole)
-
-// CheckComplete makes sure that the journal of a pool has what a replay after a seq is going to read: every event from
-// there to the journal's end, and for after = 0 every event there ever was. It returns ErrDetached where a part was
-// taken out, and ErrHole where events are missing otherwise. It is cheap, since it looks at the bounds of parts and at
-// the events on them: a hole within a part is found by whoever reads it.
+// CheckComplete checks that a pool's journal has every event after a seq, up to its end, before a
+// replay starts there. It returns ErrDetached if partitions in that range are detached, and ErrHole if
+// events are missing for another reason.
+//
+// The check is cheap: it looks at the bounds of the partitions and at the events on those bounds. A
+// hole inside a partition is found later, when the replay reads it.
 func CheckComplete(ctx context.Context, db postgres.Querier, pool string, after int64) error {
 	end, err := worker.ReadCheckpoint(ctx, db, CheckpointName, pool)
 	if err != nil || end <= after {
 		return err
 	}
-	detached, err := DetachedPartitions(ctx, db)
+	if err := checkNoneDetached(ctx, db, after, end); err != nil {
+		return err
+	}
+	attached, err := Partitions(ctx, db)
 	if err != nil {
 		return err
 	}
-	var lacking []DetachedPartition
-	for _, part := range detached {
-		if part.Last > after && part.First <= end {
-			lacking = append(lacking, part)
-		}
-	}
-	if len(lacking) > 0 {
-		return detachedError(lacking)
-	}
-	parts, err := Partitions(ctx, db)
-	if err != nil {
-		return err
-	}
-	bounds, err := boundsWithin(parts, after+1, end)
+	bounds, err := boundsWithin(attached, after+1, end)
 	if err != nil {
 		return err
 	}
@@ -50,43 +39,54 @@ func CheckComplete(ctx context.Context, db postgres.Querier, pool string, after 
 		WHERE (SELECT seq FROM events WHERE pool = $1 AND seq = bound) IS NULL ORDER BY bound LIMIT 1`
 	var missing int64
 	err = db.QueryRow(ctx, query, pool, bounds).Scan(&missing)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
+	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return fmt.Errorf("look for holes in the journal: %w", err)
 	}
 	return fmt.Errorf("%w: the journal has no event %d", ErrHole, missing)
 }
 
-func detachedError(lacking []DetachedPartition) error {
-	names := make([]string, len(lacking))
-	attach := make([]string, len(lacking))
-	for i, part := range lacking {
-		names[i] = fmt.Sprintf("%s (events %d to %d)", part.Name, part.First, part.Last)
-		attach[i] = "`stockstream journal attach " + part.Name + "`"
+// checkNoneDetached returns ErrDetached if a detached partition has events after one seq and up to
+// another.
+func checkNoneDetached(ctx context.Context, db postgres.Querier, after, end int64) error {
+	detached, err := DetachedPartitions(ctx, db)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: %s; bring it back with %s, after restoring its dump where the table was dropped",
-		ErrDetached, strings.Join(names, ", "), strings.Join(attach, ", "))
-}
-
-// boundsWithin returns the seqs at which the parts begin and end, from one seq to another, both included. It returns
-// ErrHole where there is a gap between parts.
-func boundsWithin(parts []Partition, from, to int64) ([]int64, error) {
-	bounds := []int64{from, to}
-	next := from
-	for _, part := range parts {
-		if part.Last < next || next > to {
+	var ranges, commands []string
+	for _, partition := range detached {
+		if partition.Last <= after || partition.First > end {
 			continue
 		}
-		if part.First > next {
+		ranges = append(ranges, fmt.Sprintf("%s (events %d to %d)", partition.Name, partition.First, partition.Last))
+		commands = append(commands, "`stockstream journal attach "+partition.Name+"`")
+	}
+	if len(ranges) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s; bring it back with %s; if its table was dropped, restore its dump first",
+		ErrDetached, strings.Join(ranges, ", "), strings.Join(commands, ", "))
+}
+
+// boundsWithin returns the first and the last seq of each partition, as far as they lie within a range
+// whose ends are included. It returns ErrHole if there is a gap between partitions.
+func boundsWithin(partitions []Partition, from, to int64) ([]int64, error) {
+	bounds := []int64{from, to}
+	next := from
+	for _, partition := range partitions {
+		if partition.Last < next || next > to {
+			continue
+		}
+		if partition.First > next {
 			break
 		}
-		bounds = append(bounds, max(part.First, from), min(part.Last, to))
-		next = part.Last + 1
+		bounds = append(bounds, max(partition.First, from), min(partition.Last, to))
+		next = partition.Last + 1
 	}
 	if next <= to {
-		return nil, fmt.Errorf("%w: the journal has no part for event %d", ErrHole, next)
+		return nil, fmt.Errorf("%w: the journal has no partition for event %d", ErrHole, next)
 	}
 	return bounds, nil
 }

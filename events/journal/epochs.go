@@ -12,17 +12,19 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// FirstEpoch is the first life of a pool's log. A pool that Postgres does not know yet will begin with it.
+// FirstEpoch is the epoch of a pool's first log. An epoch is the number of one log of a pool in Redis:
+// each time Redis is rebuilt from the journal, the pool gets a new log with a higher epoch, and the
+// writers of the old one are fenced.
 const FirstEpoch = 1
 
-// PoolRecord is what Postgres knows of a pool's log.
+// PoolRecord is Postgres's record of a pool's log.
 type PoolRecord struct {
 	Epoch     int64     // 0 for a pool that was never set up
-	Journaled int64     // the seq that the journal ends at
-	LastID    uuid.UUID // the journal's last event; the zero UUID where there is none, or where it was detached
+	Journaled int64     // the seq of the journal's last event
+	LastID    uuid.UUID // the id of that event; the zero UUID if there is none, or if it was detached
 }
 
-// ReadPoolRecord returns what Postgres knows of a pool's log.
+// ReadPoolRecord returns Postgres's record of a pool's log.
 func ReadPoolRecord(ctx context.Context, db postgres.Querier, pool string) (r PoolRecord, err error) {
 	const query = `
 		SELECT coalesce((SELECT epoch FROM pools WHERE pool = $1), 0), journal.seq,
@@ -30,14 +32,14 @@ func ReadPoolRecord(ctx context.Context, db postgres.Querier, pool string) (r Po
 		FROM (SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0) AS seq) AS journal`
 	var id pgtype.UUID
 	if err := db.QueryRow(ctx, query, pool, CheckpointName).Scan(&r.Epoch, &r.Journaled, &id); err != nil {
-		return PoolRecord{}, fmt.Errorf("read what is recorded of pool %s: %w", pool, err)
+		return PoolRecord{}, fmt.Errorf("read the record of pool %s: %w", pool, err)
 	}
 	r.LastID = id.Bytes
 	return r, nil
 }
 
-// RecordPool remembers that a pool is set up, and in which epoch its log is. An epoch never falls; doing so again
-// changes nothing.
+// RecordPool records that a pool is set up, and the epoch of its log. An epoch never falls, so
+// repeating the call changes nothing.
 func RecordPool(ctx context.Context, conn *pgx.Conn, pool string, epoch int64) error {
 	const query = `
 		INSERT INTO pools (pool, epoch) VALUES ($1, $2)
@@ -48,21 +50,30 @@ func RecordPool(ctx context.Context, conn *pgx.Conn, pool string, epoch int64) e
 	return nil
 }
 
-// RaiseEpoch begins a new life of a pool's log, with an epoch above what is recorded and above a given one. What the
-// journal has read of an earlier life, and has not written when this returns, it will not write any more; journaled is
-// therefore where the journal ends until the new life goes on. Nobody else is given the same epoch. It waits for a batch
-// that is being written, and fails where that takes longer than a batch may.
+// RaiseEpoch begins a new epoch of a pool's log, above the recorded one and above a given one. No other
+// call returns the same epoch. When it returns, no batch of an earlier epoch can be appended any more,
+// so the journal ends at journaled until the new log continues. One transaction
+//
+//  1. creates the journal's checkpoint, if the pool has none;
+//  2. locks the checkpoint, which waits for a batch that is being appended;
+//  3. raises the epoch in the table pools.
+//
+// The order of steps 2 and 3 is that of Writer.append, which first moves the checkpoint and then reads
+// the epoch. So the two transactions take turns at the checkpoint's row. If the append is first,
+// RaiseEpoch waits for it and returns the seq that it reached. If RaiseEpoch is first, the append
+// waits, then reads the new epoch and fails with ErrFenced. In the other order, an append could read
+// the old epoch and commit after RaiseEpoch has returned.
 func RaiseEpoch(ctx context.Context, conn *pgx.Conn, pool string, above int64) (epoch, journaled int64, err error) {
-	// The journal moves its checkpoint first and looks at the epoch after it, in one transaction. Taking the two rows in
-	// the same order, this one comes wholly before such a transaction, which then sees the new epoch, or wholly after.
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		// A runner that is stopped within its transaction must not hold this up for good, nor this the journal.
-		bounds := fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d`, worker.StepTimeout.Milliseconds(), worker.AbsenceMax.Milliseconds())
-		if _, err := tx.Exec(ctx, bounds); err != nil {
+		// A process that is suspended inside its transaction must not block the other for ever:
+		// neither a Writer this transaction, nor this transaction the Writer.
+		timeouts := fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d`,
+			worker.StepTimeout.Milliseconds(), worker.AbsenceMax.Milliseconds())
+		if _, err := tx.Exec(ctx, timeouts); err != nil {
 			return err
 		}
-		const begin = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING`
-		if _, err := tx.Exec(ctx, begin, CheckpointName, pool); err != nil {
+		const create = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING`
+		if _, err := tx.Exec(ctx, create, CheckpointName, pool); err != nil {
 			return err
 		}
 		const lock = `SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2 FOR UPDATE`

@@ -13,48 +13,47 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// FromNow is the After of a query that follows the journal from the next event on that it takes.
+// FromNow is the After of a query that Follow answers with future events only.
 const FromNow = -1
-
-// ErrRewritten is returned to who follows a journal that has become shorter: it is another one, or was set back, and its
-// seqs no longer mean what they meant.
-var ErrRewritten = errors.New("the journal is not the one that was followed")
 
 const (
 	followRetryInterval = 500 * time.Millisecond
-	followTimeout       = 10 * time.Second // for one look at the journal; beyond it, Postgres is taken for gone
+	followTimeout       = 10 * time.Second // for reading one page; after it, Postgres counts as unreachable
 )
 
-// Follow hands what a query asks for to take, in order and each event once, as it comes to the journal, until ctx ends;
-// it returns nil then. It waits for notifications, with a poll behind them. When Postgres goes away after the first
-// connection, Follow tells why, and goes on after the last event that was taken as soon as it can. It fails with the
-// error of take, with that of the first connection, with ErrDetached, and with ErrRewritten.
-func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, tell func(error), take func([]Recorded) error) error {
-	f := &followState{query: q, take: take}
+// Follow calls handle with each page of events that matches q, in order and each event once, and goes
+// on as the journal grows. It returns nil when ctx ends. It reads when Postgres notifies it, and once a
+// second in any case.
+//
+// If the connection is lost later on, Follow calls report with the error, connects again and continues
+// after the last event handled. It returns an error only if it cannot continue: the error of handle or
+// of the first connection, ErrDetached, or ErrRewritten.
+func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, report func(error), handle func([]Recorded) error) error {
+	f := &follower{query: q, handle: handle}
 	for {
 		err := f.session(ctx, config)
 		switch {
 		case ctx.Err() != nil:
-			return nil //nolint:nilerr // the end that was asked for
-		case !f.connected || f.over:
+			return nil //nolint:nilerr // the caller asked for this end
+		case !f.connected || f.ended:
 			return err
 		}
-		tell(err)
-		_ = wait.For(ctx, followRetryInterval) // the next session finds that ctx has ended
+		report(err)
+		_ = wait.For(ctx, followRetryInterval) // if ctx has ended, the next session returns at once
 	}
 }
 
-// followState is somebody's place in the journal, from one session to the next.
-type followState struct {
-	query     HistoryQuery // its After moves on with what was taken
-	end       int64        // the journal's, as it was last seen
-	take      func([]Recorded) error
-	connected bool // once, so that there is a journal to go back to
-	over      bool // for good: another session would not help
+// follower is the state of one call of Follow, from one connection to the next.
+type follower struct {
+	query     HistoryQuery // its After moves behind each page handled
+	end       int64        // the journal's last seq, as of the last page
+	handle    func([]Recorded) error
+	connected bool // set by the first connection that worked
+	ended     bool // set if the error is one that a new connection would not cure
 }
 
-// session follows until something fails.
-func (f *followState) session(ctx context.Context, config *pgx.ConnConfig) error {
+// session follows the journal over one connection until something fails.
+func (f *follower) session(ctx context.Context, config *pgx.ConnConfig) error {
 	conn, err := postgres.Connect(ctx, config)
 	if err != nil {
 		return fmt.Errorf("follow the journal: %w", err)
@@ -62,7 +61,7 @@ func (f *followState) session(ctx context.Context, config *pgx.ConnConfig) error
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = conn.Close(closing) // nothing depends on a polite goodbye
+		_ = conn.Close(closing) // the session ends anyway
 	}()
 	if err := f.begin(ctx, conn); err != nil {
 		return fmt.Errorf("follow the journal: %w", err)
@@ -81,8 +80,8 @@ func (f *followState) session(ctx context.Context, config *pgx.ConnConfig) error
 	}
 }
 
-// begin listens first and looks then: what comes to the journal in between is notified.
-func (f *followState) begin(ctx context.Context, conn *pgx.Conn) error {
+// begin starts to listen, and only then reads where the journal ends. So every later event is notified.
+func (f *follower) begin(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
 	if _, err := conn.Exec(ctx, "LISTEN "+notifyChannel); err != nil {
@@ -92,31 +91,35 @@ func (f *followState) begin(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	if f.connected = true; f.query.After < 0 {
+	f.connected = true
+	if f.query.After < 0 {
 		f.query.After = end
 	}
 	return nil
 }
 
-// next takes one page, and reports whether there is another already.
-func (f *followState) next(ctx context.Context, conn *pgx.Conn) (more bool, err error) {
+// next handles one page, and reports whether another one can be read at once.
+func (f *follower) next(ctx context.Context, conn *pgx.Conn) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
 	page, err := ReadHistory(ctx, conn, f.query)
 	if err != nil {
-		f.over = errors.Is(err, ErrDetached)
+		f.ended = errors.Is(err, ErrDetached)
 		return false, err
 	}
 	if page.End < f.end {
-		f.over = true
-		return false, fmt.Errorf("%w: it ended at %s, and ends at %s now", ErrRewritten, events.Position{Pool: f.query.Pool, Seq: f.end}, events.Position{Pool: f.query.Pool, Seq: page.End})
+		f.ended = true
+		before := events.Position{Pool: f.query.Pool, Seq: f.end}
+		now := events.Position{Pool: f.query.Pool, Seq: page.End}
+		return false, fmt.Errorf("%w: it ended at %s, and now ends at %s", ErrRewritten, before, now)
 	}
 	if len(page.Events) > 0 {
-		if err := f.take(page.Events); err != nil {
-			f.over = true
+		if err := f.handle(page.Events); err != nil {
+			f.ended = true
 			return false, err
 		}
 	}
-	f.query.After, f.end = page.Next, page.End
+	f.query.After = page.Next
+	f.end = page.End
 	return page.More, nil
 }

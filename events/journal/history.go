@@ -15,54 +15,55 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Recorded is an event as the journal keeps it.
+// Recorded is an event of the journal.
 type Recorded struct {
 	events.Envelope
-	RecordedAt time.Time // Postgres's clock, when the journal took it
+	RecordedAt time.Time // when it was appended, by Postgres's clock
 }
 
-// Metadata that says why an event happened.
+// Metadata keys that tell why an event happened.
 const (
-	MetadataCausationID   = "causation_id"   // what made it happen
-	MetadataCorrelationID = "correlation_id" // the request that began it all
+	MetadataCausationID   = "causation_id"   // the command or event that directly caused it
+	MetadataCorrelationID = "correlation_id" // the request at the start of the chain
 )
 
-// Causes returns what the metadata says of why the event happened, "" for what nobody said.
+// Causes returns the causation id and the correlation id from the metadata, each "" if it is missing.
 func (r *Recorded) Causes() (causation, correlation string) {
-	var metadata map[string]any // an entry from elsewhere may hold anything under these names
+	var metadata map[string]any // values of any type: another program may have written the entry
 	if json.Unmarshal(r.Metadata, &metadata) != nil {
 		return "", ""
 	}
 	return events.FieldText(metadata[MetadataCausationID]), events.FieldText(metadata[MetadataCorrelationID])
 }
 
-// HistoryQuery asks for a part of a pool's journal, in order. Zero values do not narrow it.
+// HistoryQuery selects events of a pool's journal. A zero Type, SKU or HoldID matches every event.
 type HistoryQuery struct {
 	Pool   string
-	After  int64 // events with a higher seq only
+	After  int64 // only events with a higher seq
 	Type   events.Type
 	SKU    string
 	HoldID string
-	Limit  int // at most so many events; must be above 0
+	Limit  int // the most events on a page; must be above 0
 }
 
-// HistoryPage is what a query came to.
+// HistoryPage is one page of the events that match a query, in order.
 type HistoryPage struct {
 	Events []Recorded
-	// Next is the seq to go on after: the same query with it continues where this page ends, without a gap or a repeat.
+	// Next is the After of the next page. That page follows this one without a gap or a repeat.
 	Next int64
-	// More says that there is more to be had now. A page may have fewer events than its limit, even none, and More:
-	// a look for a type among many others ends after historyScanMax of them.
+	// More reports whether the next page can be read now. A page with More may have fewer events than
+	// its limit, or none: the search for a rare type ends after historyScanMax events.
 	More bool
 	End  int64 // the journal's last seq
 }
 
-// historyScanMax bounds how many events are looked at for a page, so that a rare type costs no walk through a journal
-// of years. Tests set it lower.
+// historyScanMax bounds how many events are searched for one page, so that a rare type does not cost a
+// scan of the whole journal. Tests set it lower.
 var historyScanMax int64 = 50_000
 
-// ReadHistory returns a page of the journal as it is now. It fails with ErrDetached after an event whose successor was
-// detached with an old part, since going on without it would skip events, and with the errors of the connection.
+// ReadHistory returns one page of the events that match q. It fails with ErrDetached if the event right
+// after q.After is in a detached partition, because continuing without it would silently skip events.
+// Other errors are those of the connection.
 func ReadHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (HistoryPage, error) {
 	page, err := readHistory(ctx, db, q)
 	if err != nil {
@@ -71,26 +72,31 @@ func ReadHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 	return page, nil
 }
 
+// readHistory reads a page in these steps:
+//
+//  1. Read the first and the last seq of the journal.
+//  2. Require that the event after q.After is attached, and limit the page to the seqs before the next
+//     detached partition.
+//  3. Limit the page to historyScanMax events.
+//  4. Read one event more than q.Limit, which tells whether there is another page.
+//  5. Read the first seq again: the oldest partition may have been detached meanwhile.
 func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (HistoryPage, error) {
 	first, end, err := bounds(ctx, db, q.Pool)
 	page := HistoryPage{Next: q.After, End: end}
-	switch {
-	case err != nil:
-		return page, err
-	case q.After >= end:
-		return page, nil
-	}
-	if err := q.checkReached(first); err != nil {
+	if err != nil || q.After >= end {
 		return page, err
 	}
-	whole, err := q.wholeUntil(ctx, db, first, end)
-	switch {
-	case err != nil:
+	if err := q.checkAttached(first); err != nil {
 		return page, err
-	case whole == q.After: // which is above 0, as whole is
-		return page, fmt.Errorf("%w: it has what comes right after %s", ErrDetached, events.Position{Pool: q.Pool, Seq: q.After})
 	}
-	until, err := q.scanEnd(ctx, db, whole)
+	attached, err := q.attachedUntil(ctx, db, first, end)
+	if err != nil {
+		return page, err
+	}
+	if attached == q.After {
+		return page, fmt.Errorf("%w: it has the events right after %s", ErrDetached, events.Position{Pool: q.Pool, Seq: q.After})
+	}
+	until, err := q.scanEnd(ctx, db, attached)
 	if err != nil {
 		return page, err
 	}
@@ -99,29 +105,37 @@ func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 	if err != nil {
 		return page, err
 	}
-	if page.Events, err = pgx.CollectRows(rows, scanRecorded); err != nil {
+	page.Events, err = pgx.CollectRows(rows, scanRecorded)
+	if err != nil {
 		return page, err
 	}
-	if page.Next, page.More = until, until < end; len(page.Events) > q.Limit {
+	if len(page.Events) > q.Limit {
 		page.Events = page.Events[:q.Limit]
-		page.Next, page.More = page.Events[q.Limit-1].Seq, true
+		page.Next = page.Events[q.Limit-1].Seq
+		page.More = true
+	} else {
+		page.Next = until
+		page.More = until < end
 	}
-	// Again, since the oldest part may have been detached between these statements.
-	if first, _, err = bounds(ctx, db, q.Pool); err != nil {
+	first, _, err = bounds(ctx, db, q.Pool)
+	if err != nil {
 		return page, err
 	}
-	return page, q.checkReached(first)
+	return page, q.checkAttached(first)
 }
 
-// checkReached returns ErrDetached where the journal's first event comes behind the next one that is wanted.
-func (q HistoryQuery) checkReached(first int64) error {
+// checkAttached returns ErrDetached if the journal's first event is behind the one after q.After. A
+// query from the beginning starts with the oldest partition that is attached.
+func (q HistoryQuery) checkAttached(first int64) error {
 	if q.After > 0 && (first == 0 || first > q.After+1) {
-		return fmt.Errorf("%w: the first event is %s, and what comes after %s is wanted", ErrDetached, events.Position{Pool: q.Pool, Seq: first}, events.Position{Pool: q.Pool, Seq: q.After})
+		oldest := events.Position{Pool: q.Pool, Seq: first}
+		after := events.Position{Pool: q.Pool, Seq: q.After}
+		return fmt.Errorf("%w: the first event is %s, but the query asks for events after %s", ErrDetached, oldest, after)
 	}
 	return nil
 }
 
-// bounds returns the first and the last seq of a pool's journal, 0 and 0 for an empty one.
+// bounds returns the first and the last seq of a pool's journal, or 0 and 0 if it is empty.
 func bounds(ctx context.Context, db postgres.Querier, pool string) (first, end int64, err error) {
 	const query = `
 		SELECT coalesce((SELECT seq FROM events WHERE pool = $1 ORDER BY seq LIMIT 1), 0),
@@ -130,20 +144,25 @@ func bounds(ctx context.Context, db postgres.Querier, pool string) (first, end i
 	return first, end, err
 }
 
-// wholeUntil is the seq before the next part that is detached from between others, or the journal's end: a page does not
-// go on behind it, where the next one would not know what it missed. The history of a hold is what is attached of it.
-func (q HistoryQuery) wholeUntil(ctx context.Context, db postgres.Querier, first, end int64) (seq int64, err error) {
+// attachedUntil returns the last seq before the next detached partition, or the journal's end. A page
+// does not reach beyond it, because the next page could not tell that events are missing. A query for
+// one hold ignores this limit, and shows those of its events that are attached.
+func (q HistoryQuery) attachedUntil(ctx context.Context, db postgres.Querier, first, end int64) (seq int64, err error) {
 	if q.HoldID != "" || first == 0 {
 		return end, nil
 	}
-	const query = `SELECT coalesce(min(greatest(first_seq - 1, $1)), $3) FROM detached_parts WHERE first_seq > $2 AND first_seq <= $3 AND last_seq > $1`
+	const query = `
+		SELECT coalesce(min(greatest(first_seq - 1, $1)), $3) FROM detached_parts
+		WHERE first_seq > $2 AND first_seq <= $3 AND last_seq > $1`
 	err = db.QueryRow(ctx, query, q.After, first, end).Scan(&seq)
 	return seq, err
 }
 
-// where is the condition that the indexes answer, in their words: it makes no use of the type.
-func (q HistoryQuery) where(until int64) (condition string, args []any) {
-	condition, args = "pool = $1 AND seq > $2 AND seq <= $3", []any{q.Pool, q.After, until}
+// condition returns the WHERE condition for everything but the type. It is worded so that Postgres can
+// use the indexes, none of which contains the type.
+func (q HistoryQuery) condition(until int64) (condition string, args []any) {
+	condition = "pool = $1 AND seq > $2 AND seq <= $3"
+	args = []any{q.Pool, q.After, until}
 	if q.SKU != "" {
 		args = append(args, q.SKU)
 		condition += fmt.Sprintf(` AND sku = $%d COLLATE "C"`, len(args))
@@ -155,29 +174,33 @@ func (q HistoryQuery) where(until int64) (condition string, args []any) {
 	return condition, args
 }
 
-// page is the query for the events up to a seq, and for one more than the limit, which tells whether there is one.
+// page returns the SQL query for one event more than the limit, up to a seq.
 func (q HistoryQuery) page(until int64) (query string, args []any) {
-	where, args := q.where(until)
+	condition, args := q.condition(until)
 	if q.Type != "" {
 		args = append(args, string(q.Type))
-		where += fmt.Sprintf(" AND type = $%d", len(args))
+		condition += fmt.Sprintf(" AND type = $%d", len(args))
 	}
 	args = append(args, q.Limit+1)
-	return fmt.Sprintf(`SELECT %s, recorded_at FROM events WHERE %s ORDER BY seq LIMIT $%d`, strings.Join(eventColumns, ", "), where, len(args)), args
+	query = fmt.Sprintf(`SELECT %s, recorded_at FROM events WHERE %s ORDER BY seq LIMIT $%d`,
+		strings.Join(eventColumns, ", "), condition, len(args))
+	return query, args
 }
 
-// scanEnd is the seq up to which a page looks.
+// scanEnd returns the seq at which the search for a page ends, so that it looks at no more than
+// historyScanMax events.
 func (q HistoryQuery) scanEnd(ctx context.Context, db postgres.Querier, end int64) (int64, error) {
 	switch {
 	case q.Type == "":
-		return end, nil // every event that is looked at is one that was asked for
+		return end, nil // every event that Postgres looks at matches, so the limit bounds the search
 	case q.SKU == "" && q.HoldID == "":
 		return min(end, q.After+historyScanMax), nil
 	}
-	where, args := q.where(end)
-	query := fmt.Sprintf(`SELECT seq FROM events WHERE %s ORDER BY seq OFFSET $%d LIMIT 1`, where, len(args)+1)
+	condition, args := q.condition(end)
+	query := fmt.Sprintf(`SELECT seq FROM events WHERE %s ORDER BY seq OFFSET $%d LIMIT 1`, condition, len(args)+1)
+	args = append(args, historyScanMax-1)
 	var seq int64
-	err := db.QueryRow(ctx, query, append(args, historyScanMax-1)...).Scan(&seq)
+	err := db.QueryRow(ctx, query, args...).Scan(&seq)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return end, nil
 	}
@@ -186,7 +209,10 @@ func (q HistoryQuery) scanEnd(ctx context.Context, db postgres.Querier, end int6
 
 func scanRecorded(row pgx.CollectableRow) (r Recorded, err error) {
 	var id pgtype.UUID
-	err = row.Scan(&r.Pool, &r.Seq, &id, (*string)(&r.Type), &r.SKU, &r.HoldID, (*[]byte)(&r.Payload), (*[]byte)(&r.Metadata), &r.At, &r.RecordedAt)
+	err = row.Scan(
+		&r.Pool, &r.Seq, &id, (*string)(&r.Type), &r.SKU, &r.HoldID,
+		(*[]byte)(&r.Payload), (*[]byte)(&r.Metadata), &r.At, &r.RecordedAt,
+	)
 	r.EventID = id.Bytes
 	return r, err
 }

@@ -9,34 +9,35 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// PageCache lets the readers of one process share what they read. Readers that work through a backlog come by the
-// same full pages, one soon after the other, and a page of the journal never changes: it is read and decoded once.
-// Near the journal's end, where pages are not full, every reader reads for itself.
+// PageCache lets the readers of one process share pages of the journal. Readers that work through a
+// backlog need the same full pages, shortly after each other, and a full page of the journal never
+// changes. So each is read and decoded once. Near the journal's end, where a page is not full yet,
+// every reader reads for itself. A PageCache is safe for concurrent use.
 type PageCache struct {
 	pool string
 
-	mu     sync.Mutex
-	pages  map[int64]*cachedPage // by the seq before its first event
-	oldest []int64
+	mu    sync.Mutex
+	pages map[int64]*cachedPage // by the seq before a page's first event
+	order []int64               // the keys of pages, the oldest first
 }
 
 type cachedPage struct {
-	read   chan struct{} // closed when events is set, or stays nil
-	events []events.Envelope
+	read   chan struct{}     // closed when the page was read
+	events []events.Envelope // nil if reading it failed, or if the page is not full
 }
 
 const (
-	pageEvents = worker.BatchMaxDefault // so that a delivery is a page
-	pagesMax   = 16                     // some 30 MB
+	pageEvents = worker.BatchMaxDefault // so that a batch is one page
+	pagesMax   = 16                     // about 30 MB
 )
 
-// NewPageCache returns the shared pages of a pool's journal.
+// NewPageCache returns an empty cache for a pool's journal.
 func NewPageCache(pool events.Pool) *PageCache {
 	return &PageCache{pool: pool.Name(), pages: map[int64]*cachedPage{}}
 }
 
-// Read returns up to limit events after a seq, in order; fewer, where a page or the journal ends. They are shared:
-// nobody may change them.
+// Read returns up to limit events after a seq, in order, or fewer if a page or the journal ends before.
+// Several readers share the events, so callers must not change them.
 func (p *PageCache) Read(ctx context.Context, db postgres.Querier, after int64, limit int) ([]events.Envelope, error) {
 	limit = min(limit, int(pageEvents-after%pageEvents))
 	if after%pageEvents != 0 {
@@ -57,15 +58,16 @@ func (p *PageCache) Read(ctx context.Context, db postgres.Querier, after int64, 
 	return page.events[:limit], nil
 }
 
-// Forget drops all pages. A reader does so when it begins again, since the journal may have been replaced meanwhile.
+// Forget drops all pages. A reader calls it at the start of a run, because the journal may have been
+// replaced meanwhile.
 func (p *PageCache) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.pages)
-	p.oldest = nil
+	p.order = nil
 }
 
-// page returns the page after a seq, and whether the caller is the first and has to fill it.
+// page returns the page after a seq. If first is true, the page is new and the caller must fill it.
 func (p *PageCache) page(after int64) (page *cachedPage, first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,14 +76,15 @@ func (p *PageCache) page(after int64) (page *cachedPage, first bool) {
 	}
 	page = &cachedPage{read: make(chan struct{})}
 	p.pages[after] = page
-	p.oldest = append(p.oldest, after)
-	if len(p.oldest) > pagesMax {
-		delete(p.pages, p.oldest[0])
-		p.oldest = p.oldest[1:]
+	p.order = append(p.order, after)
+	if len(p.order) > pagesMax {
+		delete(p.pages, p.order[0])
+		p.order = p.order[1:]
 	}
 	return page, true
 }
 
+// fill reads a page and keeps it if it is full. Otherwise it removes the page from the cache.
 func (p *PageCache) fill(ctx context.Context, page *cachedPage, db postgres.Querier, after int64, limit int) ([]events.Envelope, error) {
 	defer close(page.read)
 	found, err := ReadEvents(ctx, db, p.pool, after, pageEvents)

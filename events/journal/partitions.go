@@ -9,21 +9,22 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Partition is a part of the journal: a table with the events of a range of seq, of every pool.
+// Partition is one partition of the table events: the events of every pool in a range of seqs.
 type Partition struct {
 	Name  string // of its table
-	First int64  // the lowest seq that belongs into it
-	Last  int64  // the highest
+	First int64  // the lowest seq of its range
+	Last  int64  // the highest seq of its range
 }
 
-// partitionEvents is how many seqs a new part spans: some hours of a busy shop, and half a gigabyte. The part that the
-// migration makes of an older journal may be larger; nothing relies on parts being equal. Tests set it lower.
+// partitionEvents is how many seqs a new partition spans: some hours of a busy shop, about 500 MB.
+// Partitions may differ in size, and the one that the migration made of an older journal may be
+// larger. Tests set it lower.
 var partitionEvents int64 = 2_000_000
 
-// partitionName is the name of the part that begins with a seq.
+// partitionName returns the name of the partition that begins with a seq.
 func partitionName(first int64) string { return fmt.Sprintf("events_%d", first) }
 
-// Partitions returns the parts that the journal consists of, in order. Detached ones are not among them.
+// Partitions returns the attached partitions of the journal, in order.
 func Partitions(ctx context.Context, db postgres.Querier) ([]Partition, error) {
 	const query = `
 		SELECT name, bounds[1]::bigint, bounds[2]::bigint - 1 FROM (
@@ -33,24 +34,27 @@ func Partitions(ctx context.Context, db postgres.Querier) ([]Partition, error) {
 		) AS part ORDER BY 2`
 	rows, err := db.Query(ctx, query)
 	if err != nil {
-		return nil, fmt.Errorf("list the parts of the journal: %w", err)
+		return nil, fmt.Errorf("list the partitions of the journal: %w", err)
 	}
-	parts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Partition])
+	partitions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Partition])
 	if err != nil {
-		return nil, fmt.Errorf("list the parts of the journal: %w", err)
+		return nil, fmt.Errorf("list the partitions of the journal: %w", err)
 	}
-	return parts, nil
+	return partitions, nil
 }
 
-// lockPartitions makes this transaction the only one that adds or takes parts. It gives up soon: what waits for a lock on
-// the journal is waited for by the journal's line and by every reader. So is what holds one, in a process that is stopped.
+// lockPartitions makes this transaction the only one that adds, detaches or attaches partitions. It
+// gives up after a second, because the Writer and every reader queue behind a transaction that waits
+// for a lock on the journal. They also queue behind one that has the lock and does not go on, so
+// Postgres ends the session of a process that was suspended.
 func lockPartitions(ctx context.Context, tx pgx.Tx) error {
-	const query = `
-		SET LOCAL lock_timeout = '1s';
-		SET LOCAL idle_in_transaction_session_timeout = '30s';
-		SELECT pg_advisory_xact_lock(hashtextextended('stockstream/' || current_schema() || '/parts', 0))`
-	if _, err := tx.Exec(ctx, query); err != nil {
-		return fmt.Errorf("lock the parts of the journal: %w", err)
+	const settings = `SET LOCAL lock_timeout = '1s'; SET LOCAL idle_in_transaction_session_timeout = '30s'`
+	if _, err := tx.Exec(ctx, settings); err != nil {
+		return fmt.Errorf("lock the partitions of the journal: %w", err)
+	}
+	const lock = `SELECT pg_advisory_xact_lock(` + postgres.LockKey + `)`
+	if _, err := tx.Exec(ctx, lock, postgres.PartitionsLock); err != nil {
+		return fmt.Errorf("lock the partitions of the journal: %w", err)
 	}
 	return nil
 }

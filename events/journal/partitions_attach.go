@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -10,39 +9,24 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Errors of AttachPart.
-var (
-	ErrUnknownPartition = errors.New("no such detached part")
-	ErrPartitionGone    = errors.New("the part's table is not in this database")
-	ErrPartitionChanged = errors.New("the part is not what was detached")
-)
-
-// AttachPartition brings a detached part back into the journal, after making sure that its table holds exactly the rows that
-// were detached. It fails with ErrUnknownPart, ErrPartGone or ErrPartChanged, and changes nothing then.
+// AttachPartition attaches a detached partition to the journal again, if its table has exactly the rows
+// that were detached. Otherwise it changes nothing and fails with ErrUnknownPartition, ErrPartitionGone
+// or ErrPartitionChanged.
 func AttachPartition(ctx context.Context, conn *pgx.Conn, name string) (attached DetachedPartition, err error) {
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
 		if err := lockPartitions(ctx, tx); err != nil {
 			return err
 		}
-		if attached, err = findDetached(ctx, tx, name); err != nil {
-			return err
-		}
-		here, err := postgres.TableExists(ctx, tx, name)
+		attached, err = findDetached(ctx, tx, name)
 		if err != nil {
 			return err
 		}
-		if !here {
-			return fmt.Errorf("%w: restore its dump first, with pg_restore", ErrPartitionGone)
-		}
-		events, digest, err := digestPartition(ctx, tx, name)
-		if err != nil {
+		if err := checkUnchanged(ctx, tx, attached); err != nil {
 			return err
 		}
-		if events != attached.Events || digest != attached.Digest {
-			return fmt.Errorf("%w: it had %d events with digest %s, and has %d with %s", ErrPartitionChanged, attached.Events, attached.Digest, events, digest)
-		}
-		query := fmt.Sprintf(`ALTER TABLE events ATTACH PARTITION %s FOR VALUES FROM (%d) TO (%d)`, postgres.QuoteIdentifier(name), attached.First, attached.Last+1)
-		if _, err := tx.Exec(ctx, query); err != nil {
+		attach := fmt.Sprintf(`ALTER TABLE events ATTACH PARTITION %s FOR VALUES FROM (%d) TO (%d)`,
+			postgres.QuoteIdentifier(name), attached.First, attached.Last+1)
+		if _, err := tx.Exec(ctx, attach); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, `DELETE FROM detached_parts WHERE part = $1`, name)
@@ -55,14 +39,34 @@ func AttachPartition(ctx context.Context, conn *pgx.Conn, name string) (attached
 }
 
 func findDetached(ctx context.Context, db postgres.Querier, name string) (DetachedPartition, error) {
-	parts, err := DetachedPartitions(ctx, db)
+	partitions, err := DetachedPartitions(ctx, db)
 	if err != nil {
 		return DetachedPartition{}, err
 	}
-	for _, part := range parts {
-		if part.Name == name {
-			return part, nil
+	for _, partition := range partitions {
+		if partition.Name == name {
+			return partition, nil
 		}
 	}
 	return DetachedPartition{}, fmt.Errorf("%w; `stockstream journal parts` lists them", ErrUnknownPartition)
+}
+
+// checkUnchanged compares the table of a detached partition with the digest taken when it was detached.
+func checkUnchanged(ctx context.Context, tx pgx.Tx, detached DetachedPartition) error {
+	exists, err := postgres.TableExists(ctx, tx, detached.Name)
+	if err != nil {
+		return err
+	}
+	if !exists {
+		return fmt.Errorf("%w: restore its dump first, with pg_restore", ErrPartitionGone)
+	}
+	events, digest, err := digestPartition(ctx, tx, detached.Name)
+	if err != nil {
+		return err
+	}
+	if events != detached.Events || digest != detached.Digest {
+		return fmt.Errorf("%w: it had %d events with digest %s, and now has %d with %s",
+			ErrPartitionChanged, detached.Events, detached.Digest, events, digest)
+	}
+	return nil
 }

@@ -2,44 +2,40 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// DetachedPartition is a part that was taken out of the journal, as it was then.
+// DetachedPartition is a partition that was detached from the journal, with a record of its rows.
 type DetachedPartition struct {
 	Partition
 	Events     int64
-	Digest     string // of its rows, whatever their order
+	Digest     string // of its rows, independent of their order
 	DetachedAt time.Time
 }
 
-// DetachedPartitions returns the parts that the journal lacks, in order.
+// DetachedPartitions returns the partitions that were detached from the journal, in order.
 func DetachedPartitions(ctx context.Context, db postgres.Querier) ([]DetachedPartition, error) {
-	rows, err := db.Query(ctx, `SELECT part, first_seq, last_seq, events, digest, detached_at FROM detached_parts ORDER BY first_seq`)
+	const query = `SELECT part, first_seq, last_seq, events, digest, detached_at FROM detached_parts ORDER BY first_seq`
+	rows, err := db.Query(ctx, query)
 	if err != nil {
-		return nil, fmt.Errorf("list detached parts: %w", err)
+		return nil, fmt.Errorf("list detached partitions: %w", err)
 	}
-	parts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d DetachedPartition, err error) {
+	partitions, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d DetachedPartition, err error) {
 		return d, row.Scan(&d.Name, &d.First, &d.Last, &d.Events, &d.Digest, &d.DetachedAt)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list detached parts: %w", err)
+		return nil, fmt.Errorf("list detached partitions: %w", err)
 	}
-	return parts, nil
+	return partitions, nil
 }
 
-// ErrPartitionNeeded is returned for a part that must stay: somebody has yet to read it, or it is not the oldest.
-var ErrPartitionNeeded = errors.New("the part is still needed")
-
-// NeededBy returns the readers that have not passed a part.
+// NeededBy returns the readers that have yet to read events of the partition.
 func (p Partition) NeededBy(readers []ReaderPosition) []ReaderPosition {
 	var needing []ReaderPosition
 	for _, reader := range readers {
@@ -50,9 +46,9 @@ func (p Partition) NeededBy(readers []ReaderPosition) []ReaderPosition {
 	return needing
 }
 
-// CheckDetachable returns ErrPartNeeded unless every reader has passed a part.
-func CheckDetachable(part Partition, readers []ReaderPosition) error {
-	needing := part.NeededBy(readers)
+// CheckDetachable returns ErrPartitionNeeded unless every reader has read the whole partition.
+func CheckDetachable(partition Partition, readers []ReaderPosition) error {
+	needing := partition.NeededBy(readers)
 	if len(needing) == 0 {
 		return nil
 	}
@@ -60,63 +56,84 @@ func CheckDetachable(part Partition, readers []ReaderPosition) error {
 	for i, reader := range needing {
 		names[i] = reader.String()
 	}
-	return fmt.Errorf("%w: %s ends at %d, and is needed by %s", ErrPartitionNeeded, part.Name, part.Last, strings.Join(names, "; "))
+	return fmt.Errorf("%w: %s ends at %d, and is needed by %s",
+		ErrPartitionNeeded, partition.Name, partition.Last, strings.Join(names, "; "))
 }
 
-// DetachPartition takes the oldest part out of the journal, and remembers what was in it. The part stays as a table of its
-// own. It returns ErrPartNeeded unless all have passed it: the readers in the database, those named, and the given one,
-// which is the stream's. The newest part always stays.
-func DetachPartition(ctx context.Context, conn *pgx.Conn, part Partition, stream ReaderPosition, names ...string) (DetachedPartition, error) {
-	detached := DetachedPartition{Partition: part}
+// DetachPartition detaches the oldest partition from the journal. The partition stays in the database
+// as a table of its own, and a record of its rows is kept for AttachPartition.
+//
+// It fails with ErrPartitionNeeded unless all of these have read the partition: every reader with a
+// checkpoint, the named readers, and the stream's consumer group, whose position the caller passes. The
+// newest partition always stays.
+func DetachPartition(ctx context.Context, conn *pgx.Conn, partition Partition, stream ReaderPosition, names ...string) (DetachedPartition, error) {
+	detached := DetachedPartition{Partition: partition}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := lockPartitions(ctx, tx); err != nil {
 			return err
 		}
-		parts, err := Partitions(ctx, tx)
-		if err != nil {
+		if err := checkOldest(ctx, tx, partition); err != nil {
 			return err
-		}
-		if len(parts) < 2 || parts[0] != part {
-			return fmt.Errorf("%w: only the oldest part can be detached, and never the newest", ErrPartitionNeeded)
 		}
 		readers, err := ReaderPositions(ctx, tx, names...)
 		if err != nil {
 			return err
 		}
-		if err := CheckDetachable(part, append(readers, stream)); err != nil {
+		if err := CheckDetachable(partition, append(readers, stream)); err != nil {
 			return err
 		}
-		if detached.Events, detached.Digest, err = digestPartition(ctx, tx, part.Name); err != nil {
+		if err := detached.record(ctx, tx); err != nil {
 			return err
 		}
-		const remember = `INSERT INTO detached_parts (part, first_seq, last_seq, events, digest) VALUES ($1, $2, $3, $4, $5) RETURNING detached_at`
-		row := tx.QueryRow(ctx, remember, part.Name, part.First, part.Last, detached.Events, detached.Digest)
-		if err := row.Scan(&detached.DetachedAt); err != nil {
-			return err
-		}
-		// Last, since it holds up whoever reads or writes the journal until this transaction ends.
-		_, err = tx.Exec(ctx, `ALTER TABLE events DETACH PARTITION `+postgres.QuoteIdentifier(part.Name))
+		// This statement comes last, because it blocks all readers and the Writer until the
+		// transaction ends.
+		_, err = tx.Exec(ctx, `ALTER TABLE events DETACH PARTITION `+postgres.QuoteIdentifier(partition.Name))
 		return err
 	})
-	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == postgres.LockNotAvailable {
-		err = fmt.Errorf("somebody reads the journal in a transaction that goes on; try again later: %w", err)
+	if postgres.IsCode(err, postgres.LockNotAvailable) {
+		err = fmt.Errorf("a long transaction is reading the journal; try again later: %w", err)
 	}
 	if err != nil {
-		return DetachedPartition{}, fmt.Errorf("detach %s: %w", part.Name, err)
+		return DetachedPartition{}, fmt.Errorf("detach %s: %w", partition.Name, err)
 	}
 	return detached, nil
 }
 
-// digestPartition counts a part's rows and adds up what each of them hashes to. Until the transaction ends, they cannot be
-// changed.
+// checkOldest returns ErrPartitionNeeded unless the partition is the oldest, and not the only one.
+func checkOldest(ctx context.Context, tx pgx.Tx, partition Partition) error {
+	attached, err := Partitions(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if len(attached) < 2 || attached[0] != partition {
+		return fmt.Errorf("%w: only the oldest partition can be detached, and never the newest", ErrPartitionNeeded)
+	}
+	return nil
+}
+
+// record counts the partition's rows and stores their digest in detached_parts.
+func (d *DetachedPartition) record(ctx context.Context, tx pgx.Tx) (err error) {
+	d.Events, d.Digest, err = digestPartition(ctx, tx, d.Name)
+	if err != nil {
+		return err
+	}
+	const query = `
+		INSERT INTO detached_parts (part, first_seq, last_seq, events, digest) VALUES ($1, $2, $3, $4, $5)
+		RETURNING detached_at`
+	return tx.QueryRow(ctx, query, d.Name, d.First, d.Last, d.Events, d.Digest).Scan(&d.DetachedAt)
+}
+
+// digestPartition counts a partition's rows and adds up a hash of each. It locks the table, so the rows
+// cannot change until the transaction ends.
 func digestPartition(ctx context.Context, tx pgx.Tx, name string) (events int64, digest string, err error) {
-	query := `SELECT count(*), coalesce(sum(('x' || substr(md5(concat_ws('|', pool, seq, event_id, type, sku, hold_id, payload, metadata,
-		extract(epoch FROM at), extract(epoch FROM recorded_at))), 1, 15))::bit(60)::bigint), 0)::text FROM ` + postgres.QuoteIdentifier(name)
-	if _, err := tx.Exec(ctx, `LOCK TABLE `+postgres.QuoteIdentifier(name)+` IN SHARE MODE`); err != nil {
+	table := postgres.QuoteIdentifier(name)
+	if _, err := tx.Exec(ctx, `LOCK TABLE `+table+` IN SHARE MODE`); err != nil {
 		return 0, "", err
 	}
+	query := `SELECT count(*), coalesce(sum(('x' || substr(md5(concat_ws('|', pool, seq, event_id, type, sku, hold_id, payload, metadata,
+		extract(epoch FROM at), extract(epoch FROM recorded_at))), 1, 15))::bit(60)::bigint), 0)::text FROM ` + table
 	if err := tx.QueryRow(ctx, query).Scan(&events, &digest); err != nil {
-		return 0, "", fmt.Errorf("digest: %w", err)
+		return 0, "", fmt.Errorf("compute the digest: %w", err)
 	}
 	return events, digest, nil
 }

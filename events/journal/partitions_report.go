@@ -10,28 +10,34 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// PartitionState says where a part is.
+// PartitionState is one of the states below.
 type PartitionState string
 
-// A detached part may still be in the database as a table of its own, or be gone from it.
+// The states of a partition.
 const (
 	PartitionAttached PartitionState = "attached"
-	PartitionDetached PartitionState = "detached"
-	PartitionGone     PartitionState = "gone"
+	PartitionDetached PartitionState = "detached" // still in the database, as a table of its own
+	PartitionGone     PartitionState = "gone"     // detached, and its table is no longer in the database
 )
 
-// PartitionReport is a part with what is in it.
+// PartitionReport describes a partition and its content.
 type PartitionReport struct {
 	Partition
-	State    PartitionState
-	Events   int64            // of an attached part, by the seqs of its first and last events
-	Bytes    int64            // of its table with its indexes; 0 where it is gone
-	FirstAt  time.Time        // when its first event was decided; zero where there is none, or the part is detached
-	LastAt   time.Time        // and its last
-	NeededBy []ReaderPosition // readers that have not passed it; of an attached part
+	State PartitionState
+	// Events is the number of its events. For an attached partition it is computed from the seqs of
+	// the first and the last event.
+	Events int64
+	Bytes  int64 // of its table with its indexes; 0 if it is gone
+	// FirstAt and LastAt are the times of its first and its last event. They are zero if the partition
+	// is empty or detached.
+	FirstAt time.Time
+	LastAt  time.Time
+	// NeededBy are the readers that have yet to read an attached partition.
+	NeededBy []ReaderPosition
 }
 
-// DescribePartitions returns all parts in order, attached and detached. Readers are those to look out for.
+// DescribePartitions returns a report on each partition, attached and detached, in order. NeededBy is
+// chosen from the given readers.
 func DescribePartitions(ctx context.Context, db postgres.Querier, readers []ReaderPosition) ([]PartitionReport, error) {
 	attached, err := Partitions(ctx, db)
 	if err != nil {
@@ -42,36 +48,46 @@ func DescribePartitions(ctx context.Context, db postgres.Querier, readers []Read
 		return nil, err
 	}
 	var reports []PartitionReport
-	for _, part := range detached {
-		report := PartitionReport{Partition: part.Partition, State: PartitionGone, Events: part.Events}
-		here, err := postgres.TableExists(ctx, db, part.Name)
+	for _, partition := range detached {
+		report := PartitionReport{
+			Partition: partition.Partition,
+			State:     PartitionGone,
+			Events:    partition.Events,
+		}
+		exists, err := postgres.TableExists(ctx, db, partition.Name)
 		if err != nil {
 			return nil, err
 		}
-		if here {
+		if exists {
 			report.State = PartitionDetached
 		}
 		reports = append(reports, report)
 	}
-	for _, part := range attached {
-		report := PartitionReport{Partition: part, State: PartitionAttached, NeededBy: part.NeededBy(readers)}
-		if err := report.look(ctx, db); err != nil {
+	for _, partition := range attached {
+		report := PartitionReport{
+			Partition: partition,
+			State:     PartitionAttached,
+			NeededBy:  partition.NeededBy(readers),
+		}
+		if err := report.inspect(ctx, db); err != nil {
 			return nil, err
 		}
 		reports = append(reports, report)
 	}
 	for i := range reports {
 		const query = `SELECT coalesce(pg_total_relation_size(to_regclass($1)), 0)`
-		if err := db.QueryRow(ctx, query, postgres.QuoteIdentifier(reports[i].Name)).Scan(&reports[i].Bytes); err != nil {
-			return nil, fmt.Errorf("size of %s: %w", reports[i].Name, err)
+		table := postgres.QuoteIdentifier(reports[i].Name)
+		if err := db.QueryRow(ctx, query, table).Scan(&reports[i].Bytes); err != nil {
+			return nil, fmt.Errorf("read the size of %s: %w", reports[i].Name, err)
 		}
 	}
 	slices.SortFunc(reports, func(a, b PartitionReport) int { return cmp.Compare(a.First, b.First) })
 	return reports, nil
 }
 
-// look reads the first and the last event of each pool in a part: seqs are dense, so they tell the rest.
-func (r *PartitionReport) look(ctx context.Context, db postgres.Querier) error {
+// inspect reads the first and the last event of each pool in the partition. That suffices to count the
+// events, because seqs have no gaps.
+func (r *PartitionReport) inspect(ctx context.Context, db postgres.Querier) error {
 	query := fmt.Sprintf(`
 		SELECT coalesce(sum(l.seq - f.seq + 1), 0)::bigint, min(f.at), max(l.at)
 		FROM (SELECT pool FROM checkpoints WHERE projection = $1) AS p,
@@ -79,10 +95,11 @@ func (r *PartitionReport) look(ctx context.Context, db postgres.Querier) error {
 		LATERAL (SELECT seq, at FROM %[1]s WHERE pool = p.pool ORDER BY seq DESC LIMIT 1) AS l`, postgres.QuoteIdentifier(r.Name))
 	var first, last *time.Time
 	if err := db.QueryRow(ctx, query, CheckpointName).Scan(&r.Events, &first, &last); err != nil {
-		return fmt.Errorf("look into %s: %w", r.Name, err)
+		return fmt.Errorf("inspect partition %s: %w", r.Name, err)
 	}
 	if first != nil && last != nil {
-		r.FirstAt, r.LastAt = *first, *last
+		r.FirstAt = *first
+		r.LastAt = *last
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func TestNoPartToBeHad(t *testing.T) {
 		t.Error("the log does not say that a part is missing")
 	}
 	p.append(80)
-	p.awaitFault(line, "lock the parts")
+	p.awaitFault(line, "lock the partitions")
 	if seq, err := worker.ReadCheckpoint(p.ctx, p.db, CheckpointName, "main"); err != nil || seq < 80 || seq > 100 {
 		t.Errorf("the journal is at %d (%v), want it to wait at the end of its part", seq, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
@@ -14,20 +13,20 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// ReaderPosition is somebody who reads a pool's log, and the last seq that needs no reading again.
+// ReaderPosition is a reader of a pool's log, and the last seq that it does not need again.
 type ReaderPosition struct {
 	Name string
 	Pool string
 	Seq  int64
 }
 
-// String names the reader and where it stands.
+// String returns the reader's name and position, for use in a sentence.
 func (r ReaderPosition) String() string {
 	return fmt.Sprintf("%s, which is at %s", r.Name, events.Position{Pool: r.Pool, Seq: r.Seq})
 }
 
-// ReaderPositions returns where everybody stands who reads the journal, and the journal itself. The named ones are among
-// them whether or not they have begun.
+// ReaderPositions returns the position of every reader that has a checkpoint, the journal's own
+// included. The named readers are returned even if they have not started.
 func ReaderPositions(ctx context.Context, db postgres.Querier, names ...string) ([]ReaderPosition, error) {
 	const query = `
 		WITH readers AS (
@@ -47,10 +46,14 @@ func ReaderPositions(ctx context.Context, db postgres.Querier, names ...string) 
 	return readers, nil
 }
 
-// GroupPosition returns the journal's consumer group as a reader: its Seq is right below the first event on the stream
-// that it has not acknowledged, and the highest number there is where there is no such event.
+// GroupPosition returns the position of the journal's consumer group: the seq before the first event on
+// the stream that the group has not acknowledged. It is math.MaxInt64 if there is no such event.
 func GroupPosition(ctx context.Context, client redis.Cmdable, pool events.Pool) (ReaderPosition, error) {
-	reader := ReaderPosition{Name: "consumer group " + events.ConsumerGroup, Pool: pool.Name(), Seq: math.MaxInt64}
+	reader := ReaderPosition{
+		Name: "consumer group " + events.ConsumerGroup,
+		Pool: pool.Name(),
+		Seq:  math.MaxInt64,
+	}
 	groups, err := stream.Groups(ctx, client, pool.StreamKey())
 	if err != nil {
 		return reader, err
@@ -65,10 +68,10 @@ func GroupPosition(ctx context.Context, client redis.Cmdable, pool events.Pool) 
 		const page = 100
 		entries, err := client.XRangeN(ctx, pool.StreamKey(), from, "+", page).Result()
 		if err != nil {
-			return reader, fmt.Errorf("look at the stream: %w", err)
+			return reader, fmt.Errorf("read the stream: %w", err)
 		}
 		for _, entry := range entries {
-			if seq, err := strconv.ParseInt(events.FieldText(entry.Values[events.FieldSeq]), 10, 64); err == nil && seq >= 1 {
+			if seq := events.EntrySeq(entry.Values); seq > 0 {
 				reader.Seq = seq - 1
 				return reader, nil
 			}

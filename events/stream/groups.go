@@ -9,21 +9,20 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Group is a consumer group of a stream, and the first id that it still needs: what it has not acknowledged, or
-// not yet read.
+// Group is a consumer group of a stream.
 type Group struct {
 	Name  string
-	Needs ID
+	Needs ID // the lowest id that the group has yet to read or to acknowledge
 }
 
-// Groups returns the consumer groups of a stream; none, where there is no stream.
+// Groups returns the consumer groups of a stream, or none if the stream does not exist.
 func Groups(ctx context.Context, client redis.Cmdable, stream string) ([]Group, error) {
 	infos, err := client.XInfoGroups(ctx, stream).Result()
 	if err != nil {
 		if isMissing(err) {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("look at the groups of the stream: %w", err)
+		return nil, fmt.Errorf("read the stream's groups: %w", err)
 	}
 	groups := make([]Group, len(infos))
 	for i, info := range infos {
@@ -37,10 +36,10 @@ func Groups(ctx context.Context, client redis.Cmdable, stream string) ([]Group, 
 		}
 		pending, err := client.XPending(ctx, stream, info.Name).Result()
 		if err != nil {
-			return nil, fmt.Errorf("look at what is pending in group %s: %w", info.Name, err)
+			return nil, fmt.Errorf("read the pending entries of group %s: %w", info.Name, err)
 		}
 		if pending.Count == 0 {
-			continue // acknowledged since
+			continue // they were acknowledged meanwhile
 		}
 		lowest, err := ParseID(pending.Lower)
 		if err != nil {
@@ -53,7 +52,7 @@ func Groups(ctx context.Context, client redis.Cmdable, stream string) ([]Group, 
 	return groups, nil
 }
 
-// furthestBehind returns the group that needs the lowest id. There must be one.
+// furthestBehind returns the group that needs the lowest id. There must be at least one group.
 func furthestBehind(groups []Group) Group {
 	last := groups[0]
 	for _, group := range groups[1:] {
@@ -100,7 +99,7 @@ func (r *Reader) RemoveConsumers(ctx context.Context) (hadConsumers bool, err er
 	return len(consumers) > 0, nil
 }
 
-// isMissing reports whether Redis answered that there is no such key.
+// isMissing reports whether Redis answered that the key does not exist.
 func isMissing(err error) bool { return redis.HasErrorPrefix(err, "no such key") }
 
 func hasGroup(groups []Group, name string) bool {

@@ -10,24 +10,24 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Head is what Redis says of a pool's log.
+// Head is the head of a pool's log, as Redis records it.
 type Head struct {
-	Exists bool  // false where Redis has no log that a command could go on with; the rest is 0 then
-	Epoch  int64 // the life of the log, from 1
-	Seq    int64 // the highest seq that was assigned
+	Exists bool  // false if Redis has no log that a command could append to; the other fields are 0 then
+	Epoch  int64 // the number of this log, from 1; see journal.RaiseEpoch
+	Seq    int64 // the highest seq assigned
 }
 
-// ReadHead returns what Redis says of a pool's log. Its error is Redis's.
+// ReadHead returns the head of a pool's log. Errors are those of Redis.
 func ReadHead(ctx context.Context, client redis.Cmdable, pool events.Pool) (Head, error) {
-	return readLog(ctx, client, pool.MetaKey())
+	return readHead(ctx, client, pool.MetaKey())
 }
 
-// ReadClosedHead returns what is left of a log that was closed to be written anew.
+// ReadClosedHead returns the head of a log that was closed in order to be rebuilt.
 func ReadClosedHead(ctx context.Context, client redis.Cmdable, pool events.Pool) (Head, error) {
-	return readLog(ctx, client, pool.ClosedMetaKey())
+	return readHead(ctx, client, pool.ClosedMetaKey())
 }
 
-func readLog(ctx context.Context, client redis.Cmdable, key string) (Head, error) {
+func readHead(ctx context.Context, client redis.Cmdable, key string) (Head, error) {
 	fields, err := client.HMGet(ctx, key, "epoch", "seq").Result()
 	if err != nil {
 		return Head{}, fmt.Errorf("read %s: %w", key, err)
@@ -35,7 +35,7 @@ func readLog(ctx context.Context, client redis.Cmdable, key string) (Head, error
 	epoch, epochErr := strconv.ParseInt(events.FieldText(fields[0]), 10, 64)
 	seq, seqErr := strconv.ParseInt(events.FieldText(fields[1]), 10, 64)
 	if epochErr != nil || seqErr != nil {
-		return Head{}, nil //nolint:nilerr // the scripts see no log here either
+		return Head{}, nil //nolint:nilerr // the scripts do not accept such a log either
 	}
 	return Head{Exists: true, Epoch: epoch, Seq: seq}, nil
 }

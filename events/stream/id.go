@@ -7,13 +7,17 @@ import (
 	"strings"
 )
 
-// ID is the id of a stream entry: when Redis appended it, and a number that tells entries of one millisecond
-// apart. Ids of a stream only ever grow, even where the clock goes back.
-type ID struct{ Ms, N uint64 }
+// ID is the id of a stream entry: the time at which Redis appended it, and a number that tells entries
+// of the same millisecond apart. The ids of a stream always grow, even if Redis's clock goes back.
+type ID struct {
+	Ms uint64
+	N  uint64
+}
 
+// ParseID reads an id in Redis's form, such as 1764000000000-0.
 func ParseID(s string) (ID, error) {
 	ms, n, found := strings.Cut(s, "-")
-	id := ID{}
+	var id ID
 	var msErr, nErr error
 	id.Ms, msErr = strconv.ParseUint(ms, 10, 64)
 	id.N, nErr = strconv.ParseUint(n, 10, 64)
@@ -23,16 +27,17 @@ func ParseID(s string) (ID, error) {
 	return id, nil
 }
 
-// String returns the form in which Redis writes ids.
+// String returns the id in Redis's form.
 func (id ID) String() string {
 	return strconv.FormatUint(id.Ms, 10) + "-" + strconv.FormatUint(id.N, 10)
 }
 
+// Less reports whether id comes before other.
 func (id ID) Less(other ID) bool {
 	return id.Ms < other.Ms || id.Ms == other.Ms && id.N < other.N
 }
 
-// Next is the lowest id above this one.
+// Next returns the lowest id above this one.
 func (id ID) Next() ID {
 	if id.N == math.MaxUint64 {
 		return ID{Ms: id.Ms + 1}
@@ -40,7 +45,7 @@ func (id ID) Next() ID {
 	return ID{Ms: id.Ms, N: id.N + 1}
 }
 
-// Previous is the highest id below this one, which must not be the lowest of all.
+// Previous returns the highest id below this one. The id must not be 0-0.
 func (id ID) Previous() ID {
 	if id.N == 0 {
 		return ID{Ms: id.Ms - 1, N: math.MaxUint64}

@@ -10,11 +10,13 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// scanPage is how many entries of the stream are looked at in one step.
-const scanPage = 1000
+const (
+	scanFirstPage = 64    // entries in the first page of FindEntry, which usually suffices
+	scanPage      = 1_000 // entries in each further page
+)
 
-// Tail returns the highest seq at the end of a pool's stream, 0 where no entry carries one. The last entry may be one
-// that no command wrote, with the seq of an old event.
+// Tail returns the seq at the end of a pool's stream, or 0 if no entry has one. It takes the highest
+// seq of the last page, because the last entry may be foreign and carry the seq of an old event.
 func Tail(ctx context.Context, client redis.Cmdable, pool events.Pool) (seq int64, err error) {
 	err = backwards(ctx, client, pool, scanPage, func(page []events.Entry) (more bool) {
 		for _, entry := range page {
@@ -25,28 +27,33 @@ func Tail(ctx context.Context, client redis.Cmdable, pool events.Pool) (seq int6
 	return seq, err
 }
 
-// FindEntry looks for an event of the stream by its seq, from the stream's end on, among at most so many entries; 0 for
-// no bound. Found is false where it is not among them.
+// FindEntry looks for the event with a seq, from the end of the stream backwards, and returns its id. It
+// stops after about most entries, or at the beginning of the stream if most is 0.
 func FindEntry(ctx context.Context, client redis.Cmdable, pool events.Pool, seq, most int64) (id uuid.UUID, found bool, err error) {
-	looked := int64(0)
-	err = backwards(ctx, client, pool, 64, func(page []events.Entry) (more bool) {
-		later := false
+	searched := int64(0)
+	err = backwards(ctx, client, pool, scanFirstPage, func(page []events.Entry) (more bool) {
+		onlyOlder := true // then the event cannot come any more
 		for _, entry := range page {
 			if entry.Envelope.Seq == seq {
-				id, found = entry.Envelope.EventID, true
+				id = entry.Envelope.EventID
+				found = true
 				return false
 			}
-			later = later || entry.Envelope.Seq > seq || entry.Envelope.Seq == 0
+			if entry.Envelope.Seq > seq || entry.Envelope.Seq == 0 {
+				onlyOlder = false
+			}
 		}
-		looked += int64(len(page))
-		return later && (most == 0 || looked < most)
+		searched += int64(len(page))
+		return !onlyOlder && (most == 0 || searched < most)
 	})
 	return id, found, err
 }
 
-// backwards shows the stream's entries page by page, the last first, until there is no more or visit has enough.
+// backwards calls visit with the entries of a stream, page by page and the last entry first, until visit
+// returns false or the stream ends. The first page has pageMax entries.
 func backwards(ctx context.Context, client redis.Cmdable, pool events.Pool, pageMax int64, visit func([]events.Entry) (more bool)) error {
-	for from := "+"; ; {
+	from := "+"
+	for {
 		found, err := client.XRevRangeN(ctx, pool.StreamKey(), from, "-", pageMax).Result()
 		if err != nil {
 			return fmt.Errorf("read the stream backwards: %w", err)
@@ -54,10 +61,12 @@ func backwards(ctx context.Context, client redis.Cmdable, pool events.Pool, page
 		if len(found) == 0 || !visit(ParseEntries(pool, found)) {
 			return nil
 		}
-		from, pageMax = "("+found[len(found)-1].ID, scanPage
+		from = "(" + found[len(found)-1].ID
+		pageMax = scanPage
 	}
 }
 
+// ParseEntries reads entries as go-redis returns them.
 func ParseEntries(pool events.Pool, found []redis.XMessage) []events.Entry {
 	entries := make([]events.Entry, len(found))
 	for i, m := range found {

@@ -10,16 +10,16 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// State is what a stream holds, and who keeps it from becoming shorter.
+// State describes a stream, and the consumer group that prevents it from being trimmed further.
 type State struct {
 	Entries int64
-	Oldest  time.Time // when its first entry was appended, by Redis's clock; zero where there is none
-	// HeldBy is the consumer group that is furthest behind, of those that have entries to read or to acknowledge; ""
-	// for none. Entries that it needs stay, however old they become.
+	Oldest  time.Time // when the first entry was appended, by Redis's clock; zero if there is none
+	// HeldBy is the group that is furthest behind, of the groups with entries to read or to
+	// acknowledge; "" if there is none. The entries that it needs stay, however old they become.
 	HeldBy string
 }
 
-// Describe returns the state of a pool's stream. A stream that is not there has no entries.
+// Describe returns the state of a pool's stream. A stream that does not exist has no entries.
 func Describe(ctx context.Context, client redis.Cmdable, pool events.Pool) (State, error) {
 	groups, err := Groups(ctx, client, pool.StreamKey())
 	if err != nil {
@@ -30,7 +30,7 @@ func Describe(ctx context.Context, client redis.Cmdable, pool events.Pool) (Stat
 		if isMissing(err) {
 			return State{}, nil
 		}
-		return State{}, fmt.Errorf("look at the stream: %w", err)
+		return State{}, fmt.Errorf("read the stream's state: %w", err)
 	}
 	state := State{Entries: info.Length}
 	if info.Length == 0 {
@@ -46,7 +46,8 @@ func Describe(ctx context.Context, client redis.Cmdable, pool events.Pool) (Stat
 	}
 	state.Oldest = time.UnixMilli(int64(first.Ms)) //nolint:gosec // milliseconds since 1970 fit
 	if !hasGroup(groups, events.ConsumerGroup) {
-		groups = append(groups, Group{Name: events.ConsumerGroup}) // the journal has yet to begin
+		// The journal has not started yet, so it needs every entry.
+		groups = append(groups, Group{Name: events.ConsumerGroup})
 	}
 	if group := furthestBehind(groups); !last.Less(group.Needs) {
 		state.HeldBy = group.Name

@@ -11,112 +11,132 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Trimmer cuts the beginning of a stream off, once nobody needs it any more. An entry stays
-//   - for the window that is kept in any case, by Redis's clock, or by its own time where ids are ahead of that clock;
-//   - while any consumer group of the stream has yet to read or to acknowledge it, however long that takes;
-//   - while the journal lacks it, whatever the groups say: somebody may have moved or acknowledged by hand.
+// Trimmer removes the oldest entries of a stream once they are no longer needed. An entry stays
 //
-// Length never matters. Redis drops whole nodes of a stream at a time (100 entries, unless it is told otherwise), which
-// costs next to nothing; up to so many may stay longer.
+//   - while it is younger than Keep, by Redis's clock, or by its own time if ids are ahead of the clock;
+//   - while any consumer group of the stream has yet to read or to acknowledge it, however long that
+//     takes;
+//   - while the journal lacks it, even if the groups are past it: an operator may have moved or
+//     acknowledged by hand.
+//
+// The length of the stream does not matter. Redis removes whole nodes of a stream, by default 100
+// entries, which costs next to nothing. So up to that many old entries may stay longer.
 type Trimmer struct {
 	Redis      redis.Cmdable
 	Pool       events.Pool
 	Keep       time.Duration
 	Log        *slog.Logger
-	lastLogged string // what was logged last, so that it is not repeated every few seconds
+	lastLogged string // the last problem logged, which is not repeated at every trim
 }
 
 const (
-	trimChunk  = 10_000 // entries that Redis drops in one go, in some milliseconds
-	trimRounds = 100    // chunks in a row; the rest comes at the next interval
-	agePage    = 1_000  // entries whose age is looked at in one go
+	trimChunk  = 10_000 // entries that Redis removes in one call, which takes a few milliseconds
+	trimRounds = 100    // calls in a row; the next trim continues
+	agePage    = 1_000  // entries whose age is read in one call
 )
 
-// Run trims what it may, given how far the journal has come. It returns no error: what cannot be trimmed now is trimmed
-// later, and the journal goes on meanwhile.
+// Run trims the stream, given the seq that the journal has reached. It logs a problem instead of
+// returning it: the next trim catches up, and the journal need not stop.
 func (t *Trimmer) Run(ctx context.Context, journaled int64) {
 	trouble, err := t.Trim(ctx, journaled)
 	if err != nil {
 		trouble = err.Error()
 	}
-	if trouble != t.lastLogged && ctx.Err() == nil {
-		t.lastLogged = trouble
-		if trouble != "" {
-			t.Log.Warn("the stream is not trimmed as it should be", "trouble", trouble)
-		}
+	if trouble == t.lastLogged || ctx.Err() != nil {
+		return
+	}
+	t.lastLogged = trouble
+	if trouble != "" {
+		t.Log.Warn("the stream cannot be trimmed as far as it should be", "trouble", trouble)
 	}
 }
 
-// Trim returns what keeps entries on the stream that ought to be gone, if anything does.
+// Trim trims the stream, given the seq that the journal has reached, in these steps:
+//
+//  1. Find the group that is furthest behind.
+//  2. Compute the lowest id to keep: the start of the window that Keep asks for, or that group's
+//     position if it is lower.
+//  3. Require that the journal has every event before that id.
+//  4. Remove the entries before that id, in chunks.
+//
+// If old entries have to stay, trouble says why.
 func (t *Trimmer) Trim(ctx context.Context, journaled int64) (trouble string, err error) {
 	groups, err := Groups(ctx, t.Redis, t.Pool.StreamKey())
 	if err != nil {
 		return "", err
 	}
 	if !hasGroup(groups, events.ConsumerGroup) {
-		return "", nil // an emptied Redis; the line finds out, too
+		return "", nil // Redis was emptied; the journal's worker will notice that too
 	}
 	last := furthestBehind(groups)
-	first, err := t.windowStart(ctx, last.Needs)
+	lowest, err := t.windowStart(ctx, last.Needs)
 	if err != nil {
 		return "", err
 	}
-	if last.Needs.Less(first) {
-		first = last.Needs
+	if last.Needs.Less(lowest) {
+		lowest = last.Needs
 		if last.Name != events.ConsumerGroup {
-			trouble = fmt.Sprintf("consumer group %s has not acknowledged what comes from %s on; remove it where nobody reads with it any more (XGROUP DESTROY)", last.Name, first)
+			trouble = fmt.Sprintf("consumer group %s has not acknowledged the entries from %s on; if the group is no longer used, remove it with XGROUP DESTROY",
+				last.Name, lowest)
 		}
 	}
-	log, err := ReadHead(ctx, t.Redis, t.Pool)
-	if err != nil || !log.Exists {
-		return "", err // a log that is being restored; which entries are of which life, nobody can tell
+	head, err := ReadHead(ctx, t.Redis, t.Pool)
+	if err != nil {
+		return "", err
 	}
-	has, err := t.journalHas(ctx, first, journaled, log.Seq)
+	if !head.Exists {
+		return "", nil // the log is being rebuilt, and entries of both epochs may be on the stream
+	}
+	has, err := t.journalHas(ctx, lowest, journaled, head.Seq)
 	if err != nil {
 		return "", err
 	}
 	if !has {
-		return fmt.Sprintf("events before %s were acknowledged, and the journal ends before them, at seq %d", first, journaled), nil
+		return fmt.Sprintf("events before %s were acknowledged, but the journal ends before them, at seq %d", lowest, journaled), nil
 	}
 	for range trimRounds {
-		dropped, err := t.Redis.XTrimMinIDApprox(ctx, t.Pool.StreamKey(), first.String(), trimChunk).Result()
+		removed, err := t.Redis.XTrimMinIDApprox(ctx, t.Pool.StreamKey(), lowest.String(), trimChunk).Result()
 		if err != nil {
 			return "", fmt.Errorf("trim the stream: %w", err)
 		}
-		if dropped == 0 {
+		if removed == 0 {
 			break
 		}
 	}
 	return trouble, nil
 }
 
-// windowStart returns an id before which every entry is older than the window. Redis's clock tells, as a rule. Once an id
-// is ahead of it (the clock was, for a moment, or somebody typed the id), all later ones are, too: then the entries' own
-// times tell, up to an id from which all stay anyway.
+// windowStart returns an id such that every entry before it is older than Keep. Usually that follows
+// from Redis's clock, because ids contain the time. But if one id was ever ahead of the clock (the clock
+// was wrong for a moment, or the id was set by hand), all later ids are ahead, too. Then the times in the
+// entries decide. They are read up to upTo, from which on all entries stay anyway.
 func (t *Trimmer) windowStart(ctx context.Context, upTo ID) (ID, error) {
 	now, err := t.Redis.Time(ctx).Result()
 	if err != nil {
 		return ID{}, fmt.Errorf("read Redis's clock: %w", err)
 	}
 	start := ID{Ms: uint64(max(0, now.Add(-t.Keep).UnixMilli()))}
-	soon := ID{Ms: uint64(max(0, now.Add(time.Second).UnixMilli()))} // entries go on coming meanwhile
-	newest, err := t.Redis.XRevRangeN(ctx, t.Pool.StreamKey(), "+", soon.String(), 1).Result()
+	// Entries appended since then have later ids, so allow a second before an id counts as ahead.
+	soon := ID{Ms: uint64(max(0, now.Add(time.Second).UnixMilli()))}
+	ahead, err := t.Redis.XRevRangeN(ctx, t.Pool.StreamKey(), "+", soon.String(), 1).Result()
 	if err != nil {
-		return ID{}, fmt.Errorf("look at the stream: %w", err)
+		return ID{}, fmt.Errorf("read the end of the stream: %w", err)
 	}
-	if len(newest) == 0 {
+	if len(ahead) == 0 {
 		return start, nil
 	}
 	return t.windowStartByTimes(ctx, start, upTo, now)
 }
 
-// windowStartByTimes goes on from a start before which every entry is older than the window.
+// windowStartByTimes moves start forward while the entries' own times are older than Keep. An entry with
+// no valid time, or one in the future, does not decide; a later entry may.
 func (t *Trimmer) windowStartByTimes(ctx context.Context, start, upTo ID, now time.Time) (ID, error) {
-	edge, from := now.Add(-t.Keep), start
+	edge := now.Add(-t.Keep)
+	from := start
 	for range trimRounds {
 		entries, err := t.Redis.XRangeN(ctx, t.Pool.StreamKey(), from.String(), "("+upTo.String(), agePage).Result()
 		if err != nil {
-			return ID{}, fmt.Errorf("look at the stream: %w", err)
+			return ID{}, fmt.Errorf("read the times of entries: %w", err)
 		}
 		for _, entry := range entries {
 			id, err := ParseID(entry.ID)
@@ -126,7 +146,8 @@ func (t *Trimmer) windowStartByTimes(ctx context.Context, start, upTo ID, now ti
 			from = id.Next()
 			at, err := events.ParseMillis(events.FieldText(entry.Values[events.FieldAt]))
 			switch {
-			case err != nil || at.After(now): // nobody knows; one that comes later may tell
+			case err != nil || at.After(now):
+				continue
 			case at.Before(edge):
 				start = from
 			default:
@@ -137,26 +158,28 @@ func (t *Trimmer) windowStartByTimes(ctx context.Context, start, upTo ID, now ti
 			return start, nil
 		}
 	}
-	return start, nil // the rest comes at the next interval
+	return start, nil // the next trim continues here
 }
 
-// journalHas reports whether the journal has every event before an id. The sequence of a stream only grows, so the highest
-// seq of the last entries before it tells; what no command wrote may carry a lower one, and one that was never assigned
-// tells nothing.
-func (t *Trimmer) journalHas(ctx context.Context, before ID, journaled, end int64) (bool, error) {
+// journalHas reports whether the journal has every event before an id, given the seq that it has reached
+// and the log's head. Seqs grow along the stream, so the highest seq among the last entries before the
+// id decides. A foreign entry may carry a lower seq, or one above the head, which does not count.
+func (t *Trimmer) journalHas(ctx context.Context, before ID, journaled, head int64) (bool, error) {
 	const lookBack = 100
 	entries, err := t.Redis.XRevRangeN(ctx, t.Pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
 	if err != nil {
-		return false, fmt.Errorf("look at the stream: %w", err)
+		return false, fmt.Errorf("read the entries before %s: %w", before, err)
 	}
 	highest := int64(0)
 	for _, entry := range entries {
-		if seq := events.EntrySeq(entry.Values); seq <= end {
+		if seq := events.EntrySeq(entry.Values); seq <= head {
 			highest = max(highest, seq)
 		}
 	}
 	if highest == 0 {
-		return len(entries) < lookBack, nil // nothing of ours is before it, or nothing is known
+		// If the stream begins within these entries, it has no event before the id. Otherwise only
+		// foreign entries were found, and the answer is unknown.
+		return len(entries) < lookBack, nil
 	}
 	return highest <= journaled, nil
 }

@@ -1,18 +1,21 @@
+// Package postgres holds the small facts about Postgres that several packages need: how to
+// connect (here), the codes of its errors (sqlstate.go) and the numbers of our advisory locks
+// (lockkeys.go). It imports nothing of ours. Its functions keep no state and are safe for
+// concurrent use, as far as the connection passed to them is.
 package postgres
 
 import (
 	"context"
-	"time"
-
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// connectTimeout counts where the database URL says nothing (?connect_timeout=…).
+// connectTimeout applies if the database URL sets no connect_timeout.
 const connectTimeout = 10 * time.Second
 
-// Connect opens a session that may be waited for, and gives up in time.
+// Connect opens a session. It always gives up after a time: connectTimeout, or the URL's own.
 func Connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	config = config.Copy()
 	if config.ConnectTimeout == 0 {
@@ -21,7 +24,7 @@ func Connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, config)
 }
 
-// Querier is what a single query needs: a pool, a connection or a transaction.
+// Querier runs a query: a pool, a connection or a transaction.
 type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -30,11 +33,11 @@ type Querier interface {
 // QuoteIdentifier quotes a name for SQL.
 func QuoteIdentifier(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-func TableExists(ctx context.Context, db Querier, name string) (here bool, err error) {
-	if err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, QuoteIdentifier(name)).Scan(&here); err != nil {
+// TableExists reports whether the search path of db has a table of this name.
+func TableExists(ctx context.Context, db Querier, name string) (exists bool, err error) {
+	const query = `SELECT to_regclass($1) IS NOT NULL`
+	if err := db.QueryRow(ctx, query, QuoteIdentifier(name)).Scan(&exists); err != nil {
 		return false, fmt.Errorf("look for table %s: %w", name, err)
 	}
-	return here, nil
+	return exists, nil
 }
-
-const LockNotAvailable = "55P03" // Postgres's code for a lock that was not had in time

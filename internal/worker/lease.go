@@ -12,37 +12,44 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// Lease is the right to be the only runner of one named line of work. It is a Postgres session that holds an advisory
-// lock, and the work goes through the same session: a runner that loses its connection loses the lock and its open
-// transaction together, so two runners can never write at once.
+// Lease is the right to be the only process that does one kind of work. It is a Postgres session
+// that holds an advisory lock, and the work is written through the same session: a process that
+// loses its connection loses the lock and its open transaction together. So two processes never
+// write at once.
 type Lease struct {
 	Conn *pgx.Conn
 	name string
 }
 
-// leaseRetryInterval is how soon a waiting process takes over after the holder died.
+// leaseRetryInterval is how often a waiting process tries to take the lease.
 const leaseRetryInterval = time.Second
 
-// noticeDeadRunner has Postgres give the lock of a runner up whose machine or network died without a word, within some
-// twenty seconds. A process that merely died is noticed at once.
-const noticeDeadRunner = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
+// keepaliveSettings make Postgres release the lock about twenty seconds after the machine or the
+// network of its holder went silent. If only the process dies, Postgres notices at once.
+const keepaliveSettings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
 
-// AbsenceMax is how long the runner of a line may leave its session alone, within a transaction or between two. Beyond it,
-// Postgres ends the session: a process that is stopped, or sits in a machine that is frozen, keeps its connection, and the
-// kernel answers keepalives for it. A line that has nothing to do asks something every few seconds. Tests set it lower.
+// AbsenceMax is how long a worker may leave its lease's session idle, inside a transaction or
+// outside one. Postgres then ends the session. Keepalives do not cover this case: a suspended
+// process, or one on a frozen machine, keeps its connection, because the kernel answers for it. An
+// idle worker runs a query every few seconds. Tests set it lower.
 var AbsenceMax = 30 * time.Second
 
-// AcquireLease connects to Postgres and waits until the named line of work is free. The name is the lease's own
-// within the connection's schema. The session may be left alone for as long as the work takes. Errors are those of the
+// ErrLeased is returned by TryLease if another session has the lease.
+var ErrLeased = errors.New("another process has the lease")
+
+// AcquireLease connects to Postgres and waits until the named lease is free. Names are separate per
+// schema. The session may stay idle for as long as the work takes. Errors are those of the
 // connection, and ctx's.
 func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	return acquireLease(ctx, config, name, noticeDeadRunner)
+	return acquireLease(ctx, config, name, keepaliveSettings)
 }
 
-// AcquireWorkerLease is AcquireLease for a Line, which loses it when it leaves the session alone for absenceMax.
+// AcquireWorkerLease is AcquireLease for a Worker. The lease is lost if its session stays idle for
+// AbsenceMax.
 func AcquireWorkerLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	const noticeAbsentRunner = `; SET idle_session_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d`
-	return acquireLease(ctx, config, name, noticeDeadRunner+fmt.Sprintf(noticeAbsentRunner, AbsenceMax.Milliseconds()))
+	const idleSettings = `; SET idle_session_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d`
+	settings := keepaliveSettings + fmt.Sprintf(idleSettings, AbsenceMax.Milliseconds())
+	return acquireLease(ctx, config, name, settings)
 }
 
 func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
@@ -66,12 +73,9 @@ func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings st
 	}
 }
 
-// ErrLeased is returned by TryLease for a line of work that another session runs.
-var ErrLeased = errors.New("another runner has the lease")
-
-// TryLease connects to Postgres and takes the named line of work if it is free; it fails with ErrLeased otherwise.
+// TryLease connects to Postgres and takes the named lease, or fails with ErrLeased if it is not free.
 func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	lease, err := connectLease(ctx, config, name, noticeDeadRunner)
+	lease, err := connectLease(ctx, config, name, keepaliveSettings)
 	if err != nil {
 		return nil, err
 	}
@@ -86,14 +90,12 @@ func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease,
 	return lease, nil
 }
 
-// leaseKey is the number of the advisory lock that is the lease named $1.
-const leaseKey = `hashtextextended('stockstream/' || current_schema() || '/' || $1, 0)`
-
-// LeaseHeld reports whether any session has the named lease, in the schema that db works in.
+// LeaseHeld reports whether any session has the named lease in the schema of db.
 func LeaseHeld(ctx context.Context, db postgres.Querier, name string) (held bool, err error) {
+	// pg_locks shows the key of an advisory lock in two halves.
 	const query = `
 		SELECT EXISTS (
-		    SELECT FROM pg_locks, ` + leaseKey + ` AS key
+		    SELECT FROM pg_locks, ` + postgres.LockKey + ` AS key
 		    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
 		      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 		      AND (classid::bigint << 32 | objid::bigint) = key)`
@@ -103,7 +105,7 @@ func LeaseHeld(ctx context.Context, db postgres.Querier, name string) (held bool
 	return held, nil
 }
 
-// connectLease opens the session of a lease that is yet to be taken.
+// connectLease opens the session of a lease, without taking the lease yet.
 func connectLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
 	conn, err := postgres.Connect(ctx, config)
 	if err != nil {
@@ -117,22 +119,23 @@ func connectLease(ctx context.Context, config *pgx.ConnConfig, name, settings st
 	return lease, nil
 }
 
-// try takes the lock if it is free. Waiting inside Postgres would be prompter, but would hold back vacuum.
+// try takes the lock if it is free. It does not wait inside Postgres, because a long-running query
+// would keep vacuum from removing dead rows.
 func (l *Lease) try(ctx context.Context) (taken bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTimeout)
 	defer cancel()
-	const query = `SELECT pg_try_advisory_lock(` + leaseKey + `)`
+	const query = `SELECT pg_try_advisory_lock(` + postgres.LockKey + `)`
 	if err := l.Conn.QueryRow(ctx, query, l.name).Scan(&taken); err != nil {
 		return false, fmt.Errorf("lease %s: %w", l.name, err)
 	}
 	return taken, nil
 }
 
-// Release gives the lease up and closes its connection. Where it can, it waits for the lock to be free: Postgres would
-// notice the end of the connection a moment later only.
+// Release gives up the lease and closes its connection. It unlocks first, because Postgres notices
+// a closed connection only a moment later. It ignores errors: the lock ends with the session anyway.
 func (l *Lease) Release() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_, _ = l.Conn.Exec(ctx, `SELECT pg_advisory_unlock_all()`) // the end of the connection does it, too
-	_ = l.Conn.Close(ctx)                                      // nothing depends on a polite goodbye
+	_, _ = l.Conn.Exec(ctx, `SELECT pg_advisory_unlock_all()`)
+	_ = l.Conn.Close(ctx)
 }

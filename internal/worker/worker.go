@@ -13,9 +13,17 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// Worker is one ordered line of work, kept running: it waits for its lease, delivers batches, and after any failure
-// begins again at its checkpoint, so that nothing is lost in between. It is the part that the subscribers of the
-// stream and of the journal have in common. Status may be called from anywhere.
+// Worker keeps one kind of ordered work going: the journal, a projection or a saga. The subscribers
+// of the stream, of the journal and of due holds embed it. It repeats runs until it is closed. A
+// run, which the subscriber supplies, has these steps (a saga needs neither lease nor checkpoint):
+//
+//  1. Wait for the lease. The state is waiting: another process may have it, or Postgres is away.
+//  2. Read the checkpoint and call Running. The state is running.
+//  3. Deliver batch after batch to the handler, which moves the checkpoint, until something fails.
+//
+// After a failure the state is waiting again. The worker pauses, longer with every failure in a row,
+// and the next run starts at the checkpoint, so no event is skipped. After Close the state is
+// stopped. All methods may be called from any goroutine.
 type Worker struct {
 	name string
 	log  *slog.Logger
@@ -27,11 +35,11 @@ type Worker struct {
 	done   sync.WaitGroup
 }
 
-// Status says how a line stands in this process.
+// Status is the state of a worker in this process.
 type Status struct {
 	Name  string
 	State State
-	// Error is the last failure of a line that is not running, or of one that has not yet delivered since.
+	// Error is the failure that ended the last run. It is "" once the next run is running.
 	Error string
 	Since time.Time
 }
@@ -39,92 +47,119 @@ type Status struct {
 // State is one of the states below.
 type State string
 
-// A line that is waiting does so for its turn: another process runs it, or Postgres cannot be reached.
+// The states of a worker.
 const (
-	Waiting State = "waiting"
+	Waiting State = "waiting" // for the lease, for Postgres, or for the pause after a failure to pass
 	Running State = "running"
 	Stopped State = "stopped"
 )
 
-// New returns a line that has not been started.
-func New(name string, log *slog.Logger) *Worker {
-	return &Worker{name: name, log: log.With("line", name), status: Status{Name: name, State: Stopped, Since: time.Now()}}
-}
-
-// Status returns how the line stands now.
-func (l *Worker) Status() Status {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.status
-}
-
-// Running says that a stretch of work has what it needs and delivers.
-func (l *Worker) Running() { l.set(Running, "") }
-
-func (l *Worker) set(state State, fault string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.status.State != state || l.status.Error != fault {
-		l.status = Status{Name: l.name, State: state, Error: fault, Since: time.Now()}
-	}
-}
+// The pause between two runs doubles with every failure, from pauseMin to pauseMax. Jitter is added.
+const (
+	pauseMin = 50 * time.Millisecond
+	pauseMax = 4 * time.Second
+)
 
 var errClosed = errors.New("the subscriber is closed")
 
-// Start runs stretches of work until ctx ends or Close is called, and then closes the channel it returns.
-func (l *Worker) Start(ctx context.Context, stretch func(context.Context, chan<- *message.Message) error) (<-chan *message.Message, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+// New returns a worker that has not been started.
+func New(name string, log *slog.Logger) *Worker {
+	return &Worker{
+		name: name,
+		log:  log.With("line", name),
+		status: Status{
+			Name:  name,
+			State: Stopped,
+			Since: time.Now(),
+		},
+	}
+}
+
+// Status returns the worker's state now.
+func (w *Worker) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status
+}
+
+// Running sets the state to running. A run calls it once it has its lease and its checkpoint.
+func (w *Worker) Running() { w.set(Running, "") }
+
+func (w *Worker) set(state State, fault string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status.State == state && w.status.Error == fault {
+		return
+	}
+	w.status = Status{
+		Name:  w.name,
+		State: state,
+		Error: fault,
+		Since: time.Now(),
+	}
+}
+
+// Start repeats run in a goroutine until ctx ends or Close is called. It returns the channel that
+// run sends its batches to, and closes the channel at the end.
+func (w *Worker) Start(ctx context.Context, run func(context.Context, chan<- *message.Message) error) (<-chan *message.Message, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
 		return nil, errClosed
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l.cancel = append(l.cancel, cancel)
+	w.cancel = append(w.cancel, cancel)
 	out := make(chan *message.Message)
-	l.done.Go(func() {
+	w.done.Go(func() {
 		defer close(out)
 		defer cancel()
-		l.runUntilDone(ctx, func(ctx context.Context) error { return stretch(ctx, out) })
-		l.set(Stopped, "")
+		w.runUntilDone(ctx, func(ctx context.Context) error { return run(ctx, out) })
+		w.set(Stopped, "")
 	})
 	return out, nil
 }
 
-// Close stops the intake and waits until the batch in flight is finished. It closes no client.
-func (l *Worker) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	for _, cancel := range l.cancel {
+// Close stops the intake of new batches and waits until the batch in flight is finished. It closes
+// no client.
+func (w *Worker) Close() error {
+	w.mu.Lock()
+	w.closed = true
+	for _, cancel := range w.cancel {
 		cancel()
 	}
-	l.mu.Unlock()
-	l.done.Wait()
+	w.mu.Unlock()
+	w.done.Wait()
 	return nil
 }
 
-// runUntilDone pauses after a stretch that failed, longer with every failure in a row.
-func (l *Worker) runUntilDone(ctx context.Context, stretch func(context.Context) error) {
-	const pauseMin, pauseMax = 50 * time.Millisecond, 4 * time.Second
+// runUntilDone repeats run until ctx ends, with a pause after each failure. A run that lasted longer
+// than two of the longest pauses counts as a success, and resets the pause.
+func (w *Worker) runUntilDone(ctx context.Context, run func(context.Context) error) {
 	pause := pauseMin
-	l.set(Waiting, "")
+	w.set(Waiting, "")
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := stretch(ctx)
+		err := run(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		l.set(Waiting, err.Error())
+		w.set(Waiting, err.Error())
 		if time.Since(began) > 2*pauseMax {
 			pause = pauseMin
 		}
-		details := []any{"error", err, "pause_ms", pause.Milliseconds()}
-		if panicked := (*PanicError)(nil); errors.As(err, &panicked) {
-			details = append(details, "stack", panicked.Stack)
-		}
-		l.log.Warn("line interrupted; it begins again at its checkpoint", details...)
+		w.logFailure(err, pause)
 		if wait.For(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}
 		pause = min(2*pause, pauseMax)
 	}
+}
+
+func (w *Worker) logFailure(err error, pause time.Duration) {
+	details := []any{"error", err, "pause_ms", pause.Milliseconds()}
+	var panicked *PanicError
+	if errors.As(err, &panicked) {
+		details = append(details, "stack", panicked.Stack)
+	}
+	w.log.Warn("worker failed; it restarts at its checkpoint", details...)
 }
