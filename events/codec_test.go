@@ -7,8 +7,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// TestCodecReadsTheMessagesThatItWrites checks that Unmarshal returns the message that Marshal wrote, with its
-// metadata.
+// TestCodecReadsTheMessagesThatItWrites checks that Unmarshal returns the message that
+// Marshal wrote, with its metadata.
 func TestCodecReadsTheMessagesThatItWrites(t *testing.T) {
 	t.Parallel()
 	for _, event := range golden {
@@ -46,7 +46,8 @@ func TestCodecReadsTheMessagesThatItWrites(t *testing.T) {
 	}
 }
 
-// TestMarshalRefusesAMessageWithoutAType checks that Marshal fails for a message that NewMessage did not make.
+// TestMarshalRefusesAMessageWithoutAType checks that Marshal fails for a message that
+// NewMessage did not make.
 func TestMarshalRefusesAMessageWithoutAType(t *testing.T) {
 	t.Parallel()
 	if _, err := (Codec{}).Marshal("topic", message.NewMessage("id", nil)); err == nil {

@@ -16,8 +16,9 @@ var examples = map[Type][]string{
 	TypeHoldCancelled: {` { "hold_id" : "h1" , "sku":"shirt","qty":0,"user_id":"", "reason":"expired" } `},
 }
 
-// TestLatestPayloadsArePlain checks that readPlain, the fast path, can read every payload that this build writes. It
-// need not read those of older versions, which may have fields that no longer exist.
+// TestLatestPayloadsArePlain checks that readPlain, the fast path, can read every payload
+// that this build writes. It need not read those of older versions, which may have fields
+// that no longer exist.
 func TestLatestPayloadsArePlain(t *testing.T) {
 	t.Parallel()
 	for _, eventType := range Types() {
@@ -29,8 +30,9 @@ func TestLatestPayloadsArePlain(t *testing.T) {
 	}
 }
 
-// TestReadPlainAgreesWithJSON checks that readPlain, if it reads a payload at all, reads the same event as
-// encoding/json. The payloads are examples with random pieces inserted and removed.
+// TestReadPlainAgreesWithJSON checks that readPlain, if it reads a payload at all, reads
+// the same event as encoding/json. The payloads are examples with random pieces inserted
+// and removed.
 func TestReadPlainAgreesWithJSON(t *testing.T) {
 	t.Parallel()
 	pieces := []string{
@@ -79,8 +81,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// TestReadPlainLeavesUnusualPayloadsToJSON checks that readPlain reads no payload that is malformed, or that only
-// encoding/json reads correctly.
+// TestReadPlainLeavesUnusualPayloadsToJSON checks that readPlain reads no payload that is
+// malformed, or that only encoding/json reads correctly.
 func TestReadPlainLeavesUnusualPayloadsToJSON(t *testing.T) {
 	t.Parallel()
 	for _, payload := range []string{

@@ -12,7 +12,8 @@ const (
 	validPayload = `{"hold_id":"h1","sku":"shirt","qty":1,"user_id":"ann","ttl_ms":1000,"idempotency_key":"k"}`
 )
 
-// entryFields returns the fields of a valid entry with some of them changed; a nil removes a field.
+// entryFields returns the fields of a valid entry with some of them changed; a nil
+// removes a field.
 func entryFields(changes map[string]any) map[string]any {
 	fields := map[string]any{
 		"event_id": validID,
@@ -66,8 +67,8 @@ func TestParseEntryReadsEveryField(t *testing.T) {
 	}
 }
 
-// TestParseEntryReportsInvalidFields checks that the error of an invalid entry names the field, and that the entry
-// still counts in the pool's sequence if its seq is valid.
+// TestParseEntryReportsInvalidFields checks that the error of an invalid entry names the
+// field, and that the entry still counts in the pool's sequence if its seq is valid.
 func TestParseEntryReportsInvalidFields(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -104,7 +105,8 @@ func TestParseEntryReportsInvalidFields(t *testing.T) {
 	}
 }
 
-// FuzzParseEntry checks that any bytes become an entry that Postgres can store, and a dead letter that is JSON.
+// FuzzParseEntry checks that any bytes become an entry that Postgres can store, and a
+// dead letter that is JSON.
 func FuzzParseEntry(f *testing.F) {
 	f.Add(validID, "HOLD_CREATED", validPayload, "{}", "1", "1764000000000")
 	f.Add("", "", "", "", "", "")

@@ -2,8 +2,8 @@ package events
 
 import "testing"
 
-// TestNamesThatOperatorsRelyOnDoNotChange checks the key names and text forms that operators and other programs
-// use.
+// TestNamesThatOperatorsRelyOnDoNotChange checks the key names and text forms that
+// operators and other programs use.
 func TestNamesThatOperatorsRelyOnDoNotChange(t *testing.T) {
 	t.Parallel()
 	eu := Pool{name: "eu", prefix: "{eu}:"}
@@ -26,8 +26,8 @@ func TestNamesThatOperatorsRelyOnDoNotChange(t *testing.T) {
 	}
 }
 
-// TestParsePositionReadsOnlyPoolAndSeq checks that ParsePosition reads the text form of a position and refuses
-// every other text.
+// TestParsePositionReadsOnlyPoolAndSeq checks that ParsePosition reads the text form of a
+// position and refuses every other text.
 func TestParsePositionReadsOnlyPoolAndSeq(t *testing.T) {
 	t.Parallel()
 	got, err := ParsePosition("main:42")

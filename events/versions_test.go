@@ -14,8 +14,9 @@ import (
 
 const goldenHold = "0198c0de-0000-7000-8000-000000000001"
 
-// versions lists every version of a payload that was ever written. Streams and journals still hold such payloads, so
-// neither an element here nor its file in testdata ever changes: a new shape is a new element and a new file.
+// versions lists every version of a payload that was ever written. Streams and journals
+// still hold such payloads, so neither an element here nor its file in testdata ever
+// changes: a new shape is a new element and a new file.
 var versions = []struct {
 	event   Event // the event that testdata/<TYPE>.v<version>.json is read as
 	version int
@@ -72,7 +73,8 @@ var versions = []struct {
 	},
 }
 
-// golden are the events of versions that this build writes: the latest version of each type.
+// golden are the events of versions that this build writes: the latest version of each
+// type.
 var golden = latestEvents()
 
 func latestEvents() (latest []Event) {
@@ -94,8 +96,8 @@ func goldenPayload(t testing.TB, eventType Type, version int) []byte {
 	return bytes.TrimSpace(file)
 }
 
-// TestEveryVersionHasAGoldenFile checks that there is one golden file for each version of each type, from 1 to the
-// latest without a gap.
+// TestEveryVersionHasAGoldenFile checks that there is one golden file for each version of
+// each type, from 1 to the latest without a gap.
 func TestEveryVersionHasAGoldenFile(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/*.json")
@@ -124,8 +126,9 @@ func TestEveryVersionHasAGoldenFile(t *testing.T) {
 	}
 }
 
-// TestGoldenFilesAreReadAndWrittenUnchanged checks that every version that was ever written is still read as its
-// event, and that the latest version is written as in its golden file, byte for byte.
+// TestGoldenFilesAreReadAndWrittenUnchanged checks that every version that was ever
+// written is still read as its event, and that the latest version is written as in its
+// golden file, byte for byte.
 func TestGoldenFilesAreReadAndWrittenUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, v := range versions {
@@ -154,8 +157,9 @@ func TestGoldenFilesAreReadAndWrittenUnchanged(t *testing.T) {
 	}
 }
 
-// TestPayloadShapeChangesOnlyWithItsVersion checks that a Go type has the fields of its latest version, and that
-// each golden file has the fields of its own. Every field must be set in the file, so that no zero value hides one.
+// TestPayloadShapeChangesOnlyWithItsVersion checks that a Go type has the fields of its
+// latest version, and that each golden file has the fields of its own. Every field must
+// be set in the file, so that no zero value hides one.
 func TestPayloadShapeChangesOnlyWithItsVersion(t *testing.T) {
 	t.Parallel()
 	for _, v := range versions {
@@ -206,8 +210,9 @@ func shapeOf(t reflect.Type) string {
 
 const completeFields = `"hold_id":"h","sku":"s","qty":1,"delta":1,"reason":"r"`
 
-// TestDecodeRefusesIncompletePayloads checks that Decode refuses payloads that lack required fields, have values of
-// the wrong type, or state an impossible version, and that it does not blame a newer version for that.
+// TestDecodeRefusesIncompletePayloads checks that Decode refuses payloads that lack
+// required fields, have values of the wrong type, or state an impossible version, and
+// that it does not blame a newer version for that.
 func TestDecodeRefusesIncompletePayloads(t *testing.T) {
 	t.Parallel()
 	payloads := []string{
@@ -230,7 +235,8 @@ func TestDecodeRefusesIncompletePayloads(t *testing.T) {
 	}
 }
 
-// TestDecodeReadsVersion1WithOrWithoutItsNumber checks that a payload without a version is read as version 1.
+// TestDecodeReadsVersion1WithOrWithoutItsNumber checks that a payload without a version
+// is read as version 1.
 func TestDecodeReadsVersion1WithOrWithoutItsNumber(t *testing.T) {
 	t.Parallel()
 	for _, payload := range []string{`{` + completeFields + `}`, `{"v":1,` + completeFields + `}`} {
@@ -242,8 +248,8 @@ func TestDecodeReadsVersion1WithOrWithoutItsNumber(t *testing.T) {
 	}
 }
 
-// TestDecodeRefusesAnUnknownType checks that Decode fails with UnknownTypeError for a type that this build does not
-// know.
+// TestDecodeRefusesAnUnknownType checks that Decode fails with UnknownTypeError for a
+// type that this build does not know.
 func TestDecodeRefusesAnUnknownType(t *testing.T) {
 	t.Parallel()
 	const unknownType Type = "HOLD_TRANSFERRED"
@@ -260,8 +266,9 @@ func TestDecodeRefusesAnUnknownType(t *testing.T) {
 	}
 }
 
-// TestDecodeReportsANewerVersion checks that Decode fails with NewerVersionError for a payload of a later version,
-// whatever fields it has, so that it is not mistaken for a broken one.
+// TestDecodeReportsANewerVersion checks that Decode fails with NewerVersionError for a
+// payload of a later version, whatever fields it has, so that it is not mistaken for a
+// broken one.
 func TestDecodeReportsANewerVersion(t *testing.T) {
 	t.Parallel()
 	for _, event := range golden {
@@ -286,10 +293,12 @@ func TestDecodeReportsANewerVersion(t *testing.T) {
 	}
 }
 
-// TestPayloadTakesEveryStepFromItsVersion checks that an older payload takes every upcast step from its own version
-// on, in order, and that a payload that a step refuses is refused.
+// TestPayloadTakesEveryStepFromItsVersion checks that an older payload takes every upcast
+// step from its own version on, in order, and that a payload that a step refuses is
+// refused.
 //
-// It gives HOLD_CANCELLED a history of three versions, so it must not run in parallel with other tests.
+// It gives HOLD_CANCELLED a history of three versions, so it must not run in parallel
+// with other tests.
 func TestPayloadTakesEveryStepFromItsVersion(t *testing.T) {
 	const eventType = TypeHoldCancelled
 	upcasters[eventType] = []upcaster{
@@ -328,8 +337,8 @@ func TestPayloadTakesEveryStepFromItsVersion(t *testing.T) {
 	}
 }
 
-// FuzzDecode checks that Decode panics on no bytes, and that an event that it returns is the same after it is
-// written and read again.
+// FuzzDecode checks that Decode panics on no bytes, and that an event that it returns is
+// the same after it is written and read again.
 func FuzzDecode(f *testing.F) {
 	for _, v := range versions {
 		f.Add(string(v.event.Type()), goldenPayload(f, v.event.Type(), v.version))

@@ -7,8 +7,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestCompareStreamFindsAnotherEvent checks that CompareStream compares the stream with the journal up to the given
-// seq only, over several pages, and that it fails with ErrFork if an event of that range differs.
+// TestCompareStreamFindsAnotherEvent checks that CompareStream compares the stream with
+// the journal up to the given seq only, over several pages, and that it fails with
+// ErrFork if an event of that range differs.
 func TestCompareStreamFindsAnotherEvent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

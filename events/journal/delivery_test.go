@@ -14,8 +14,9 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestHandlerFaultIsInTheStatus checks that a subscriber's status shows why its handler refused a message, be it an
-// error or a panic, and that the stack of a panic is in the log but not in the status.
+// TestHandlerFaultIsInTheStatus checks that a subscriber's status shows why its handler
+// refused a message, be it an error or a panic, and that the stack of a panic is in the
+// log but not in the status.
 func TestHandlerFaultIsInTheStatus(t *testing.T) {
 	t.Parallel()
 	for want, test := range map[string]struct {

@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestStockWatermillSubscriberReadsEveryEntry checks that any Watermill program can read the stream with the
-// library's own subscriber, and that no entry ends its subscription.
+// TestStockWatermillSubscriberReadsEveryEntry checks that any Watermill program can read
+// the stream with the library's own subscriber, and that no entry ends its subscription.
 func TestStockWatermillSubscriberReadsEveryEntry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -47,7 +47,8 @@ func TestStockWatermillSubscriberReadsEveryEntry(t *testing.T) {
 	}
 }
 
-// readWithStockSubscriber reads n messages from the stream with watermill-redisstream's own subscriber.
+// readWithStockSubscriber reads n messages from the stream with watermill-redisstream's
+// own subscriber.
 func (f *fixture) readWithStockSubscriber(n int) []*message.Message {
 	f.t.Helper()
 	config := redisstream.SubscriberConfig{
@@ -82,8 +83,8 @@ func (f *fixture) readWithStockSubscriber(n int) []*message.Message {
 	return got
 }
 
-// TestEntryPayloadIsReadableIfPostgresCanStoreIt checks that ParseEntry refuses exactly those JSON texts that
-// Postgres refuses to store as jsonb.
+// TestEntryPayloadIsReadableIfPostgresCanStoreIt checks that ParseEntry refuses exactly
+// those JSON texts that Postgres refuses to store as jsonb.
 func TestEntryPayloadIsReadableIfPostgresCanStoreIt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -14,7 +14,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// appendBatch appends entries to the journal as the Writer does for a batch that was read in the given epoch.
+// appendBatch appends entries to the journal as the Writer does for a batch that was read
+// in the given epoch.
 func (f *fixture) appendBatch(entries []events.Entry, epoch int64, beforeCommit func()) error {
 	conn := f.connect()
 	return pgx.BeginFunc(f.ctx, conn, func(tx pgx.Tx) error {
@@ -51,8 +52,9 @@ func (f *fixture) raiseEpoch(conn *pgx.Conn, above, wantEpoch, wantJournaled int
 	}
 }
 
-// TestBatchOfAnOlderEpochIsFenced checks that a batch that was read before the epoch was raised is not written
-// after it, and that RaiseEpoch waits for a batch that is being written at that moment.
+// TestBatchOfAnOlderEpochIsFenced checks that a batch that was read before the epoch was
+// raised is not written after it, and that RaiseEpoch waits for a batch that is being
+// written at that moment.
 func TestBatchOfAnOlderEpochIsFenced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -89,8 +91,8 @@ func TestBatchOfAnOlderEpochIsFenced(t *testing.T) {
 	f.awaitJournal(6)
 }
 
-// TestRaisedEpochIsAboveTheRecordedAndTheGiven checks that a raised epoch is above both the recorded epoch and the
-// given one.
+// TestRaisedEpochIsAboveTheRecordedAndTheGiven checks that a raised epoch is above both
+// the recorded epoch and the given one.
 func TestRaisedEpochIsAboveTheRecordedAndTheGiven(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -103,8 +105,8 @@ func TestRaisedEpochIsAboveTheRecordedAndTheGiven(t *testing.T) {
 	f.raiseEpoch(f.db, 9, 11, 0)
 }
 
-// TestRunningJournalContinuesInARaisedEpoch checks that a journal that runs while the epoch is raised continues by
-// itself.
+// TestRunningJournalContinuesInARaisedEpoch checks that a journal that runs while the
+// epoch is raised continues by itself.
 func TestRunningJournalContinuesInARaisedEpoch(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -119,8 +121,8 @@ func TestRunningJournalContinuesInARaisedEpoch(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// TestJournalContinuesOnAnEmptiedRedis checks that a running journal creates its group again after Redis was
-// emptied, and continues by itself.
+// TestJournalContinuesOnAnEmptiedRedis checks that a running journal creates its group
+// again after Redis was emptied, and continues by itself.
 func TestJournalContinuesOnAnEmptiedRedis(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -22,7 +22,8 @@ type follower struct {
 	stop    context.CancelFunc
 }
 
-// follow starts to follow the journal. handle may be nil; otherwise its error ends the following.
+// follow starts to follow the journal. handle may be nil; otherwise its error ends the
+// following.
 func (f *fixture) follow(q HistoryQuery, handle func([]Recorded) error) *follower {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(f.ctx)
@@ -69,7 +70,8 @@ func (f *follower) await(t *testing.T, want ...int64) {
 	})
 }
 
-// awaitFollowers waits until a number of sessions with the application name "follower" have read their first page.
+// awaitFollowers waits until a number of sessions with the application name "follower"
+// have read their first page.
 func (f *fixture) awaitFollowers(want int) {
 	f.t.Helper()
 	const query = `
@@ -82,8 +84,8 @@ func (f *fixture) awaitFollowers(want int) {
 	})
 }
 
-// TestFollowSurvivesRestartsOfPostgres checks that a follower is given every event once and in order, although
-// Postgres is killed while events are appended.
+// TestFollowSurvivesRestartsOfPostgres checks that a follower is given every event once
+// and in order, although Postgres is killed while events are appended.
 func TestFollowSurvivesRestartsOfPostgres(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
@@ -122,8 +124,8 @@ func TestFollowSurvivesRestartsOfPostgres(t *testing.T) {
 	}
 }
 
-// TestFollowSkipsEventsOfOtherTypes checks that a follower of one type is given every event of that type, although
-// pages without any are read in between.
+// TestFollowSkipsEventsOfOtherTypes checks that a follower of one type is given every
+// event of that type, although pages without any are read in between.
 func TestFollowSkipsEventsOfOtherTypes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -137,8 +139,9 @@ func TestFollowSkipsEventsOfOtherTypes(t *testing.T) {
 	follower.await(t, 194, 291, 388, 485)
 }
 
-// TestFollowEndsWithItsError checks that Follow ends by itself if the page handler fails, if the journal has become
-// shorter, if the next events are detached, and if the first connection fails, each with the error that says so.
+// TestFollowEndsWithItsError checks that Follow ends by itself if the page handler fails,
+// if the journal has become shorter, if the next events are detached, and if the first
+// connection fails, each with the error that says so.
 func TestFollowEndsWithItsError(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

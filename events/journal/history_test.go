@@ -14,8 +14,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// insertHistory inserts events into the journal's table: holds of two events each on three SKUs, and a stock
-// adjustment at every 97th seq.
+// insertHistory inserts events into the journal's table: holds of two events each on
+// three SKUs, and a stock adjustment at every 97th seq.
 func (f *fixture) insertHistory(count int64) {
 	f.t.Helper()
 	f.exec(`
@@ -29,7 +29,7 @@ func (f *fixture) insertHistory(count int64) {
 	f.setCheckpoint(CheckpointName, count)
 }
 
-// readHistory returns a page, which must be had without an error.
+// readHistory returns a page. The query must succeed.
 func (f *fixture) readHistory(q HistoryQuery) HistoryPage {
 	f.t.Helper()
 	page, err := ReadHistory(f.ctx, f.db, q)
@@ -39,8 +39,9 @@ func (f *fixture) readHistory(q HistoryQuery) HistoryPage {
 	return page
 }
 
-// TestHistoryPagesHaveEachMatchingEventOnce checks that reading page after page gives exactly the events that a
-// query asks for, each once and in order, with every combination of filters and with short and long pages.
+// TestHistoryPagesHaveEachMatchingEventOnce checks that reading page after page gives
+// exactly the events that a query asks for, each once and in order, with every
+// combination of filters and with short and long pages.
 func TestHistoryPagesHaveEachMatchingEventOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -111,7 +112,8 @@ func matchingSeqs(all []Recorded, q HistoryQuery) (seqs []int64) {
 	return seqs
 }
 
-// readPages reads page after page and returns the seqs of their events and the number of pages.
+// readPages reads page after page and returns the seqs of their events and the number of
+// pages.
 func (f *fixture) readPages(q HistoryQuery) (seqs []int64, pages int) {
 	f.t.Helper()
 	for {
@@ -133,8 +135,8 @@ func (f *fixture) readPages(q HistoryQuery) (seqs []int64, pages int) {
 	}
 }
 
-// TestHistoryEventHasItsFieldsAndCauses checks the fields of an event of the history, and that metadata of the wrong
-// JSON type counts as absent.
+// TestHistoryEventHasItsFieldsAndCauses checks the fields of an event of the history, and
+// that metadata of the wrong JSON type counts as absent.
 func TestHistoryEventHasItsFieldsAndCauses(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -178,8 +180,8 @@ func TestHistoryEventHasItsFieldsAndCauses(t *testing.T) {
 	}
 }
 
-// TestHistoryAfterADetachedEventIsRefused checks that a query is refused with ErrDetached if the event after its
-// After is detached, since its page would skip events without a word.
+// TestHistoryAfterADetachedEventIsRefused checks that a query is refused with ErrDetached
+// if the event after its After is detached, since its page would skip events silently.
 func TestHistoryAfterADetachedEventIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -207,8 +209,9 @@ func TestHistoryAfterADetachedEventIsRefused(t *testing.T) {
 	}
 }
 
-// TestHistoryPageEndsBeforeADetachedPartition checks that a page ends before a partition that is detached from
-// between two others, and that a query that would continue there is refused.
+// TestHistoryPageEndsBeforeADetachedPartition checks that a page ends before a partition
+// that is detached from between two others, and that a query that would continue there is
+// refused.
 func TestHistoryPageEndsBeforeADetachedPartition(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -263,8 +266,9 @@ func (h *queryHook) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.Trac
 // TraceQueryEnd implements pgx.QueryTracer.
 func (h *queryHook) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// TestHistoryPageIsCompleteOrRefusedDuringADetach checks that a page has all its events or is refused with
-// ErrDetached, whichever of its queries a partition is detached before.
+// TestHistoryPageIsCompleteOrRefusedDuringADetach checks that a page has all its events
+// or is refused with ErrDetached, whichever of its queries a partition is detached
+// before.
 func TestHistoryPageIsCompleteOrRefusedDuringADetach(t *testing.T) {
 	t.Parallel()
 	f := newPartitionedJournal(t)
@@ -310,8 +314,8 @@ func assertEvents11To350(t *testing.T, detachedBefore int, page HistoryPage, err
 	}
 }
 
-// TestHistoryUsesTheIndexes checks that the events of one hold or one SKU are found through their index, without a
-// scan of the whole journal.
+// TestHistoryUsesTheIndexes checks that the events of one hold or one SKU are found
+// through their index, without a scan of the whole journal.
 func TestHistoryUsesTheIndexes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

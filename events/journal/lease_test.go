@@ -14,9 +14,10 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestFrozenWorkerLosesItsLease checks that another process takes over from a worker whose process is frozen
-// (SIGSTOP, a paused machine), be it between two transactions or within one, and that a lease that belongs to no
-// worker is kept however long its holder is idle.
+// TestFrozenWorkerLosesItsLease checks that another process takes over from a worker
+// whose process is frozen (SIGSTOP, a paused machine), be it between two transactions or
+// within one, and that a lease that belongs to no worker is kept however long its holder
+// is idle.
 func TestFrozenWorkerLosesItsLease(t *testing.T) {
 	t.Parallel()
 	for _, inTransaction := range []bool{false, true} {
@@ -67,8 +68,9 @@ type takeover struct {
 	leaseOf       func(*message.Message) *worker.Lease
 }
 
-// requireTakeover leaves the first message of the frozen subscriber unanswered and waits until the successor
-// delivers that message. It also checks that a lease of no worker survives that time.
+// requireTakeover leaves the first message of the frozen subscriber unanswered and waits
+// until the successor delivers that message. It also checks that a lease of no worker
+// survives that time.
 func (f *fixture) requireTakeover(test takeover) {
 	f.t.Helper()
 	idle, err := worker.AcquireLease(f.ctx, f.config, "other")
@@ -88,8 +90,8 @@ func (f *fixture) requireTakeover(test takeover) {
 	}
 }
 
-// firstMessage subscribes to a topic and returns the first message. The message stays unanswered until the test
-// ends.
+// firstMessage subscribes to a topic and returns the first message. The message stays
+// unanswered until the test ends.
 func (f *fixture) firstMessage(topic string, subscriber message.Subscriber) *message.Message {
 	f.t.Helper()
 	messages, err := subscriber.Subscribe(f.ctx, topic)
@@ -111,8 +113,9 @@ func (f *fixture) firstMessage(topic string, subscriber message.Subscriber) *mes
 	}
 }
 
-// TestRaiseEpochGivesUpOnAFrozenWorker checks that RaiseEpoch waits for an open batch no longer than a batch
-// may take, and that it succeeds once the frozen worker of that batch has lost its session.
+// TestRaiseEpochGivesUpOnAFrozenWorker checks that RaiseEpoch waits for an open batch no
+// longer than a batch may take, and that it succeeds once the frozen worker of that batch
+// has lost its session.
 func TestRaiseEpochGivesUpOnAFrozenWorker(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

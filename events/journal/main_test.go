@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// fixture is a stream in a Redis server of its own and a journal in a Postgres schema of its own, with the
-// helper methods of the tests.
+// fixture is a stream in a Redis server of its own and a journal in a Postgres schema of
+// its own, with the helper methods of the tests.
 type fixture struct {
 	t      *testing.T
 	ctx    context.Context
@@ -50,7 +50,8 @@ func newFixture(t *testing.T) *fixture {
 	return newFixtureOn(t, testenv.Schema(t))
 }
 
-// newFixtureOn returns a fixture whose journal is in the given database, which must be migrated.
+// newFixtureOn returns a fixture whose journal is in the given database, which must be
+// migrated.
 func newFixtureOn(t *testing.T, databaseURL string) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -104,8 +105,8 @@ func (f *fixture) appendEntry(fields map[string]any) string {
 	return id
 }
 
-// appendEvents appends the next n events to the stream. It moves the log head first: a script does both in one
-// step, so a reader never sees an event above the log head.
+// appendEvents appends the next n events to the stream. It moves the log head first: a
+// script does both in one step, so a reader never sees an event above the log head.
 func (f *fixture) appendEvents(n int) {
 	f.t.Helper()
 	f.setHead(f.seq + int64(n))
@@ -115,7 +116,8 @@ func (f *fixture) appendEvents(n int) {
 	}
 }
 
-// appendAndJournal appends the first n events to the stream, runs the journal until it has them all, and stops it.
+// appendAndJournal appends the first n events to the stream, runs the journal until it
+// has them all, and stops it.
 func (f *fixture) appendAndJournal(n int) {
 	f.t.Helper()
 	f.appendEvents(n)
@@ -125,7 +127,8 @@ func (f *fixture) appendAndJournal(n int) {
 	stop()
 }
 
-// eventFields returns the fields of a stream entry: the event HOLD_CREATED with the given seq and an id of its own.
+// eventFields returns the fields of a stream entry: the event HOLD_CREATED with the given
+// seq and an id of its own.
 func eventFields(seq int64) map[string]any {
 	const payload = `{"hold_id":"h%d","sku":"shirt","qty":1,"user_id":"ann","ttl_ms":1000,"idempotency_key":"k%d"}`
 	return map[string]any{
@@ -173,15 +176,17 @@ func (f *fixture) streamEntries() []events.Entry {
 	return stream.ParseEntries(events.MainPool, found)
 }
 
-// runJournal runs the journal, which reads at most batchMax entries per batch, until stop is called. The parked
-// entries go to f.parked, in the transaction in which the dead letters would be written.
+// runJournal runs the journal, which reads at most batchMax entries per batch, until stop
+// is called. The parked entries go to f.parked, in the transaction in which the dead
+// letters would be written.
 func (f *fixture) runJournal(batchMax int) (w *worker.Worker, stop func()) {
 	f.t.Helper()
 	config := StreamSubscriberConfig{BatchMax: batchMax, Keep: time.Hour}
 	return f.runJournalWith(config, slog.New(slog.DiscardHandler))
 }
 
-// runJournalWith runs the journal with the given settings, on the fixture's Redis and Postgres.
+// runJournalWith runs the journal with the given settings, on the fixture's Redis and
+// Postgres.
 func (f *fixture) runJournalWith(config StreamSubscriberConfig, log *slog.Logger) (w *worker.Worker, stop func()) {
 	f.t.Helper()
 	config.Redis = f.redis
@@ -204,7 +209,8 @@ func (f *fixture) runJournalWith(config StreamSubscriberConfig, log *slog.Logger
 	return w, stop
 }
 
-// awaitJournal waits until the journal has reached a seq and has as many events, so that it is dense.
+// awaitJournal waits until the journal has reached a seq and has as many events, so that
+// it is dense.
 func (f *fixture) awaitJournal(seq int64) {
 	f.t.Helper()
 	const query = `
@@ -219,8 +225,8 @@ func (f *fixture) awaitJournal(seq int64) {
 	})
 }
 
-// awaitAcknowledged waits until the journal's group is at the end of the stream with no lag, no pending entry and
-// no consumer.
+// awaitAcknowledged waits until the journal's group is at the end of the stream with no
+// lag, no pending entry and no consumer.
 func (f *fixture) awaitAcknowledged() {
 	f.t.Helper()
 	testenv.Eventually(f.t, 10*time.Second, func() (bool, string) {
@@ -259,8 +265,8 @@ func (f *fixture) awaitFault(w *worker.Worker, want string) {
 	})
 }
 
-// awaitParked waits until a number of different entries was parked. An entry may be parked more than once; the
-// table of dead letters keeps only one.
+// awaitParked waits until a number of different entries was parked. An entry may be
+// parked more than once; the table of dead letters keeps only one.
 func (f *fixture) awaitParked(want int) {
 	f.t.Helper()
 	testenv.Eventually(f.t, 10*time.Second, func() (bool, string) {

@@ -9,8 +9,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// newPartitionedJournal returns a fixture whose journal has 350 events in partitions of 100, all of them
-// acknowledged on the stream. The journal keeps running.
+// newPartitionedJournal returns a fixture whose journal has 350 events in partitions of
+// 100, all of them acknowledged on the stream. The journal keeps running.
 func newPartitionedJournal(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
@@ -22,7 +22,8 @@ func newPartitionedJournal(t *testing.T) *fixture {
 	return f
 }
 
-// detach tries to detach a partition. The names are those of readers that must have passed it.
+// detach tries to detach a partition. The names are those of readers that must have
+// passed it.
 func (f *fixture) detach(partition Partition, names ...string) error {
 	f.t.Helper()
 	group, err := GroupPosition(f.ctx, f.redis, events.MainPool)
@@ -44,7 +45,8 @@ func (f *fixture) journalRows() string {
 	return text
 }
 
-// assertDetachRefused checks that a partition cannot be detached, for a reason that contains a text.
+// assertDetachRefused checks that a partition cannot be detached, for a reason that
+// contains a text.
 func (f *fixture) assertDetachRefused(partition Partition, reason string, names ...string) {
 	f.t.Helper()
 	err := f.detach(partition, names...)
@@ -57,9 +59,10 @@ func (f *fixture) assertDetachRefused(partition Partition, reason string, names 
 	}
 }
 
-// TestDetachOfANeededPartitionIsRefused checks that no partition is detached that a projection has yet to read, be
-// it behind or not started, or that the journal's group has not acknowledged; and that only the oldest partition is
-// detached, and never the newest.
+// TestDetachOfANeededPartitionIsRefused checks that no partition is detached that a
+// projection has yet to read, be it behind or not started, or that the journal's group
+// has not acknowledged; and that only the oldest partition is detached, and never the
+// newest.
 func TestDetachOfANeededPartitionIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newPartitionedJournal(t)
@@ -71,7 +74,8 @@ func TestDetachOfANeededPartitionIsRefused(t *testing.T) {
 	f.assertDetachRefused(partitions[1], "only the oldest")
 	f.assertDetachRefused(Partition{Name: "events_1", First: 1, Last: 50}, "only the oldest")
 
-	// The journal is compared with an event that is redelivered because it was not acknowledged.
+	// The journal is compared with an event that is redelivered because it was not
+	// acknowledged.
 	group := ReaderPosition{Name: "group", Pool: "main", Seq: 99}
 	if _, err := DetachPartition(f.ctx, f.db, partitions[0], group); !errors.Is(err, ErrPartitionNeeded) {
 		t.Errorf("detach a partition that the group needs: got %v, want ErrPartitionNeeded", err)
@@ -94,8 +98,9 @@ func TestDetachOfANeededPartitionIsRefused(t *testing.T) {
 	f.assertDetachRefused(partitions[3], "never the newest")
 }
 
-// TestDetachGivesUpDuringALongRead checks that a detach gives up while a transaction reads the journal, instead of
-// blocking other readers behind it, and that it succeeds after that transaction.
+// TestDetachGivesUpDuringALongRead checks that a detach gives up while a transaction
+// reads the journal, instead of blocking other readers behind it, and that it succeeds
+// after that transaction.
 func TestDetachGivesUpDuringALongRead(t *testing.T) {
 	t.Parallel()
 	f := newPartitionedJournal(t)
@@ -121,8 +126,9 @@ func TestDetachGivesUpDuringALongRead(t *testing.T) {
 	}
 }
 
-// TestGroupPositionIsBeforeTheFirstUnacknowledgedEvent checks that GroupPosition is directly before the first event
-// that the journal's group has not acknowledged, not counting entries that are no events.
+// TestGroupPositionIsBeforeTheFirstUnacknowledgedEvent checks that GroupPosition is
+// directly before the first event that the journal's group has not acknowledged, not
+// counting entries that are no events.
 func TestGroupPositionIsBeforeTheFirstUnacknowledgedEvent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -160,7 +166,8 @@ func (f *fixture) assertCompleteAfter(seq int64) {
 	}
 }
 
-// assertDetachedAfter checks that events after a seq are reported as detached, with an error that contains a text.
+// assertDetachedAfter checks that events after a seq are reported as detached, with an
+// error that contains a text.
 func (f *fixture) assertDetachedAfter(seq int64, text string) {
 	f.t.Helper()
 	err := CheckComplete(f.ctx, f.db, "main", seq)
@@ -173,9 +180,9 @@ func (f *fixture) assertDetachedAfter(seq int64, text string) {
 	}
 }
 
-// TestAttachRestoresTheDetachedPartitions checks that partitions can be detached while the journal runs, that a
-// replay that needs them is refused with their names, that their report is right, and that attaching them restores
-// the same rows.
+// TestAttachRestoresTheDetachedPartitions checks that partitions can be detached while
+// the journal runs, that a replay that needs them is refused with their names, that their
+// report is right, and that attaching them restores the same rows.
 func TestAttachRestoresTheDetachedPartitions(t *testing.T) {
 	t.Parallel()
 	f := newPartitionedJournal(t)
@@ -186,7 +193,8 @@ func TestAttachRestoresTheDetachedPartitions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.assertDetachedAfter(0, "events_1 (events 1 to 100), events_101 (events 101 to 200); bring it back with `stockstream journal attach events_1`")
+	f.assertDetachedAfter(0, "events_1 (events 1 to 100), events_101 (events 101 to 200); "+
+		"bring it back with `stockstream journal attach events_1`")
 	f.assertDetachedAfter(100, "attach events_101")
 	f.assertCompleteAfter(200)
 	f.assertCompleteAfter(350)
@@ -217,8 +225,8 @@ func TestAttachRestoresTheDetachedPartitions(t *testing.T) {
 	f.awaitJournal(450)
 }
 
-// assertReaderSeesTheHole checks that a reader from the beginning is given the events after the two detached
-// partitions, so that it notices the hole.
+// assertReaderSeesTheHole checks that a reader from the beginning is given the events
+// after the two detached partitions, so that it notices the hole.
 func assertReaderSeesTheHole(t *testing.T, f *fixture) {
 	t.Helper()
 	found, err := ReadEvents(f.ctx, f.db, "main", 0, 50)
@@ -233,8 +241,8 @@ func assertReaderSeesTheHole(t *testing.T, f *fixture) {
 	}
 }
 
-// assertReports checks the reports of the first partition, which is detached, and of the fourth, which a reader at
-// seq 340 needs.
+// assertReports checks the reports of the first partition, which is detached, and of the
+// fourth, which a reader at seq 340 needs.
 func assertReports(t *testing.T, f *fixture) {
 	t.Helper()
 	reader := ReaderPosition{Name: "x", Pool: "main", Seq: 340}
@@ -279,8 +287,8 @@ func assertReports(t *testing.T, f *fixture) {
 	}
 }
 
-// TestAttachOfAChangedPartitionIsRefused checks that a partition is attached only if its table has exactly the rows
-// that were detached.
+// TestAttachOfAChangedPartitionIsRefused checks that a partition is attached only if its
+// table has exactly the rows that were detached.
 func TestAttachOfAChangedPartitionIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newPartitionedJournal(t)
@@ -323,7 +331,8 @@ func TestAttachOfAChangedPartitionIsRefused(t *testing.T) {
 	}
 }
 
-// TestMissingEventsAreAHole checks that CheckComplete reports events that are missing, but not detached, as a hole.
+// TestMissingEventsAreAHole checks that CheckComplete reports events that are missing,
+// but not detached, as a hole.
 func TestMissingEventsAreAHole(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]string{

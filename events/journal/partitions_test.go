@@ -18,7 +18,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// useSmallPartitions replaces the first partition, which the migration made, by one of partitionEvents events.
+// useSmallPartitions replaces the first partition, which the migration made, by one of
+// partitionEvents events.
 func (f *fixture) useSmallPartitions() {
 	f.t.Helper()
 	err := pgx.BeginFunc(f.ctx, f.db, func(tx pgx.Tx) error {
@@ -54,8 +55,8 @@ func (f *fixture) addPartitions(beyond int64) {
 	}
 }
 
-// assertContiguous checks that the partitions follow each other from seq 1 without a gap, each named for its first
-// seq.
+// assertContiguous checks that the partitions follow each other from seq 1 without a gap,
+// each named for its first seq.
 func assertContiguous(t *testing.T, partitions []Partition) {
 	t.Helper()
 	next := int64(1)
@@ -70,8 +71,8 @@ func assertContiguous(t *testing.T, partitions []Partition) {
 	}
 }
 
-// TestMigrationMakesTheFirstPartition checks that the partition that the migration makes is one that Partitions
-// recognises.
+// TestMigrationMakesTheFirstPartition checks that the partition that the migration makes
+// is one that Partitions recognises.
 func TestMigrationMakesTheFirstPartition(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -81,8 +82,9 @@ func TestMigrationMakesTheFirstPartition(t *testing.T) {
 	}
 }
 
-// TestJournalAddsPartitionsInTime checks that a journal adds partitions before it needs them, wherever its batches
-// cross their bounds, and that every event is in the partition of its seq.
+// TestJournalAddsPartitionsInTime checks that a journal adds partitions before it needs
+// them, with batches that cross their bounds at any point, and that every event is in the
+// partition of its seq.
 func TestJournalAddsPartitionsInTime(t *testing.T) {
 	t.Parallel()
 	for _, batchMax := range []int{1, 70, 2000} {
@@ -139,8 +141,8 @@ func assertFull(t *testing.T, f *fixture, partition Partition) {
 	}
 }
 
-// TestConcurrentAddPartitionsSucceed checks that processes that need the same partitions at the same time all get
-// them.
+// TestConcurrentAddPartitionsSucceed checks that processes that need the same partitions
+// at the same time all get them.
 func TestConcurrentAddPartitionsSucceed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -168,8 +170,9 @@ func TestConcurrentAddPartitionsSucceed(t *testing.T) {
 	assertContiguous(t, f.partitions())
 }
 
-// TestJournalWaitsForItsNextPartition checks that a journal that cannot add its next partition fills the one it has,
-// then waits, and continues once it can, without skipping an event.
+// TestJournalWaitsForItsNextPartition checks that a journal that cannot add its next
+// partition fills the one it has, then waits, and continues once it can, without skipping
+// an event.
 func TestJournalWaitsForItsNextPartition(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -204,8 +207,9 @@ func TestJournalWaitsForItsNextPartition(t *testing.T) {
 	f.awaitJournal(160)
 }
 
-// TestJournalAddsALostPartitionAgain checks that a running journal whose newest partition has vanished, as after
-// Postgres was restored from a backup, notices it and adds the partition again.
+// TestJournalAddsALostPartitionAgain checks that a running journal whose newest partition
+// has vanished, as after Postgres was restored from a backup, notices it and adds the
+// partition again.
 func TestJournalAddsALostPartitionAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -234,7 +238,8 @@ func (f *fixture) explain(sql string, args ...any) []string {
 
 var partitionInPlan = regexp.MustCompile(`events_\d+ `)
 
-// plannedPartitions returns the names of the partitions that a query reads, each once and in order.
+// plannedPartitions returns the names of the partitions that a query reads, each once and
+// in order.
 func (f *fixture) plannedPartitions(sql string, args ...any) []string {
 	f.t.Helper()
 	names := map[string]bool{}
@@ -246,8 +251,9 @@ func (f *fixture) plannedPartitions(sql string, args ...any) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// TestReadTouchesOnlyItsPartition checks that a page of the journal is read from the partition of its events alone,
-// however many partitions there are, and that Postgres does not switch to a generic plan, which opens all of them.
+// TestReadTouchesOnlyItsPartition checks that a page of the journal is read from the
+// partition of its events alone, however many partitions there are, and that Postgres
+// does not switch to a generic plan, which opens all of them.
 func TestReadTouchesOnlyItsPartition(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -277,8 +283,8 @@ func TestReadTouchesOnlyItsPartition(t *testing.T) {
 	}
 }
 
-// TestReadContinuesAfterAHole checks that a reader is given the events after a hole, however wide it is, instead of
-// none as at the journal's end.
+// TestReadContinuesAfterAHole checks that a reader is given the events after a hole,
+// however wide it is, instead of none as at the journal's end.
 func TestReadContinuesAfterAHole(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -12,7 +12,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// createGroup creates a consumer group at the beginning of the stream, and the stream if it is missing.
+// createGroup creates a consumer group at the beginning of the stream, and the stream if
+// it is missing.
 func (f *fixture) createGroup(name string) {
 	f.t.Helper()
 	if err := f.redis.XGroupCreateMkStream(f.ctx, events.MainPool.StreamKey(), name, "0").Err(); err != nil {
@@ -20,8 +21,8 @@ func (f *fixture) createGroup(name string) {
 	}
 }
 
-// readThroughGroup reads entries through the journal's own group and does not acknowledge them, as an operator may
-// do with redis-cli.
+// readThroughGroup reads entries through the journal's own group and does not acknowledge
+// them, as an operator may do with redis-cli.
 func (f *fixture) readThroughGroup(count int64) error {
 	streams, err := f.redis.XReadGroup(f.ctx, &redis.XReadGroupArgs{
 		Group:    events.ConsumerGroup,
@@ -39,8 +40,9 @@ func (f *fixture) readThroughGroup(count int64) error {
 	return nil
 }
 
-// TestReadThroughTheGroupTakesNoEntryFromTheJournal checks that the journal gets every entry although an operator
-// reads through its group, before it starts or while it runs, and that the group has no pending entries in the end.
+// TestReadThroughTheGroupTakesNoEntryFromTheJournal checks that the journal gets every
+// entry although an operator reads through its group, before it starts or while it runs,
+// and that the group has no pending entries in the end.
 func TestReadThroughTheGroupTakesNoEntryFromTheJournal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -69,7 +71,8 @@ func TestReadThroughTheGroupTakesNoEntryFromTheJournal(t *testing.T) {
 	f.awaitAcknowledged()
 	f.awaitParked(2)
 
-	// While it runs: the journal and the operator wait for the next entry at the same time.
+	// While it runs: the journal and the operator wait for the next entry at the same
+	// time.
 	read := make(chan error)
 	go func() { read <- f.readThroughGroup(1) }()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
@@ -85,9 +88,9 @@ func TestReadThroughTheGroupTakesNoEntryFromTheJournal(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// TestForeignEntryReadThroughTheGroupIsParked checks that an entry that no command wrote is parked even if an
-// operator has read it through the group and every event before it is journaled: the group's position does not
-// show then how far the journal has read.
+// TestForeignEntryReadThroughTheGroupIsParked checks that an entry that no command wrote
+// is parked even if an operator has read it through the group and every event before it
+// is journaled: the group's position does not show then how far the journal has read.
 func TestForeignEntryReadThroughTheGroupIsParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -101,8 +104,8 @@ func TestForeignEntryReadThroughTheGroupIsParked(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// TestMovedGroupIsPutBack checks that the journal misses no event wherever an operator moves its group, and that it
-// puts the group back.
+// TestMovedGroupIsPutBack checks that the journal misses no event wherever an operator
+// moves its group, and that it puts the group back.
 func TestMovedGroupIsPutBack(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -125,8 +128,9 @@ func TestMovedGroupIsPutBack(t *testing.T) {
 	}
 }
 
-// TestMovedGroupHidesNoFork checks that a log that has forked from the journal's stops the journal, although its
-// group was moved past the differing events and the seq after them is the journal's next one.
+// TestMovedGroupHidesNoFork checks that a log that has forked from the journal's stops
+// the journal, although its group was moved past the differing events and the seq after
+// them is the journal's next one.
 func TestMovedGroupHidesNoFork(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -142,8 +146,9 @@ func TestMovedGroupHidesNoFork(t *testing.T) {
 	f.awaitJournal(10)
 }
 
-// TestJournalReadsANewStreamWithLowerIDs checks that a running journal notices that Redis was emptied, although the
-// entries of the new stream have lower ids than those of the old one, as after a clock was set back.
+// TestJournalReadsANewStreamWithLowerIDs checks that a running journal notices that Redis
+// was emptied, although the entries of the new stream have lower ids than those of the
+// old one, as after a clock was set back.
 func TestJournalReadsANewStreamWithLowerIDs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -168,8 +173,9 @@ func (f *fixture) appendEntryWithID(id string, fields map[string]any) {
 	}
 }
 
-// TestJournalReadsAnOlderStreamWithItsGroup checks that a running journal notices that Redis lost its last entries
-// but kept the group, as after a failover to a replica whose clock is behind.
+// TestJournalReadsAnOlderStreamWithItsGroup checks that a running journal notices that
+// Redis lost its last entries but kept the group, as after a failover to a replica whose
+// clock is behind.
 func TestJournalReadsAnOlderStreamWithItsGroup(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -194,8 +200,8 @@ func TestJournalReadsAnOlderStreamWithItsGroup(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// setJournalBack journals 20 events and removes the last 10 of them from Postgres, as a failover to a replica that
-// is behind does.
+// setJournalBack journals 20 events and removes the last 10 of them from Postgres, as a
+// failover to a replica that is behind does.
 func (f *fixture) setJournalBack() {
 	f.t.Helper()
 	f.appendAndJournal(20)
@@ -203,8 +209,9 @@ func (f *fixture) setJournalBack() {
 	f.exec(`UPDATE checkpoints SET seq = 10`)
 }
 
-// TestJournalSetBackRereadsTheStreamWithoutALogHead checks that a journal that lost its last events reads them from
-// the stream again, although Redis has no log head, as while a log is closed.
+// TestJournalSetBackRereadsTheStreamWithoutALogHead checks that a journal that lost its
+// last events reads them from the stream again, although Redis has no log head, as while
+// a log is closed.
 func TestJournalSetBackRereadsTheStreamWithoutALogHead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -214,9 +221,10 @@ func TestJournalSetBackRereadsTheStreamWithoutALogHead(t *testing.T) {
 	f.awaitJournal(20)
 }
 
-// TestEntryAboveTheLogHeadIsNoMissingEvent checks that an entry with a seq that was not assigned when it was read
-// does not count as an event that the journal lacks, so it is parked once; and that it does not stop a journal that
-// reads the stream again after the seq was assigned.
+// TestEntryAboveTheLogHeadIsNoMissingEvent checks that an entry with a seq that was not
+// assigned when it was read does not count as an event that the journal lacks, so it is
+// parked once; and that it does not stop a journal that reads the stream again after the
+// seq was assigned.
 func TestEntryAboveTheLogHeadIsNoMissingEvent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -248,8 +256,9 @@ func TestEntryAboveTheLogHeadIsNoMissingEvent(t *testing.T) {
 	f.awaitParked(1)
 }
 
-// TestJournalStartsOnAFullRedis checks that a journal that starts on a Redis that has no memory left for writes
-// still reads and trims the stream, since the trim is what makes room.
+// TestJournalStartsOnAFullRedis checks that a journal that starts on a Redis that has no
+// memory left for writes still reads and trims the stream, since only the trim makes
+// room.
 func TestJournalStartsOnAFullRedis(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -270,8 +279,8 @@ func TestJournalStartsOnAFullRedis(t *testing.T) {
 	f.awaitStreamLength(0)
 }
 
-// TestGroupLagIsRightAfterADeletedEntry checks that the group's lag ends at zero although an entry was deleted
-// before it was read.
+// TestGroupLagIsRightAfterADeletedEntry checks that the group's lag ends at zero although
+// an entry was deleted before it was read.
 func TestGroupLagIsRightAfterADeletedEntry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -21,8 +21,9 @@ func (f *fixture) newStreamSubscriber() *StreamSubscriber {
 	})
 }
 
-// TestSlowJournalGetsFewerLargerBatches checks that a handler that keeps up with the stream, but is slow, is given
-// few large batches instead of many small ones, with all entries in order.
+// TestSlowJournalGetsFewerLargerBatches checks that a handler that keeps up with the
+// stream, but is slow, is given few large batches instead of many small ones, with all
+// entries in order.
 func TestSlowJournalGetsFewerLargerBatches(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -59,7 +60,8 @@ func TestSlowJournalGetsFewerLargerBatches(t *testing.T) {
 		<-time.After(handleTime)
 		msg.Ack()
 	}
-	// The first two batches are read before the subscriber knows how long the handler takes.
+	// The first two batches are read before the subscriber knows how long the handler
+	// takes.
 	if batchesMax := 3 + int64(time.Since(began)/gatherMax); batches > batchesMax {
 		t.Errorf("batches within %s: got %d, want at most %d", time.Since(began), batches, batchesMax)
 	}
@@ -68,8 +70,8 @@ func TestSlowJournalGetsFewerLargerBatches(t *testing.T) {
 	}
 }
 
-// TestBatchInFlightIsAcknowledgedAtShutdown checks that the group is moved past a batch that was in flight when the
-// subscriber's intake stopped.
+// TestBatchInFlightIsAcknowledgedAtShutdown checks that the group is moved past a batch
+// that was in flight when the subscriber's intake stopped.
 func TestBatchInFlightIsAcknowledgedAtShutdown(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// useSingleEntryNodes makes Redis keep one entry per node of the stream, so that it trims to the exact entry
-// instead of to the next hundred.
+// useSingleEntryNodes makes Redis keep one entry per node of the stream, so that it trims
+// to the exact entry instead of to the next hundred.
 func (f *fixture) useSingleEntryNodes() {
 	f.t.Helper()
 	if err := f.redis.ConfigSet(f.ctx, "stream-node-max-entries", "1").Err(); err != nil {
@@ -33,8 +33,9 @@ func (f *fixture) describeStream() stream.State {
 	return state
 }
 
-// TestRunningJournalTrimsTheStream checks that a running journal trims the entries that it has taken, that none is
-// trimmed while it is stopped, and that no event is lost when Redis is killed in between.
+// TestRunningJournalTrimsTheStream checks that a running journal trims the entries that
+// it has taken, that none is trimmed while it is stopped, and that no event is lost when
+// Redis is killed in between.
 func TestRunningJournalTrimsTheStream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -74,8 +75,9 @@ func TestRunningJournalTrimsTheStream(t *testing.T) {
 	}
 }
 
-// TestJournalSetBackRereadsTheStream checks that a journal that lost its last events, as after a failover of
-// Postgres, reads them from the stream again, and that the stream is not trimmed while the journal lacks them.
+// TestJournalSetBackRereadsTheStream checks that a journal that lost its last events, as
+// after a failover of Postgres, reads them from the stream again, and that the stream is
+// not trimmed while the journal lacks them.
 func TestJournalSetBackRereadsTheStream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -111,8 +113,9 @@ func TestJournalSetBackRereadsTheStream(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// TestNoEventIsTrimmedBeforeItIsJournaled cuts the journal's connections to Postgres or Redis at random moments of a
-// batch or a trim. It checks that every event is journaled and that the stream is empty in the end.
+// TestNoEventIsTrimmedBeforeItIsJournaled cuts the journal's connections to Postgres or
+// Redis at random moments of a batch or a trim. It checks that every event is journaled
+// and that the stream is empty in the end.
 func TestNoEventIsTrimmedBeforeItIsJournaled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -124,7 +127,8 @@ func TestNoEventIsTrimmedBeforeItIsJournaled(t *testing.T) {
 	for range 6 {
 		f.appendEvents(30 + rand.IntN(100))
 		seq := f.seq - rand.Int64N(30)
-		// Wait for a journal that works, so that the cut meets it within a batch or a trim.
+		// Wait for a journal that works, so that the cut meets it within a batch or a
+		// trim.
 		testenv.Eventually(t, 30*time.Second, func() (bool, string) {
 			at, err := worker.ReadCheckpoint(f.ctx, f.db, CheckpointName, "main")
 			return at >= seq, fmt.Sprintf("the journal is at seq %d (%v), want %d", at, err, seq)
@@ -141,8 +145,9 @@ func TestNoEventIsTrimmedBeforeItIsJournaled(t *testing.T) {
 	f.awaitStreamLength(0)
 }
 
-// TestEntriesStayForOtherGroups checks that entries stay on the stream until another program's consumer group has
-// read them, that the log says so once, and that they are trimmed after that group is removed.
+// TestEntriesStayForOtherGroups checks that entries stay on the stream until another
+// program's consumer group has read them, that the log says so once, and that they are
+// trimmed after that group is removed.
 func TestEntriesStayForOtherGroups(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

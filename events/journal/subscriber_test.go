@@ -16,8 +16,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// insertAdjustments inserts the next n events into the journal's table, all of them stock adjustments, and notifies
-// the readers.
+// insertAdjustments inserts the next n events into the journal's table, all of them stock
+// adjustments, and notifies the readers.
 func (f *fixture) insertAdjustments(n int) {
 	f.t.Helper()
 	f.exec(`
@@ -29,7 +29,8 @@ func (f *fixture) insertAdjustments(n int) {
 	f.exec(`SELECT pg_notify($1, 'main')`, notifyChannel)
 }
 
-// countingReader is a reader of the journal that collects the seqs of its events and moves its checkpoint.
+// countingReader is a reader of the journal that collects the seqs of its events and
+// moves its checkpoint.
 type countingReader struct {
 	mu       sync.Mutex
 	seqs     []int64
@@ -91,9 +92,9 @@ func (f *fixture) runReader(r *countingReader, pages *PageCache, name string) (s
 	})
 }
 
-// TestReaderGetsEveryEventOnceAndInOrder checks that a reader is given every event once and in order, from full
-// pages and from the journal's end, and that it continues at its checkpoint after a refused batch and after a
-// restart.
+// TestReaderGetsEveryEventOnceAndInOrder checks that a reader is given every event once
+// and in order, from full pages and from the journal's end, and that it continues at its
+// checkpoint after a refused batch and after a restart.
 func TestReaderGetsEveryEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -115,8 +116,9 @@ func TestReaderGetsEveryEventOnceAndInOrder(t *testing.T) {
 	}
 }
 
-// TestReaderNoticesACheckpointPutBack checks that a reader at the journal's end notices that its checkpoint was put
-// back, although no new event is delivered to it, and that it reads from there again.
+// TestReaderNoticesACheckpointPutBack checks that a reader at the journal's end notices
+// that its checkpoint was put back, although no new event is delivered to it, and that it
+// reads from there again.
 func TestReaderNoticesACheckpointPutBack(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -136,8 +138,8 @@ func TestReaderNoticesACheckpointPutBack(t *testing.T) {
 	awaitCheckpoint(5)
 }
 
-// TestReadersShareFullPages checks that the readers of one process are given the same copy of a full page, which is
-// read from Postgres once, and that Forget drops it.
+// TestReadersShareFullPages checks that the readers of one process are given the same
+// copy of a full page, which is read from Postgres once, and that Forget drops it.
 func TestReadersShareFullPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -180,8 +182,8 @@ func TestReadersShareFullPages(t *testing.T) {
 	}
 }
 
-// readAllPages reads the journal to its end through a page cache. It returns the first event and the last seq, and
-// fails if an event is missing or out of order.
+// readAllPages reads the journal to its end through a page cache. It returns the first
+// event and the last seq, and fails if an event is missing or out of order.
 func (f *fixture) readAllPages(pages *PageCache, conn *pgx.Conn) (first *events.Envelope, last int64, err error) {
 	for {
 		found, err := pages.Read(f.ctx, conn, last, 300)

@@ -18,8 +18,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestJournalHasEveryEventOnceAndInOrder checks that the journal takes a backlog and the events after it, each
-// once and in order, with batches of any size.
+// TestJournalHasEveryEventOnceAndInOrder checks that the journal takes a backlog and the
+// events after it, each once and in order, with batches of any size.
 func TestJournalHasEveryEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	for _, batchMax := range []int{1, 7, 2000} {
@@ -43,7 +43,8 @@ func TestJournalHasEveryEventOnceAndInOrder(t *testing.T) {
 	}
 }
 
-// assertLastEvents checks that the events after seq 97 are read from the journal as they were appended.
+// assertLastEvents checks that the events after seq 97 are read from the journal as they
+// were appended.
 func assertLastEvents(t *testing.T, f *fixture) {
 	t.Helper()
 	found, err := ReadEvents(f.ctx, f.db, "main", 97, 10)
@@ -75,9 +76,9 @@ func assertLastEvents(t *testing.T, f *fixture) {
 	}
 }
 
-// TestForeignEntriesAreParked checks that entries that no command wrote are parked and delay no event. An entry
-// that has the next seq but an unreadable payload is parked, too, and journaled with a null payload, so that the
-// journal stays dense.
+// TestForeignEntriesAreParked checks that entries that no command wrote are parked and
+// delay no event. An entry that has the next seq but an unreadable payload is parked,
+// too, and journaled with a null payload, so that the journal stays dense.
 func TestForeignEntriesAreParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -115,8 +116,8 @@ func TestForeignEntriesAreParked(t *testing.T) {
 	}
 }
 
-// TestMissingEventStopsTheJournal checks that the journal never skips a missing event, that its status names the
-// hole, and that it continues once the event is on the stream.
+// TestMissingEventStopsTheJournal checks that the journal never skips a missing event,
+// that its status names the hole, and that it continues once the event is on the stream.
 func TestMissingEventStopsTheJournal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -139,8 +140,8 @@ func TestMissingEventStopsTheJournal(t *testing.T) {
 	f.awaitJournal(4)
 }
 
-// TestTwoEventsOfOneSeqInABatchAreRefused checks that the journal takes neither of two events that have the same
-// seq and come in one batch.
+// TestTwoEventsOfOneSeqInABatchAreRefused checks that the journal takes neither of two
+// events that have the same seq and come in one batch.
 func TestTwoEventsOfOneSeqInABatchAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -153,8 +154,9 @@ func TestTwoEventsOfOneSeqInABatchAreRefused(t *testing.T) {
 	}
 }
 
-// TestForkStopsTheJournal checks that an entry with the seq of a journaled event but another event id stops the
-// journal if it may come from another log, and that the worker's status names the entry.
+// TestForkStopsTheJournal checks that an entry with the seq of a journaled event but
+// another event id stops the journal if it may come from another log, and that the
+// worker's status names the entry.
 func TestForkStopsTheJournal(t *testing.T) {
 	t.Parallel()
 	noChange := func(*fixture) {}
@@ -198,8 +200,8 @@ func TestForkStopsTheJournal(t *testing.T) {
 	}
 }
 
-// TestForeignEntryWithASeqIsParked checks that an entry that no command wrote is parked whatever seq it carries,
-// and that the events around it are journaled.
+// TestForeignEntryWithASeqIsParked checks that an entry that no command wrote is parked
+// whatever seq it carries, and that the events around it are journaled.
 func TestForeignEntryWithASeqIsParked(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -235,8 +237,8 @@ func TestForeignEntryWithASeqIsParked(t *testing.T) {
 	}
 }
 
-// TestRedeliveredEntriesCountOnce checks that entries that were journaled but not acknowledged are not journaled a
-// second time.
+// TestRedeliveredEntriesCountOnce checks that entries that were journaled but not
+// acknowledged are not journaled a second time.
 func TestRedeliveredEntriesCountOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -252,8 +254,9 @@ func TestRedeliveredEntriesCountOnce(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// TestSecondJournalTakesOver checks that only one of two journals runs, and that the other continues within
-// seconds, without a hole or a repeated event, when the first one is stopped.
+// TestSecondJournalTakesOver checks that only one of two journals runs, and that the
+// other continues within seconds, without a hole or a repeated event, when the first one
+// is stopped.
 func TestSecondJournalTakesOver(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -273,8 +276,8 @@ func TestSecondJournalTakesOver(t *testing.T) {
 	}
 }
 
-// TestJournalSurvivesOutages checks that the journal waits while Postgres or Redis is down, and continues by itself
-// when the server is back.
+// TestJournalSurvivesOutages checks that the journal waits while Postgres or Redis is
+// down, and continues by itself when the server is back.
 func TestJournalSurvivesOutages(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
@@ -307,8 +310,9 @@ func TestJournalSurvivesOutages(t *testing.T) {
 	f.awaitAcknowledged()
 }
 
-// TestSilentPostgresIsNoticed checks that the journal and a reader notice a Postgres that stops answering while its
-// connections stay open, and that both continue when it answers again.
+// TestSilentPostgresIsNoticed checks that the journal and a reader notice a Postgres that
+// stops answering while its connections stay open, and that both continue when it answers
+// again.
 func TestSilentPostgresIsNoticed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -338,8 +342,9 @@ func TestSilentPostgresIsNoticed(t *testing.T) {
 	reader.await(t, 10)
 }
 
-// TestBatchIsJournaledAfterRedisIsLost checks that entries that were already read are journaled even if Redis has
-// been lost since then, or came back without them: the batch may be the only copy left.
+// TestBatchIsJournaledAfterRedisIsLost checks that entries that were already read are
+// journaled even if Redis has been lost since then, or came back without them: the batch
+// may be the only copy left.
 func TestBatchIsJournaledAfterRedisIsLost(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(f *fixture, batch []events.Entry){
@@ -388,8 +393,9 @@ func TestBatchIsJournaledAfterRedisIsLost(t *testing.T) {
 	}
 }
 
-// TestForeignEntryHidesNoEventBeforeIt checks that a parked entry with an old seq at the end of the stream hides
-// none of the events before it from the trimmer, from Tail, or from a journal that lost its last events.
+// TestForeignEntryHidesNoEventBeforeIt checks that a parked entry with an old seq at the
+// end of the stream hides none of the events before it from the trimmer, from Tail, or
+// from a journal that lost its last events.
 func TestForeignEntryHidesNoEventBeforeIt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -423,8 +429,8 @@ func TestForeignEntryHidesNoEventBeforeIt(t *testing.T) {
 	f.awaitJournal(20)
 }
 
-// TestForeignEntryInABacklogIsParked checks that an entry with an old seq is not reported as a fork even if the
-// event of that seq is in the same batch.
+// TestForeignEntryInABacklogIsParked checks that an entry with an old seq is not reported
+// as a fork even if the event of that seq is in the same batch.
 func TestForeignEntryInABacklogIsParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

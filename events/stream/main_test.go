@@ -29,7 +29,8 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{t: t, ctx: ctx, redis: testenv.RedisClient(t, testenv.Redis(t))}
 }
 
-// eventFields returns the fields of a stream entry: the event HOLD_CREATED with the given seq and an id of its own.
+// eventFields returns the fields of a stream entry: the event HOLD_CREATED with the given
+// seq and an id of its own.
 func eventFields(seq int64) map[string]any {
 	const payload = `{"hold_id":"h%d","sku":"shirt","qty":1,"user_id":"ann","ttl_ms":1000,"idempotency_key":"k%d"}`
 	return map[string]any{

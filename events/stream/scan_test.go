@@ -6,8 +6,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// newScannedStream returns a fixture whose stream has the events 1 to 2500 and 100 foreign entries after them, and
-// the events' ids in order.
+// newScannedStream returns a fixture whose stream has the events 1 to 2500 and 100
+// foreign entries after them, and the events' ids in order.
 func newScannedStream(t *testing.T) (f *fixture, eventIDs []string) {
 	t.Helper()
 	f = newFixture(t)
@@ -37,8 +37,8 @@ func TestTailIsZeroOfAMissingStream(t *testing.T) {
 	}
 }
 
-// TestTailSkipsForeignEntries checks that Tail returns the seq of the last event although foreign entries come after
-// it.
+// TestTailSkipsForeignEntries checks that Tail returns the seq of the last event although
+// foreign entries come after it.
 func TestTailSkipsForeignEntries(t *testing.T) {
 	t.Parallel()
 	f, _ := newScannedStream(t)
@@ -51,7 +51,8 @@ func TestTailSkipsForeignEntries(t *testing.T) {
 	}
 }
 
-// TestFindEntryReturnsTheEventOfASeq checks that FindEntry finds events on every page of the stream.
+// TestFindEntryReturnsTheEventOfASeq checks that FindEntry finds events on every page of
+// the stream.
 func TestFindEntryReturnsTheEventOfASeq(t *testing.T) {
 	t.Parallel()
 	f, eventIDs := newScannedStream(t)
@@ -69,8 +70,8 @@ func TestFindEntryReturnsTheEventOfASeq(t *testing.T) {
 	}
 }
 
-// TestFindEntryReportsNone checks that FindEntry finds no entry for a seq that is not on the stream, nor for one
-// that is further from the end than it may look.
+// TestFindEntryReportsNone checks that FindEntry finds no entry for a seq that is not on
+// the stream, nor for one that is further from the end than it may look.
 func TestFindEntryReportsNone(t *testing.T) {
 	t.Parallel()
 	f, _ := newScannedStream(t)

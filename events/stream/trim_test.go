@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// randomStream is a stream in a random state, and the facts from which the test works out which of its entries
-// have to be trimmed.
+// randomStream is a stream in a random state, and the facts from which the test works out
+// which of its entries have to be trimmed.
 type randomStream struct {
 	*fixture
 	seed            uint64
@@ -65,8 +65,9 @@ func newRandomStream(f *fixture, seed uint64) *randomStream {
 	return s
 }
 
-// appendRandomEntries appends entries that are up to twenty minutes old, none of them within half a minute of the
-// edge of a window. In some streams an id is a day ahead, and so are all ids after it.
+// appendRandomEntries appends entries that are up to twenty minutes old, none of them
+// within half a minute of the edge of a window. In some streams an id is a day ahead, and
+// so are all ids after it.
 func (s *randomStream) appendRandomEntries() {
 	s.t.Helper()
 	count := s.random.IntN(25)
@@ -93,7 +94,8 @@ func (s *randomStream) appendRandomEntries() {
 			entry.id.Ms = uint64(s.now.Add(24 * time.Hour).UnixMilli())
 			entry.dated = fields[events.FieldSeq] != nil
 		}
-		// An id is ahead because Redis's clock was ahead, and then the time is, too, or because it was typed by hand.
+		// An id is ahead because Redis's clock was ahead, and then the time is, too, or
+		// because it was typed by hand.
 		if i == leap && s.random.IntN(2) == 0 {
 			fields[events.FieldAt] = entry.id.Ms
 			entry.dated = false
@@ -116,7 +118,8 @@ func (s *randomStream) appendRandomEntries() {
 	}
 }
 
-// addGroup adds a consumer group that has read some of the entries and acknowledged some of those.
+// addGroup adds a consumer group that has read some of the entries and acknowledged some
+// of those.
 func (s *randomStream) addGroup(name string) {
 	s.t.Helper()
 	key := events.MainPool.StreamKey()
@@ -151,8 +154,8 @@ func (s *randomStream) addGroup(name string) {
 	}
 }
 
-// expectedTrim returns how many entries have to be trimmed. An entry is trimmed together with all before it or not
-// at all.
+// expectedTrim returns how many entries have to be trimmed. An entry is trimmed together
+// with all before it or not at all.
 func (s *randomStream) expectedTrim() (trimmed int) {
 	for i, entry := range s.entries {
 		if entry.needed || !entry.at.Before(s.now.Add(-s.keep)) {
@@ -170,13 +173,14 @@ func (s *randomStream) expectedTrim() (trimmed int) {
 	return trimmed
 }
 
-// TestTrimDropsOnlyEntriesThatAreOldReadAndJournaled checks, over random states of a stream, that a trim drops
-// exactly the entries that are older than the window, acknowledged by every group, and in the journal; and that ids
-// still only grow after it.
+// TestTrimDropsOnlyEntriesThatAreOldReadAndJournaled checks, over random states of a
+// stream, that a trim drops exactly the entries that are older than the window,
+// acknowledged by every group, and in the journal; and that ids still only grow after it.
 func TestTrimDropsOnlyEntriesThatAreOldReadAndJournaled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	// With one entry per node of the stream, Redis trims to the exact entry instead of to the next hundred.
+	// With one entry per node of the stream, Redis trims to the exact entry instead of to
+	// the next hundred.
 	if err := f.redis.ConfigSet(f.ctx, "stream-node-max-entries", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +226,8 @@ func (s *randomStream) assertTrimmed(trimmed int) {
 	}
 }
 
-// assertLastIDIsTaken checks that the stream refuses an entry with the id of its last one, trimmed or not.
+// assertLastIDIsTaken checks that the stream refuses an entry with the id of its last
+// one, trimmed or not.
 func (s *randomStream) assertLastIDIsTaken() {
 	s.t.Helper()
 	if len(s.entries) == 0 {

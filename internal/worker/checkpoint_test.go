@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// TestMoveOfACheckpointThatIsElsewhereIsFenced checks that MoveCheckpoint fails with ErrFenced, and leaves the
-// checkpoint where it is, if another runner has moved it.
+// TestMoveOfACheckpointThatIsElsewhereIsFenced checks that MoveCheckpoint fails with
+// ErrFenced, and leaves the checkpoint where it is, if another runner has moved it.
 func TestMoveOfACheckpointThatIsElsewhereIsFenced(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
