@@ -13,58 +13,58 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// follower is a call of Follow in a goroutine of its own.
-type follower struct {
+// followCall is a call of Follow in a goroutine of its own.
+type followCall struct {
 	mu      sync.Mutex
-	seqs    []int64  // of the events that it was given
-	outages []string // the errors that it was given
+	seqs    []int64  // of the events that Follow handed over
+	outages []string // the errors that Follow reported
 	done    chan error
 	stop    context.CancelFunc
 }
 
 // follow starts to follow the journal. handle may be nil; otherwise its error ends the
 // following.
-func (f *fixture) follow(q HistoryQuery, handle func([]Recorded) error) *follower {
+func (f *fixture) follow(q HistoryQuery, handle func([]Recorded) error) *followCall {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(f.ctx)
-	follower := &follower{done: make(chan error, 1), stop: cancel}
+	call := &followCall{done: make(chan error, 1), stop: cancel}
 	q.Pool = "main"
 	if q.Limit == 0 {
 		q.Limit = 3
 	}
 	onOutage := func(err error) {
-		follower.mu.Lock()
-		defer follower.mu.Unlock()
-		follower.outages = append(follower.outages, err.Error())
+		call.mu.Lock()
+		defer call.mu.Unlock()
+		call.outages = append(call.outages, err.Error())
 	}
 	onPage := func(page []Recorded) error {
-		follower.mu.Lock()
-		defer follower.mu.Unlock()
+		call.mu.Lock()
+		defer call.mu.Unlock()
 		for _, e := range page {
-			follower.seqs = append(follower.seqs, e.Seq)
+			call.seqs = append(call.seqs, e.Seq)
 		}
 		if handle != nil {
 			return handle(page)
 		}
 		return nil
 	}
-	go func() { follower.done <- Follow(ctx, f.config, q, onOutage, onPage) }()
+	go func() { call.done <- Follow(ctx, f.config, q, onOutage, onPage) }()
 	f.t.Cleanup(cancel)
-	return follower
+	return call
 }
 
 // state returns copies of the seqs and of the outages so far.
-func (f *follower) state() (seqs []int64, outages []string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.seqs), slices.Clone(f.outages)
+func (c *followCall) state() (seqs []int64, outages []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.seqs), slices.Clone(c.outages)
 }
 
-// await waits until the follower was given exactly these events.
-func (f *follower) await(t *testing.T, want ...int64) {
+// await waits until Follow has handed over exactly these events.
+func (c *followCall) await(t *testing.T, want ...int64) {
 	t.Helper()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		seqs, outages := f.state()
+		seqs, outages := c.state()
 		detail := fmt.Sprintf("followed events: got %v, want %v; outages %q", seqs, want, outages)
 		return slices.Equal(seqs, want), detail
 	})
@@ -116,9 +116,9 @@ func TestFollowSurvivesRestartsOfPostgres(t *testing.T) {
 	}
 	fromNow.await(t, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 	fromStart.await(t, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
-	for name, follower := range map[string]*follower{"from now": fromNow, "from the start": fromStart} {
-		follower.stop()
-		if err := <-follower.done; err != nil {
+	for name, call := range map[string]*followCall{"from now": fromNow, "from the start": fromStart} {
+		call.stop()
+		if err := <-call.done; err != nil {
 			t.Errorf("stop the follower %s: got %v, want no error", name, err)
 		}
 	}
