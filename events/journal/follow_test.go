@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
@@ -48,7 +51,8 @@ func (f *fixture) follow(q HistoryQuery, handle func([]Recorded) error) *followC
 		}
 		return nil
 	}
-	go func() { call.done <- Follow(ctx, f.config, q, onOutage, onPage) }()
+	config := f.config
+	go func() { call.done <- Follow(ctx, config, q, onOutage, onPage) }()
 	f.t.Cleanup(cancel)
 	return call
 }
@@ -70,18 +74,43 @@ func (c *followCall) await(t *testing.T, want ...int64) {
 	})
 }
 
-// awaitFollowers waits until a number of sessions with the application name "follower"
-// have read their first page.
-func (f *fixture) awaitFollowers(want int) {
+// boundsTracer is a pgx tracer that closes read once a connection has read the journal's
+// bounds, from which Follow takes the seq after which FromNow begins.
+type boundsTracer struct {
+	read  chan struct{}
+	once  sync.Once
+	query string // the connection's present one
+}
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (b *boundsTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	b.query = data.SQL
+	return ctx
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (b *boundsTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
+	if strings.Contains(b.query, "ORDER BY seq LIMIT") {
+		b.once.Do(func() { close(b.read) })
+	}
+}
+
+// followFromNow starts to follow the journal, and returns once the events appended after
+// that are followed.
+func (f *fixture) followFromNow() *followCall {
 	f.t.Helper()
-	const query = `
-		SELECT count(*) FROM pg_stat_activity
-		WHERE application_name = 'follower' AND state = 'idle' AND query LIKE '%ORDER BY seq LIMIT%'`
-	testenv.Eventually(f.t, 10*time.Second, func() (bool, string) {
-		var got int
-		err := f.db.QueryRow(f.ctx, query).Scan(&got)
-		return got == want, fmt.Sprintf("%d sessions follow the journal (%v), want %d", got, err, want)
-	})
+	tracer := &boundsTracer{read: make(chan struct{})}
+	config := f.config
+	f.config = config.Copy()
+	f.config.Tracer = tracer
+	call := f.follow(HistoryQuery{After: FromNow}, nil)
+	f.config = config
+	select {
+	case <-tracer.read:
+	case <-time.After(10 * time.Second):
+		f.t.Fatal("Follow has not read the journal's bounds within 10 seconds")
+	}
+	return call
 }
 
 // TestFollowSurvivesRestartsOfPostgres checks that a follower is given every event once
@@ -91,14 +120,12 @@ func TestFollowSurvivesRestartsOfPostgres(t *testing.T) {
 	postgres := testenv.PostgresServer(t)
 	testenv.Migrate(t, postgres.URL())
 	f := newFixtureOn(t, postgres.URL())
-	f.config.RuntimeParams["application_name"] = "follower"
 	f.runJournal(2)
 	f.appendEvents(5)
 	f.awaitJournal(5)
-	fromNow := f.follow(HistoryQuery{After: FromNow}, nil)
+	fromNow := f.followFromNow()
 	fromStart := f.follow(HistoryQuery{}, nil)
 	fromStart.await(t, 1, 2, 3, 4, 5)
-	f.awaitFollowers(2)
 	f.appendEvents(3)
 	fromNow.await(t, 6, 7, 8)
 	for range 2 {
