@@ -14,28 +14,43 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestFaultsReachTheLine holds that a line says why its handler did not take a message, be it an error or a panic.
-func TestFaultsReachTheLine(t *testing.T) {
+// TestHandlerFaultIsInTheStatus checks that a subscriber's status shows why its handler
+// refused a message, be it an error or a panic, and that the stack of a panic is in the
+// log but not in the status.
+func TestHandlerFaultIsInTheStatus(t *testing.T) {
 	t.Parallel()
-	for want, handle := range map[string]message.NoPublishHandlerFunc{
-		"out of paper":  func(*message.Message) error { return errors.New("out of paper") },
-		"paper is torn": func(*message.Message) error { panic("paper is torn") },
+	for want, test := range map[string]struct {
+		handle message.NoPublishHandlerFunc
+		panics bool
+	}{
+		"out of paper": {
+			handle: func(*message.Message) error { return errors.New("out of paper") },
+		},
+		"paper is torn": {
+			handle: func(*message.Message) error { panic("paper is torn") },
+			panics: true,
+		},
 	} {
 		t.Run(want, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.fill(1)
-			var log lines
-			s := NewSubscriber(SubscriberConfig{Postgres: p.config, Pool: events.MainPool, Pages: NewPageCache(events.MainPool), Reader: "reader", Log: slog.New(slog.NewTextHandler(&log, nil))})
+			f := newFixture(t)
+			f.insertAdjustments(1)
+			var log logBuffer
+			config := f.subscriberConfig("reader", NewPageCache(events.MainPool))
+			config.Log = slog.New(slog.NewTextHandler(&log, nil))
+			s := NewSubscriber(config)
 			testenv.RunRouter(t, func(router *message.Router) {
-				router.AddConsumerHandler("reader", Topic(events.MainPool), s, handle).AddMiddleware(worker.ReportFault)
+				handler := router.AddConsumerHandler("reader", Topic(events.MainPool), s, test.handle)
+				handler.AddMiddleware(worker.ReportFault)
 			})
-			p.awaitFault(s.Worker, want)
+			f.awaitFault(s.Worker, want)
 			if text := s.Status().Error; strings.Contains(text, "goroutine") {
-				t.Errorf("the status holds a stack: %s", text)
+				t.Errorf("status: got an error with a stack, want one without: %s", text)
 			}
-			if strings.Contains(want, "torn") {
-				testenv.Eventually(t, 10*time.Second, func() (bool, string) { return log.count("delivery_test.go") > 0, "the log has no stack" })
+			if test.panics {
+				testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+					return log.count("delivery_test.go") > 0, "the log has no stack that names this file"
+				})
 			}
 		})
 	}

@@ -10,16 +10,16 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
-	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// journalBatch has the journal handle a batch of the stream's entries, as one that was read in a given epoch.
-func (p *plant) journalBatch(entries []events.Entry, epoch int64, beforeCommit func()) error {
-	conn := p.connect()
-	return pgx.BeginFunc(p.ctx, conn, func(tx pgx.Tx) error {
-		checkpoint, err := worker.ReadCheckpoint(p.ctx, tx, CheckpointName, "main")
+// appendBatch appends entries to the journal as the Writer does for a batch that was read
+// in the given epoch.
+func (f *fixture) appendBatch(entries []events.Entry, epoch int64, beforeCommit func()) error {
+	conn := f.connect()
+	return pgx.BeginFunc(f.ctx, conn, func(tx pgx.Tx) error {
+		checkpoint, err := worker.ReadCheckpoint(f.ctx, tx, CheckpointName, "main")
 		if err != nil {
 			return err
 		}
@@ -27,8 +27,9 @@ func (p *plant) journalBatch(entries []events.Entry, epoch int64, beforeCommit f
 		for _, entry := range entries {
 			fresh = append(fresh, entry.Envelope)
 		}
-		j := &Writer{Log: slog.New(slog.DiscardHandler)}
-		if err := j.append(p.ctx, tx, &StreamBatch{Pool: events.MainPool, Epoch: epoch}, checkpoint, fresh); err != nil {
+		writer := &Writer{Log: slog.New(slog.DiscardHandler)}
+		batch := &StreamBatch{Pool: events.MainPool, Epoch: epoch}
+		if err := writer.append(f.ctx, tx, batch, checkpoint, fresh); err != nil {
 			return err
 		}
 		beforeCommit()
@@ -36,137 +37,102 @@ func (p *plant) journalBatch(entries []events.Entry, epoch int64, beforeCommit f
 	})
 }
 
-func (p *plant) entries() []events.Entry {
-	p.t.Helper()
-	found, err := p.redis.XRange(p.ctx, events.MainPool.StreamKey(), "-", "+").Result()
+// raiseEpoch calls RaiseEpoch and checks its results.
+func (f *fixture) raiseEpoch(conn *pgx.Conn, above, wantEpoch, wantJournaled int64) {
+	f.t.Helper()
+	epoch, journaled, err := RaiseEpoch(f.ctx, conn, "main", above)
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Errorf("raise the epoch above %d: %v", above, err)
 	}
-	return stream.ParseEntries(events.MainPool, found)
+	if epoch != wantEpoch {
+		f.t.Errorf("raise the epoch above %d: got epoch %d, want %d", above, epoch, wantEpoch)
+	}
+	if journaled != wantJournaled {
+		f.t.Errorf("raise the epoch above %d: got the journal's end %d, want %d", above, journaled, wantJournaled)
+	}
 }
 
-// TestRaisedEpochFencesTheJournal holds that what was read of a log's earlier life is not written once its epoch was
-// raised, and that what was being written just then comes wholly before it.
-func TestRaisedEpochFencesTheJournal(t *testing.T) {
+// TestBatchOfAnOlderEpochIsFenced checks that a batch that was read before the epoch was
+// raised is not written after it, and that RaiseEpoch waits for a batch that is being
+// written at that moment.
+func TestBatchOfAnOlderEpochIsFenced(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(6)
-	entries := p.entries()
-	if err := p.journalBatch(entries[:2], 1, func() {}); err != nil { // a pool that Postgres does not know yet
+	f := newFixture(t)
+	f.appendEvents(6)
+	entries := f.streamEntries()
+	noop := func() {}
+	// Postgres has no record of the pool yet, so its epoch counts as FirstEpoch.
+	if err := f.appendBatch(entries[:2], 1, noop); err != nil {
 		t.Fatal(err)
 	}
-	var raising sync.WaitGroup
-	var epoch, journaled int64
-	var raiseErr error
-	raiser := p.connect()
-	err := p.journalBatch(entries[2:4], 1, func() {
-		raising.Go(func() { epoch, journaled, raiseErr = RaiseEpoch(p.ctx, raiser, "main", 4) })
+	var raise sync.WaitGroup
+	raiser := f.connect()
+	const isBlocked = `
+		SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')`
+	err := f.appendBatch(entries[2:4], 1, func() {
+		raise.Go(func() { f.raiseEpoch(raiser, 4, 5, 4) })
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			var waits bool
-			err := p.db.QueryRow(p.ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')`, raiser.PgConn().PID()).Scan(&waits)
-			return err == nil && waits, "the raise does not wait for the batch"
+			var blocked bool
+			err := f.db.QueryRow(f.ctx, isBlocked, raiser.PgConn().PID()).Scan(&blocked)
+			return err == nil && blocked, "RaiseEpoch does not wait for the open batch"
 		})
 	})
-	raising.Wait()
-	if err != nil || raiseErr != nil || epoch != 5 || journaled != 4 {
-		t.Fatalf("batch: %v; raised to %d at seq %d (%v), want 5 at 4", err, epoch, journaled, raiseErr)
+	raise.Wait()
+	if err != nil {
+		t.Fatalf("batch that was open while the epoch was raised: got %v, want it written", err)
 	}
-	if err := p.journalBatch(entries[4:], 1, func() {}); !errors.Is(err, worker.ErrFenced) {
-		t.Errorf("a batch of an earlier life: got %v, want ErrFenced", err)
+	if err := f.appendBatch(entries[4:], 1, noop); !errors.Is(err, worker.ErrFenced) {
+		t.Errorf("batch of epoch 1: got %v, want ErrFenced", err)
 	}
-	p.awaitJournal(4)
-	if err := p.journalBatch(entries[4:], 5, func() {}); err != nil {
-		t.Errorf("a batch of this life: %v", err)
+	f.awaitJournal(4)
+	if err := f.appendBatch(entries[4:], 5, noop); err != nil {
+		t.Errorf("batch of epoch 5: got %v, want it written", err)
 	}
-	p.awaitJournal(6)
+	f.awaitJournal(6)
 }
 
-// TestRaisedEpochIsAboveBoth holds that a raised epoch is above the one that is recorded and above the given one, whichever
-// is higher.
-func TestRaisedEpochIsAboveBoth(t *testing.T) {
+// TestRaisedEpochIsAboveTheRecordedAndTheGiven checks that a raised epoch is above both
+// the recorded epoch and the given one.
+func TestRaisedEpochIsAboveTheRecordedAndTheGiven(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	if err := RecordPool(p.ctx, p.db, "main", 3); err != nil {
+	f := newFixture(t)
+	if err := RecordPool(f.ctx, f.db, "main", 3); err != nil {
 		t.Fatal(err)
 	}
-	for _, step := range []struct{ above, want int64 }{{1, 4}, {4, 5}, {9, 10}, {9, 11}} {
-		if epoch, _, err := RaiseEpoch(p.ctx, p.db, "main", step.above); err != nil || epoch != step.want {
-			t.Errorf("above %d: got %d (%v), want %d", step.above, epoch, err, step.want)
-		}
-	}
+	f.raiseEpoch(f.db, 1, 4, 0)
+	f.raiseEpoch(f.db, 4, 5, 0)
+	f.raiseEpoch(f.db, 9, 10, 0)
+	f.raiseEpoch(f.db, 9, 11, 0)
 }
 
-// TestRunningJournalFollowsTheEpoch holds that a journal which runs while the epoch is raised goes on by itself.
-func TestRunningJournalFollowsTheEpoch(t *testing.T) {
+// TestRunningJournalContinuesInARaisedEpoch checks that a journal that runs while the
+// epoch is raised continues by itself.
+func TestRunningJournalContinuesInARaisedEpoch(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(3)
-	p.journal(0)
-	p.awaitJournal(3)
-	for want := int64(2); want < 4; want++ {
-		if epoch, journaled, err := RaiseEpoch(p.ctx, p.db, "main", 1); err != nil || epoch != want || journaled != p.seq {
-			t.Fatalf("raised to %d at %d (%v), want %d at %d", epoch, journaled, err, want, p.seq)
-		}
-		p.append(3)
-		p.awaitJournal(p.seq)
+	f := newFixture(t)
+	f.appendEvents(3)
+	f.runJournal(0)
+	f.awaitJournal(3)
+	for epoch := int64(2); epoch < 4; epoch++ {
+		f.raiseEpoch(f.db, 1, epoch, f.seq)
+		f.appendEvents(3)
+		f.awaitJournal(f.seq)
 	}
-	p.awaitAcknowledged()
+	f.awaitAcknowledged()
 }
 
-// TestEmptiedStream holds that the journal makes its group anew when Redis was emptied, and goes on by itself.
-func TestEmptiedStream(t *testing.T) {
+// TestJournalContinuesOnAnEmptiedRedis checks that a running journal creates its group
+// again after Redis was emptied, and continues by itself.
+func TestJournalContinuesOnAnEmptiedRedis(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(3)
-	p.journal(0)
-	p.awaitJournal(3)
-	if err := p.redis.FlushAll(p.ctx).Err(); err != nil {
+	f := newFixture(t)
+	f.appendEvents(3)
+	f.runJournal(0)
+	f.awaitJournal(3)
+	if err := f.redis.FlushAll(f.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
-	p.append(3)
-	p.awaitJournal(6)
-	p.awaitAcknowledged()
-}
-
-// TestAgreement holds how entries of the stream are found, and compared with the journal's events.
-func TestAgreement(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	if seq, err := stream.Tail(p.ctx, p.redis, events.MainPool); seq != 0 || err != nil {
-		t.Errorf("tail of nothing: got %d (%v)", seq, err)
-	}
-	p.append(2500)
-	for range 100 {
-		p.raw(map[string]any{"hello": "world"})
-	}
-	p.journal(0)
-	p.awaitJournal(2500)
-	if seq, err := stream.Tail(p.ctx, p.redis, events.MainPool); seq != 2500 || err != nil {
-		t.Errorf("tail: got %d (%v), want 2500", seq, err)
-	}
-	entries := p.entries()
-	for _, seq := range []int64{1, 1000, 2500} {
-		id, found, err := stream.FindEntry(p.ctx, p.redis, events.MainPool, seq, 0)
-		if !found || err != nil || id != entries[seq-1].Envelope.EventID {
-			t.Errorf("find seq %d: got %s %t (%v)", seq, id, found, err)
-		}
-	}
-	for _, most := range []int64{0, 1} {
-		if _, found, err := stream.FindEntry(p.ctx, p.redis, events.MainPool, 2501-most*2500, most); found || err != nil {
-			t.Errorf("found what is not there, or too far away (%v)", err)
-		}
-	}
-	last, err := CompareStream(p.ctx, p.redis, p.db, events.MainPool, 2400)
-	if err != nil || last != entries[2399].StreamID {
-		t.Errorf("compare: got %s (%v), want %s", last, err, entries[2399].StreamID)
-	}
-	if _, err := p.db.Exec(p.ctx, `UPDATE events SET event_id = gen_random_uuid() WHERE seq = 2300`); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := CompareStream(p.ctx, p.redis, p.db, events.MainPool, 2400); !errors.Is(err, ErrFork) {
-		t.Errorf("compare: got %v, want ErrFork", err)
-	}
-	if _, err := CompareStream(p.ctx, p.redis, p.db, events.MainPool, 2299); err != nil {
-		t.Errorf("compare up to before it: %v", err)
-	}
+	f.appendEvents(3)
+	f.awaitJournal(6)
+	f.awaitAcknowledged()
 }

@@ -5,156 +5,193 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// watcher is somebody who follows the journal.
-type watcher struct {
-	mu   sync.Mutex
-	seqs []int64
-	told []string
-	done chan error
-	stop context.CancelFunc
+// followCall is a call of Follow in a goroutine of its own.
+type followCall struct {
+	mu      sync.Mutex
+	seqs    []int64  // of the events that Follow handed over
+	outages []string // the errors that Follow reported
+	done    chan error
+	stop    context.CancelFunc
 }
 
-func (p *plant) follow(q HistoryQuery, take func([]Recorded) error) *watcher {
-	p.t.Helper()
-	ctx, cancel := context.WithCancel(p.ctx)
-	w := &watcher{done: make(chan error, 1), stop: cancel}
+// follow starts to follow the journal. handle may be nil; otherwise its error ends the
+// following.
+func (f *fixture) follow(q HistoryQuery, handle func([]Recorded) error) *followCall {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(f.ctx)
+	call := &followCall{done: make(chan error, 1), stop: cancel}
 	q.Pool = "main"
 	if q.Limit == 0 {
 		q.Limit = 3
 	}
-	tell := func(err error) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.told = append(w.told, err.Error())
+	onOutage := func(err error) {
+		call.mu.Lock()
+		defer call.mu.Unlock()
+		call.outages = append(call.outages, err.Error())
 	}
-	go func() {
-		w.done <- Follow(ctx, p.config, q, tell, func(page []Recorded) error {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			for _, e := range page {
-				w.seqs = append(w.seqs, e.Seq)
-			}
-			if take != nil {
-				return take(page)
-			}
-			return nil
-		})
-	}()
-	p.t.Cleanup(cancel)
-	return w
+	onPage := func(page []Recorded) error {
+		call.mu.Lock()
+		defer call.mu.Unlock()
+		for _, e := range page {
+			call.seqs = append(call.seqs, e.Seq)
+		}
+		if handle != nil {
+			return handle(page)
+		}
+		return nil
+	}
+	config := f.config
+	go func() { call.done <- Follow(ctx, config, q, onOutage, onPage) }()
+	f.t.Cleanup(cancel)
+	return call
 }
 
-func (w *watcher) seen() (seqs []int64, told []string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.seqs), slices.Clone(w.told)
+// state returns copies of the seqs and of the outages so far.
+func (c *followCall) state() (seqs []int64, outages []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.seqs), slices.Clone(c.outages)
 }
 
-func (w *watcher) await(t *testing.T, want ...int64) {
+// await waits until Follow has handed over exactly these events.
+func (c *followCall) await(t *testing.T, want ...int64) {
 	t.Helper()
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		seqs, told := w.seen()
-		return slices.Equal(seqs, want), fmt.Sprintf("seen %v, want %v; told %q", seqs, want, told)
+		seqs, outages := c.state()
+		detail := fmt.Sprintf("followed events: got %v, want %v; outages %q", seqs, want, outages)
+		return slices.Equal(seqs, want), detail
 	})
 }
 
-// awaitFollowers waits until so many sessions with the application name follower have begun to follow.
-func (p *plant) awaitFollowers(want int) {
-	p.t.Helper()
-	testenv.Eventually(p.t, 10*time.Second, func() (bool, string) {
-		var got int
-		const query = `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'follower' AND state = 'idle' AND query LIKE '%ORDER BY seq LIMIT%'`
-		err := p.db.QueryRow(p.ctx, query).Scan(&got)
-		return got == want, fmt.Sprintf("%d sessions follow (%v), want %d", got, err, want)
-	})
+// boundsTracer is a pgx tracer that closes read once a connection has read the journal's
+// bounds, from which Follow takes the seq after which FromNow begins.
+type boundsTracer struct {
+	read  chan struct{}
+	once  sync.Once
+	query string // the connection's present one
 }
 
-// TestFollowThroughRestarts holds that who follows sees every event once and in order, from now on, through a Postgres
-// that is killed while events come.
-func TestFollowThroughRestarts(t *testing.T) {
+// TraceQueryStart implements pgx.QueryTracer.
+func (b *boundsTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	b.query = data.SQL
+	return ctx
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (b *boundsTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
+	if strings.Contains(b.query, "ORDER BY seq LIMIT") {
+		b.once.Do(func() { close(b.read) })
+	}
+}
+
+// followFromNow starts to follow the journal, and returns once the events appended after
+// that are followed.
+func (f *fixture) followFromNow() *followCall {
+	f.t.Helper()
+	tracer := &boundsTracer{read: make(chan struct{})}
+	config := f.config
+	f.config = config.Copy()
+	f.config.Tracer = tracer
+	call := f.follow(HistoryQuery{After: FromNow}, nil)
+	f.config = config
+	select {
+	case <-tracer.read:
+	case <-time.After(10 * time.Second):
+		f.t.Fatal("Follow has not read the journal's bounds within 10 seconds")
+	}
+	return call
+}
+
+// TestFollowSurvivesRestartsOfPostgres checks that a follower is given every event once
+// and in order, although Postgres is killed while events are appended.
+func TestFollowSurvivesRestartsOfPostgres(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
 	testenv.Migrate(t, postgres.URL())
-	p := newPlantOn(t, postgres.URL())
-	p.config.RuntimeParams["application_name"] = "follower"
-	p.journal(2)
-	p.append(5)
-	p.awaitJournal(5)
-	w, all := p.follow(HistoryQuery{After: FromNow}, nil), p.follow(HistoryQuery{}, nil)
-	all.await(t, 1, 2, 3, 4, 5)
-	p.awaitFollowers(2)
-	p.append(3)
-	w.await(t, 6, 7, 8)
+	f := newFixtureOn(t, postgres.URL())
+	f.runJournal(2)
+	f.appendEvents(5)
+	f.awaitJournal(5)
+	fromNow := f.followFromNow()
+	fromStart := f.follow(HistoryQuery{}, nil)
+	fromStart.await(t, 1, 2, 3, 4, 5)
+	f.appendEvents(3)
+	fromNow.await(t, 6, 7, 8)
 	for range 2 {
 		if err := postgres.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		p.append(4)
+		f.appendEvents(4)
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			_, told := w.seen()
-			return len(told) > 0, "the follower has not noticed"
+			_, outages := fromNow.state()
+			return len(outages) > 0, "the follower has reported no outage"
 		})
-		if err := postgres.Start(p.ctx); err != nil {
+		if err := postgres.Start(f.ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.await(t, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
-	all.await(t, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
-	for _, each := range []*watcher{w, all} {
-		each.stop()
-		if err := <-each.done; err != nil {
-			t.Errorf("stopped: got %v, want nil", err)
+	fromNow.await(t, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+	fromStart.await(t, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+	for name, call := range map[string]*followCall{"from now": fromNow, "from the start": fromStart} {
+		call.stop()
+		if err := <-call.done; err != nil {
+			t.Errorf("stop the follower %s: got %v, want no error", name, err)
 		}
 	}
 }
 
-// TestFollowNarrowed holds that what is passed over is not looked at again, and does not end the page.
-func TestFollowNarrowed(t *testing.T) {
+// TestFollowSkipsEventsOfOtherTypes checks that a follower of one type is given every
+// event of that type, although pages without any are read in between.
+func TestFollowSkipsEventsOfOtherTypes(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.record(400)
-	w := p.follow(HistoryQuery{After: 100, Type: events.TypeStockAdjusted}, nil)
-	w.await(t, 194, 291, 388)
-	if _, err := p.db.Exec(p.ctx, `
-		INSERT INTO events SELECT pool, seq + 97, gen_random_uuid(), type, sku, hold_id, payload, metadata, at FROM events WHERE seq > 303`); err != nil {
-		t.Fatal(err)
-	}
-	p.journalEndsAt(497) // nobody notifies: the poll finds it
-	w.await(t, 194, 291, 388, 485)
+	f := newFixture(t)
+	f.insertHistory(400)
+	follower := f.follow(HistoryQuery{After: 100, Type: events.TypeStockAdjusted}, nil)
+	follower.await(t, 194, 291, 388)
+	f.exec(`
+		INSERT INTO events
+		SELECT pool, seq + 97, gen_random_uuid(), type, sku, hold_id, payload, metadata, at FROM events WHERE seq > 303`)
+	f.setCheckpoint(CheckpointName, 497) // without a notification, so the follower's poll has to find the event
+	follower.await(t, 194, 291, 388, 485)
 }
 
-// TestFollowEnds holds when following ends by itself, and with what.
-func TestFollowEnds(t *testing.T) {
+// TestFollowEndsWithItsError checks that Follow ends by itself if the page handler fails,
+// if the journal has become shorter, if the next events are detached, and if the first
+// connection fails, each with the error that says so.
+func TestFollowEndsWithItsError(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.record(20)
+	f := newFixture(t)
+	f.insertHistory(20)
 	broken := errors.New("broken pipe")
-	if err := <-p.follow(HistoryQuery{}, func([]Recorded) error { return broken }).done; !errors.Is(err, broken) {
-		t.Errorf("who takes fails: got %v", err)
+	failing := f.follow(HistoryQuery{}, func([]Recorded) error { return broken })
+	if err := <-failing.done; !errors.Is(err, broken) {
+		t.Errorf("page handler fails: got %v, want its error", err)
 	}
-	shrinks := p.follow(HistoryQuery{After: 18}, nil)
-	shrinks.await(t, 19, 20)
-	p.journalEndsAt(19)
-	if err := <-shrinks.done; !errors.Is(err, ErrRewritten) {
-		t.Errorf("a journal that was set back: got %v, want ErrRewritten", err)
+	atEnd := f.follow(HistoryQuery{After: 18}, nil)
+	atEnd.await(t, 19, 20)
+	f.setCheckpoint(CheckpointName, 19)
+	if err := <-atEnd.done; !errors.Is(err, ErrRewritten) {
+		t.Errorf("journal that was set back: got %v, want ErrRewritten", err)
 	}
-	if _, err := p.db.Exec(p.ctx, `DELETE FROM events WHERE seq <= 10`); err != nil {
-		t.Fatal(err)
+	f.exec(`DELETE FROM events WHERE seq <= 10`)
+	if err := <-f.follow(HistoryQuery{After: 5}, nil).done; !errors.Is(err, ErrDetached) {
+		t.Errorf("next events are detached: got %v, want ErrDetached", err)
 	}
-	if err := <-p.follow(HistoryQuery{After: 5}, nil).done; !errors.Is(err, ErrDetached) {
-		t.Errorf("after what was detached: got %v, want ErrDetached", err)
-	}
-	p.config = p.config.Copy()
-	p.config.Host, p.config.Port = "127.0.0.1", 1
-	if err := <-p.follow(HistoryQuery{}, nil).done; err == nil {
-		t.Error("a Postgres that is not there: got no error")
+	f.config = f.config.Copy()
+	f.config.Host = "127.0.0.1"
+	f.config.Port = 1
+	if err := <-f.follow(HistoryQuery{}, nil).done; err == nil {
+		t.Error("no Postgres at the address: got no error, want one")
 	}
 }

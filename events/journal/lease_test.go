@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,94 +14,130 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestStoppedRunner holds that a line goes on elsewhere where its runner was stopped (SIGSTOP, a frozen machine), be it
-// between two transactions or within one, and that a lease for work of another kind is kept, however long that takes.
-func TestStoppedRunner(t *testing.T) {
+// TestFrozenWorkerLosesItsLease checks that another process takes over from a worker
+// whose process is frozen (SIGSTOP, a paused machine), be it between two transactions or
+// within one, and that a lease that belongs to no worker is kept however long its holder
+// is idle.
+func TestFrozenWorkerLosesItsLease(t *testing.T) {
 	t.Parallel()
-	for _, within := range []bool{false, true} {
-		t.Run(fmt.Sprintf("journal, within a transaction %t", within), func(t *testing.T) {
+	for _, inTransaction := range []bool{false, true} {
+		t.Run(fmt.Sprintf("journal, within a transaction %t", inTransaction), func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.append(3)
-			config := StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
-			first, second := NewStreamSubscriber(config), NewStreamSubscriber(config)
-			p.stopAndTakeOver(events.MainPool.StreamKey(), first, second, within, func(msg *message.Message) *worker.Lease { return worker.BatchOf[StreamBatch](msg).Lease })
+			f := newFixture(t)
+			f.appendEvents(3)
+			config := StreamSubscriberConfig{
+				Redis:    f.redis,
+				Postgres: f.config,
+				Pool:     events.MainPool,
+				Log:      slog.New(slog.DiscardHandler),
+			}
+			f.requireTakeover(takeover{
+				topic:         events.MainPool.StreamKey(),
+				frozen:        NewStreamSubscriber(config),
+				successor:     NewStreamSubscriber(config),
+				inTransaction: inTransaction,
+				leaseOf: func(msg *message.Message) *worker.Lease {
+					return worker.BatchOf[StreamBatch](msg).Lease
+				},
+			})
 		})
-		t.Run(fmt.Sprintf("reader, within a transaction %t", within), func(t *testing.T) {
+		t.Run(fmt.Sprintf("reader, within a transaction %t", inTransaction), func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.record(3)
-			config := SubscriberConfig{Postgres: p.config, Pool: events.MainPool, Pages: NewPageCache(events.MainPool), Reader: "reader", Log: slog.New(slog.DiscardHandler)}
-			first, second := NewSubscriber(config), NewSubscriber(config)
-			p.stopAndTakeOver(Topic(events.MainPool), first, second, within, func(msg *message.Message) *worker.Lease { return worker.BatchOf[Batch](msg).Lease })
+			f := newFixture(t)
+			f.insertHistory(3)
+			config := f.subscriberConfig("reader", NewPageCache(events.MainPool))
+			f.requireTakeover(takeover{
+				topic:         Topic(events.MainPool),
+				frozen:        NewSubscriber(config),
+				successor:     NewSubscriber(config),
+				inTransaction: inTransaction,
+				leaseOf: func(msg *message.Message) *worker.Lease {
+					return worker.BatchOf[Batch](msg).Lease
+				},
+			})
 		})
 	}
 }
 
-// stopAndTakeOver has one subscriber deliver and hear nothing more, and waits until another delivers.
-func (p *plant) stopAndTakeOver(topic string, first, second message.Subscriber, within bool, leaseOf func(*message.Message) *worker.Lease) {
-	p.t.Helper()
-	other, err := worker.AcquireLease(p.ctx, p.config, "other")
+// takeover names two subscribers of one topic that need the same lease.
+type takeover struct {
+	topic         string
+	frozen        message.Subscriber // the one that freezes while it handles its first message
+	successor     message.Subscriber
+	inTransaction bool // whether the frozen one has an open transaction
+	leaseOf       func(*message.Message) *worker.Lease
+}
+
+// requireTakeover leaves the first message of the frozen subscriber unanswered and waits
+// until the successor delivers that message. It also checks that a lease of no worker
+// survives that time.
+func (f *fixture) requireTakeover(test takeover) {
+	f.t.Helper()
+	idle, err := worker.AcquireLease(f.ctx, f.config, "other")
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	defer other.Release()
-	stopped := p.nextFrom(topic, first)
-	if within {
-		if _, err := leaseOf(stopped).Conn.Exec(p.ctx, `BEGIN`); err != nil {
-			p.t.Fatal(err)
+	defer idle.Release()
+	unanswered := f.firstMessage(test.topic, test.frozen)
+	if test.inTransaction {
+		if _, err := test.leaseOf(unanswered).Conn.Exec(f.ctx, `BEGIN`); err != nil {
+			f.t.Fatal(err)
 		}
 	}
-	p.nextFrom(topic, second)
-	if err := other.Conn.Ping(p.ctx); err != nil {
-		p.t.Errorf("a lease that is no line's was lost: %v", err)
+	f.firstMessage(test.topic, test.successor)
+	if err := idle.Conn.Ping(f.ctx); err != nil {
+		f.t.Errorf("session of an idle lease that is no worker's: got %v, want it open", err)
 	}
 }
 
-// nextFrom subscribes, and returns the first message. It is handled until the test ends.
-func (p *plant) nextFrom(topic string, subscriber message.Subscriber) *message.Message {
-	p.t.Helper()
-	messages, err := subscriber.Subscribe(p.ctx, topic)
+// firstMessage subscribes to a topic and returns the first message. The message stays
+// unanswered until the test ends.
+func (f *fixture) firstMessage(topic string, subscriber message.Subscriber) *message.Message {
+	f.t.Helper()
+	messages, err := subscriber.Subscribe(f.ctx, topic)
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	select {
 	case msg := <-messages:
-		p.t.Cleanup(func() {
+		f.t.Cleanup(func() {
 			msg.Nack()
 			if err := subscriber.Close(); err != nil {
-				p.t.Error(err)
+				f.t.Error(err)
 			}
 		})
 		return msg
 	case <-time.After(20 * time.Second):
-		p.t.Fatal("nothing was delivered")
+		f.t.Fatal("no message was delivered within 20 seconds")
 		return nil
 	}
 }
 
-// TestRaiseMeetsAStoppedRunner holds that raising the epoch waits for a batch no longer than a batch may take, and that it
-// is done once the runner that was stopped within one has lost its session.
-func TestRaiseMeetsAStoppedRunner(t *testing.T) {
+// TestRaiseEpochGivesUpOnAFrozenWorker checks that RaiseEpoch waits for an open batch no
+// longer than a batch may take, and that it succeeds once the frozen worker of that batch
+// has lost its session.
+func TestRaiseEpochGivesUpOnAFrozenWorker(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	lease, err := worker.AcquireWorkerLease(p.ctx, p.config, "journal/main")
+	f := newFixture(t)
+	lease, err := worker.AcquireWorkerLease(f.ctx, f.config, "journal/main")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lease.Release()
-	tx, err := lease.Conn.Begin(p.ctx)
+	tx, err := lease.Conn.Begin(f.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := worker.MoveCheckpoint(p.ctx, tx, CheckpointName, "main", 0, 3); err != nil {
+	if err := worker.MoveCheckpoint(f.ctx, tx, CheckpointName, "main", 0, 3); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := RaiseEpoch(p.ctx, p.db, "main", 1); err == nil || !containsText(err.Error(), "lock timeout") {
-		t.Errorf("while the runner has its session: got %v, want a lock timeout", err)
+	_, _, err = RaiseEpoch(f.ctx, f.db, "main", 1)
+	if err == nil || !strings.Contains(err.Error(), "lock timeout") {
+		t.Errorf("raise while the worker has its session: got %v, want a lock timeout", err)
 	}
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		epoch, journaled, err := RaiseEpoch(p.ctx, p.db, "main", 1)
-		return err == nil && epoch == 2 && journaled == 0, fmt.Sprintf("raised to %d at %d (%v), want 2 at 0", epoch, journaled, err)
+		epoch, journaled, err := RaiseEpoch(f.ctx, f.db, "main", 1)
+		detail := fmt.Sprintf("raised to epoch %d at seq %d (%v), want epoch 2 at seq 0", epoch, journaled, err)
+		return err == nil && epoch == 2 && journaled == 0, detail
 	})
 }

@@ -9,266 +9,355 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// newArchive is a journal of 350 events in parts of 100, which everybody has read.
-func newArchive(t *testing.T) *plant {
+// newPartitionedJournal returns a fixture whose journal has 350 events in partitions of
+// 100, all of them acknowledged on the stream. The journal keeps running.
+func newPartitionedJournal(t *testing.T) *fixture {
 	t.Helper()
-	p := newPlant(t)
-	p.smallParts()
-	p.append(350)
-	p.journal(60)
-	p.awaitJournal(350)
-	p.awaitAcknowledged()
-	return p
+	f := newFixture(t)
+	f.useSmallPartitions()
+	f.appendEvents(350)
+	f.runJournal(60)
+	f.awaitJournal(350)
+	f.awaitAcknowledged()
+	return f
 }
 
-func (p *plant) exec(sql string, args ...any) {
-	p.t.Helper()
-	if _, err := p.db.Exec(p.ctx, sql, args...); err != nil {
-		p.t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-// reads moves a reader to a seq.
-func (p *plant) reads(name string, seq int64) {
-	p.t.Helper()
-	p.exec(`INSERT INTO checkpoints VALUES ($1, 'main', $2) ON CONFLICT (projection, pool) DO UPDATE SET seq = $2`, name, seq)
-}
-
-// detach tries to take a part out.
-func (p *plant) detach(part Partition, names ...string) error {
-	p.t.Helper()
-	stream, err := GroupPosition(p.ctx, p.redis, events.MainPool)
+// detach tries to detach a partition. The names are those of readers that must have
+// passed it.
+func (f *fixture) detach(partition Partition, names ...string) error {
+	f.t.Helper()
+	group, err := GroupPosition(f.ctx, f.redis, events.MainPool)
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	_, err = DetachPartition(p.ctx, p.db, part, stream, names...)
+	_, err = DetachPartition(f.ctx, f.db, partition, group, names...)
 	return err
 }
 
-// everything is the journal's rows as text.
-func (p *plant) everything() string {
-	p.t.Helper()
+// journalRows returns the rows of the journal's table as text.
+func (f *fixture) journalRows() string {
+	f.t.Helper()
+	const query = `SELECT string_agg(e::text, E'\n' ORDER BY pool, seq) FROM events e`
 	var text string
-	if err := p.db.QueryRow(p.ctx, `SELECT string_agg(e::text, E'\n' ORDER BY pool, seq) FROM events e`).Scan(&text); err != nil {
-		p.t.Fatal(err)
+	if err := f.db.QueryRow(f.ctx, query).Scan(&text); err != nil {
+		f.t.Fatal(err)
 	}
 	return text
 }
 
-// TestDetachRefused holds that no part goes which somebody has yet to read: a projection that is behind, one that has
-// not begun, the journal's own group. Nor does any but the oldest, or the newest.
-func TestDetachRefused(t *testing.T) {
-	t.Parallel()
-	p := newArchive(t)
-	p.reads("orders", 99)
-	parts := p.parts()
-	refused := func(part Partition, says string, names ...string) {
-		t.Helper()
-		if err := p.detach(part, names...); !errors.Is(err, ErrPartitionNeeded) || !strings.Contains(err.Error(), says) {
-			t.Errorf("detach %s: got %v, want it refused because of %q", part.Name, err, says)
-		}
+// assertDetachRefused checks that a partition cannot be detached, for a reason that
+// contains a text.
+func (f *fixture) assertDetachRefused(partition Partition, reason string, names ...string) {
+	f.t.Helper()
+	err := f.detach(partition, names...)
+	if !errors.Is(err, ErrPartitionNeeded) {
+		f.t.Errorf("detach %s: got %v, want ErrPartitionNeeded", partition.Name, err)
+		return
 	}
-	refused(parts[0], "needed by orders, which is at main:99")
-	p.reads("orders", 100)
-	refused(parts[0], "needed by hourly, which is at main:0", "hourly")
-	refused(parts[1], "only the oldest")
-	refused(Partition{Name: "events_1", First: 1, Last: 50}, "only the oldest")
-
-	// An event that was journaled, and never acknowledged, is compared with the journal when it comes again.
-	if _, err := DetachPartition(p.ctx, p.db, parts[0], ReaderPosition{Name: "group", Pool: "main", Seq: 99}); !errors.Is(err, ErrPartitionNeeded) {
-		t.Errorf("detach what the stream's group needs: got %v", err)
+	if !strings.Contains(err.Error(), reason) {
+		f.t.Errorf("detach %s: got %v, want an error with %q", partition.Name, err, reason)
 	}
-	if parts := p.parts(); len(parts) != 4 || len(p.everything()) == 0 {
-		t.Errorf("the refusals left %d parts", len(parts))
-	}
-
-	// The newest part stays, even where all is read.
-	p.reads("orders", 1000)
-	p.reads(CheckpointName, 1000)
-	for _, part := range parts[:3] {
-		if err := p.detach(part); err != nil {
-			t.Errorf("detach %s: %v", part.Name, err)
-		}
-	}
-	refused(parts[3], "never the newest")
 }
 
-// TestDetachWaitsForNobody holds that a detach gives up on a long read instead of holding everybody else up, and can be
-// tried again.
-func TestDetachWaitsForNobody(t *testing.T) {
+// TestDetachOfANeededPartitionIsRefused checks that no partition is detached that a
+// projection has yet to read, be it behind or not started, or that the journal's group
+// has not acknowledged; and that only the oldest partition is detached, and never the
+// newest.
+func TestDetachOfANeededPartitionIsRefused(t *testing.T) {
 	t.Parallel()
-	p := newArchive(t)
-	long, err := p.connect().Begin(p.ctx)
+	f := newPartitionedJournal(t)
+	f.setCheckpoint("orders", 99)
+	partitions := f.partitions()
+	f.assertDetachRefused(partitions[0], "needed by orders, which is at main:99")
+	f.setCheckpoint("orders", 100)
+	f.assertDetachRefused(partitions[0], "needed by hourly, which is at main:0", "hourly")
+	f.assertDetachRefused(partitions[1], "only the oldest")
+	f.assertDetachRefused(Partition{Name: "events_1", First: 1, Last: 50}, "only the oldest")
+
+	// The journal is compared with an event that is redelivered because it was not
+	// acknowledged.
+	group := ReaderPosition{Name: "group", Pool: "main", Seq: 99}
+	if _, err := DetachPartition(f.ctx, f.db, partitions[0], group); !errors.Is(err, ErrPartitionNeeded) {
+		t.Errorf("detach a partition that the group needs: got %v, want ErrPartitionNeeded", err)
+	}
+	if got := len(f.partitions()); got != 4 {
+		t.Errorf("partitions after the refusals: got %d, want 4", got)
+	}
+	if len(f.journalRows()) == 0 {
+		t.Error("rows after the refusals: got none, want all")
+	}
+
+	// The newest partition stays even if every reader has passed it.
+	f.setCheckpoint("orders", 1000)
+	f.setCheckpoint(CheckpointName, 1000)
+	for _, partition := range partitions[:3] {
+		if err := f.detach(partition); err != nil {
+			t.Errorf("detach %s: %v", partition.Name, err)
+		}
+	}
+	f.assertDetachRefused(partitions[3], "never the newest")
+}
+
+// TestDetachGivesUpDuringALongRead checks that a detach gives up while a transaction
+// reads the journal, instead of blocking other readers behind it, and that it succeeds
+// after that transaction.
+func TestDetachGivesUpDuringALongRead(t *testing.T) {
+	t.Parallel()
+	f := newPartitionedJournal(t)
+	longRead, err := f.connect().Begin(f.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadEvents(p.ctx, long, "main", 0, 10); err != nil {
+	if _, err := ReadEvents(f.ctx, longRead, "main", 0, 10); err != nil {
 		t.Fatal(err)
 	}
-	part := p.parts()[0]
-	if err := p.detach(part); err == nil || !strings.Contains(err.Error(), "try again later") {
-		t.Errorf("got %v, want it to give up", err)
+	oldest := f.partitions()[0]
+	if err := f.detach(oldest); err == nil || !strings.Contains(err.Error(), "try again later") {
+		t.Errorf("detach during a long read: got %v, want an error with %q", err, "try again later")
 	}
-	if err := CheckComplete(p.ctx, p.db, "main", 0); err != nil {
-		t.Errorf("afterwards: got %v, want the journal as it was", err)
+	if err := CheckComplete(f.ctx, f.db, "main", 0); err != nil {
+		t.Errorf("journal after the failed detach: got %v, want it complete", err)
 	}
-	if err := long.Rollback(p.ctx); err != nil {
+	if err := longRead.Rollback(f.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.detach(part); err != nil {
-		t.Errorf("again: %v", err)
+	if err := f.detach(oldest); err != nil {
+		t.Errorf("detach after the long read: %v", err)
 	}
 }
 
-// TestStreamReader tells the first event that the journal's group needs from what is acknowledged, and from what is no
-// event.
-func TestStreamReader(t *testing.T) {
+// TestGroupPositionIsBeforeTheFirstUnacknowledgedEvent checks that GroupPosition is
+// directly before the first event that the journal's group has not acknowledged, not
+// counting entries that are no events.
+func TestGroupPositionIsBeforeTheFirstUnacknowledgedEvent(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	at := func(want int64) {
+	f := newFixture(t)
+	assertPosition := func(state string, want int64) {
 		t.Helper()
-		if stream, err := GroupPosition(p.ctx, p.redis, events.MainPool); err != nil || stream.Seq != want {
-			t.Errorf("got %d (%v), want %d", stream.Seq, err, want)
+		group, err := GroupPosition(f.ctx, f.redis, events.MainPool)
+		if err != nil {
+			t.Errorf("%s: %v", state, err)
+		}
+		if group.Seq != want {
+			t.Errorf("%s: got seq %d, want %d", state, group.Seq, want)
 		}
 	}
-	at(math.MaxInt64) // no stream
+	assertPosition("no stream", math.MaxInt64)
 	for range 150 {
-		p.raw(map[string]any{"hello": "world"})
+		f.appendEntry(map[string]any{"hello": "world"})
 	}
-	at(math.MaxInt64) // no event
-	p.append(20)
-	at(0) // no group
-	if err := p.redis.XGroupCreate(p.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, "0").Err(); err != nil {
-		t.Fatal(err)
+	assertPosition("no event on the stream", math.MaxInt64)
+	f.appendEvents(20)
+	assertPosition("no group", 0)
+	f.createGroup(events.ConsumerGroup)
+	assertPosition("group at the beginning", 0)
+	entries := f.streamEntries()
+	for _, seq := range []int64{4, 10} {
+		f.setGroup(entries[150+seq-1].StreamID)
+		assertPosition("group after an event", seq)
 	}
-	at(0)
-	entries, err := p.redis.XRange(p.ctx, events.MainPool.StreamKey(), "-", "+").Result()
+}
+
+// assertCompleteAfter checks that the journal has every event after a seq.
+func (f *fixture) assertCompleteAfter(seq int64) {
+	f.t.Helper()
+	if err := CheckComplete(f.ctx, f.db, "main", seq); err != nil {
+		f.t.Errorf("journal after seq %d: got %v, want it complete", seq, err)
+	}
+}
+
+// assertDetachedAfter checks that events after a seq are reported as detached, with an
+// error that contains a text.
+func (f *fixture) assertDetachedAfter(seq int64, text string) {
+	f.t.Helper()
+	err := CheckComplete(f.ctx, f.db, "main", seq)
+	if !errors.Is(err, ErrDetached) {
+		f.t.Errorf("journal after seq %d: got %v, want ErrDetached", seq, err)
+		return
+	}
+	if !strings.Contains(err.Error(), text) {
+		f.t.Errorf("journal after seq %d: got %v, want an error with %q", seq, err, text)
+	}
+}
+
+// TestAttachRestoresTheDetachedPartitions checks that partitions can be detached while
+// the journal runs, that a replay that needs them is refused with their names, that their
+// report is right, and that attaching them restores the same rows.
+func TestAttachRestoresTheDetachedPartitions(t *testing.T) {
+	t.Parallel()
+	f := newPartitionedJournal(t)
+	before := f.journalRows()
+	f.assertCompleteAfter(0)
+	for _, partition := range f.partitions()[:2] {
+		if err := f.detach(partition); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.assertDetachedAfter(0, "events_1 (events 1 to 100), events_101 (events 101 to 200); "+
+		"bring it back with `stockstream journal attach events_1`")
+	f.assertDetachedAfter(100, "attach events_101")
+	f.assertCompleteAfter(200)
+	f.assertCompleteAfter(350)
+	assertReaderSeesTheHole(t, f)
+	readers, err := ReaderPositions(f.ctx, f.db)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, seq := range []int{4, 10} {
-		if err := p.redis.XGroupSetID(p.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, entries[150+seq-1].ID).Err(); err != nil {
-			t.Fatal(err)
-		}
-		at(int64(seq))
+	if len(readers) != 1 {
+		t.Errorf("readers: got %+v, want 1", readers)
 	}
-}
-
-// TestDetachAndAttach takes parts out while the journal goes on, has what would need them refused by name, and brings
-// them back exactly as they were.
-func TestDetachAndAttach(t *testing.T) {
-	t.Parallel()
-	p := newArchive(t)
-	whole := func(after int64, want error, says string) {
-		t.Helper()
-		err := CheckComplete(p.ctx, p.db, "main", after)
-		if !errors.Is(err, want) || err != nil && !strings.Contains(err.Error(), says) {
-			t.Errorf("after %d: got %v, want %v that says %q", after, err, want, says)
-		}
-	}
-	before := p.everything()
-	whole(0, nil, "")
-	for _, part := range p.parts()[:2] {
-		if err := p.detach(part); err != nil {
-			t.Fatal(err)
-		}
-	}
-	whole(0, ErrDetached, "events_1 (events 1 to 100), events_101 (events 101 to 200); bring it back with `stockstream journal attach events_1`")
-	whole(100, ErrDetached, "attach events_101")
-	whole(200, nil, "")
-	whole(350, nil, "")
-	if found, err := ReadEvents(p.ctx, p.db, "main", 0, 50); err != nil || len(found) == 0 || found[0].Seq != 201 {
-		t.Errorf("a reader from the beginning is shown %d events (%v), want those from 201 on: it has to see the hole", len(found), err)
-	}
-	if readers, err := ReaderPositions(p.ctx, p.db); err != nil || len(readers) != 1 {
-		t.Errorf("readers: got %+v (%v)", readers, err)
-	}
-	reports, err := DescribePartitions(p.ctx, p.db, []ReaderPosition{{Name: "x", Pool: "main", Seq: 340}})
-	if err != nil || len(reports) != 4 {
-		t.Fatalf("parts: got %+v (%v)", reports, err)
-	}
-	if r := reports[0]; r.State != PartitionDetached || r.Events != 100 || r.Bytes == 0 || r.Name != "events_1" || len(r.NeededBy) != 0 {
-		t.Errorf("the first part: got %+v", r)
-	}
-	if r := reports[3]; r.State != PartitionAttached || r.Events != 50 || len(r.NeededBy) != 1 || r.FirstAt.UnixMilli() != 1764000000301 || r.LastAt.UnixMilli() != 1764000000350 {
-		t.Errorf("the fourth part: got %+v", r)
-	}
+	assertReports(t, f)
 	for _, name := range []string{"events_101", "events_1"} {
-		if part, err := AttachPartition(p.ctx, p.db, name); err != nil || part.Events != 100 {
-			t.Errorf("attach %s: got %+v (%v)", name, part, err)
+		partition, err := AttachPartition(f.ctx, f.db, name)
+		if err != nil {
+			t.Errorf("attach %s: %v", name, err)
+		}
+		if partition.Events != 100 {
+			t.Errorf("attach %s: got %d events, want 100", name, partition.Events)
 		}
 	}
-	whole(0, nil, "")
-	if p.everything() != before {
-		t.Error("what came back is not what was detached")
+	f.assertCompleteAfter(0)
+	if after := f.journalRows(); after != before {
+		t.Errorf("rows after the attach: got\n%s\nwant the rows before the detach:\n%s", after, before)
 	}
-	assertContiguous(t, p.parts())
-	p.append(100)
-	p.awaitJournal(450)
+	assertContiguous(t, f.partitions())
+	f.appendEvents(100)
+	f.awaitJournal(450)
 }
 
-// TestAttachRefused holds that a part which is not exactly what was detached does not come back.
-func TestAttachRefused(t *testing.T) {
-	t.Parallel()
-	p := newArchive(t)
-	if err := p.detach(p.parts()[0]); err != nil {
+// assertReaderSeesTheHole checks that a reader from the beginning is given the events
+// after the two detached partitions, so that it notices the hole.
+func assertReaderSeesTheHole(t *testing.T, f *fixture) {
+	t.Helper()
+	found, err := ReadEvents(f.ctx, f.db, "main", 0, 50)
+	if err != nil {
 		t.Fatal(err)
 	}
-	refused := func(name string, want error) {
+	if len(found) == 0 {
+		t.Fatal("read from the beginning: got no events, want those from seq 201 on")
+	}
+	if got := found[0].Seq; got != 201 {
+		t.Errorf("read from the beginning: got the first seq %d, want 201", got)
+	}
+}
+
+// assertReports checks the reports of the first partition, which is detached, and of the
+// fourth, which a reader at seq 340 needs.
+func assertReports(t *testing.T, f *fixture) {
+	t.Helper()
+	reader := ReaderPosition{Name: "x", Pool: "main", Seq: 340}
+	reports, err := DescribePartitions(f.ctx, f.db, []ReaderPosition{reader})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(reports) != 4 {
+		t.Fatalf("reports: got %+v, want 4", reports)
+	}
+	first := reports[0]
+	if first.Name != "events_1" {
+		t.Errorf("first partition: got the name %s, want events_1", first.Name)
+	}
+	if first.State != PartitionDetached {
+		t.Errorf("first partition: got state %s, want %s", first.State, PartitionDetached)
+	}
+	if first.Events != 100 {
+		t.Errorf("first partition: got %d events, want 100", first.Events)
+	}
+	if first.Bytes == 0 {
+		t.Error("first partition: got 0 bytes, want the size of its table")
+	}
+	if len(first.NeededBy) != 0 {
+		t.Errorf("first partition: got the readers %v that need it, want none", first.NeededBy)
+	}
+	fourth := reports[3]
+	if fourth.State != PartitionAttached {
+		t.Errorf("fourth partition: got state %s, want %s", fourth.State, PartitionAttached)
+	}
+	if fourth.Events != 50 {
+		t.Errorf("fourth partition: got %d events, want 50", fourth.Events)
+	}
+	if len(fourth.NeededBy) != 1 {
+		t.Errorf("fourth partition: got the readers %v that need it, want 1", fourth.NeededBy)
+	}
+	if got := fourth.FirstAt.UnixMilli(); got != 1764000000301 {
+		t.Errorf("fourth partition: got its first event at %d ms, want 1764000000301", got)
+	}
+	if got := fourth.LastAt.UnixMilli(); got != 1764000000350 {
+		t.Errorf("fourth partition: got its last event at %d ms, want 1764000000350", got)
+	}
+}
+
+// TestAttachOfAChangedPartitionIsRefused checks that a partition is attached only if its
+// table has exactly the rows that were detached.
+func TestAttachOfAChangedPartitionIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newPartitionedJournal(t)
+	if err := f.detach(f.partitions()[0]); err != nil {
+		t.Fatal(err)
+	}
+	assertRefused := func(name string, want error) {
 		t.Helper()
-		if _, err := AttachPartition(p.ctx, p.db, name); !errors.Is(err, want) {
+		if _, err := AttachPartition(f.ctx, f.db, name); !errors.Is(err, want) {
 			t.Errorf("attach %s: got %v, want %v", name, err, want)
 		}
 	}
-	refused("events_101", ErrUnknownPartition)
-	p.exec(`CREATE TABLE backup AS SELECT * FROM events_1`)
+	assertRefused("events_101", ErrUnknownPartition)
+	f.exec(`CREATE TABLE backup AS SELECT * FROM events_1`)
 	for _, change := range []string{
 		`DELETE FROM events_1 WHERE seq = 100`,
 		`UPDATE events_1 SET payload = payload || '{"qty":2}' WHERE seq = 7`,
 		`UPDATE events_1 SET at = at + interval '1 microsecond' WHERE seq = 7`,
 		`UPDATE events_1 SET hold_id = 'h8' WHERE seq = 7`,
 	} {
-		p.exec(change)
-		refused("events_1", ErrPartitionChanged)
-		p.exec(`TRUNCATE events_1; INSERT INTO events_1 SELECT * FROM backup`)
+		f.exec(change)
+		assertRefused("events_1", ErrPartitionChanged)
+		f.exec(`TRUNCATE events_1; INSERT INTO events_1 SELECT * FROM backup`)
 	}
-	p.exec(`ALTER TABLE events_1 RENAME TO elsewhere`)
-	refused("events_1", ErrPartitionGone)
-	if reports, err := DescribePartitions(p.ctx, p.db, nil); err != nil || reports[0].State != PartitionGone || reports[0].Events != 100 {
-		t.Errorf("parts: got %+v (%v), want the first gone", reports, err)
+	f.exec(`ALTER TABLE events_1 RENAME TO elsewhere`)
+	assertRefused("events_1", ErrPartitionGone)
+	reports, err := DescribePartitions(f.ctx, f.db, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	p.exec(`ALTER TABLE elsewhere RENAME TO events_1`)
-	if _, err := AttachPartition(p.ctx, p.db, "events_1"); err != nil {
-		t.Errorf("attach what was detached: %v", err)
+	if got := reports[0].State; got != PartitionGone {
+		t.Errorf("partition without its table: got state %s, want %s", got, PartitionGone)
+	}
+	if got := reports[0].Events; got != 100 {
+		t.Errorf("partition without its table: got %d events, want 100", got)
+	}
+	f.exec(`ALTER TABLE elsewhere RENAME TO events_1`)
+	if _, err := AttachPartition(f.ctx, f.db, "events_1"); err != nil {
+		t.Errorf("attach the unchanged partition: %v", err)
 	}
 }
 
-// TestJournalNotWhole holds that what is missing without having been detached is called a hole.
-func TestJournalNotWhole(t *testing.T) {
+// TestMissingEventsAreAHole checks that CheckComplete reports events that are missing,
+// but not detached, as a hole.
+func TestMissingEventsAreAHole(t *testing.T) {
 	t.Parallel()
-	for name, harm := range map[string]string{
-		"first event":            `DELETE FROM events WHERE seq = 1`,
-		"last event":             `DELETE FROM events WHERE seq = 350`,
-		"end of a part":          `DELETE FROM events WHERE seq = 200`,
-		"part taken out by hand": `ALTER TABLE events DETACH PARTITION events_101`,
-		"last parts":             `DROP TABLE events_301, events_401`,
+	for name, remove := range map[string]string{
+		"first event":                `DELETE FROM events WHERE seq = 1`,
+		"last event":                 `DELETE FROM events WHERE seq = 350`,
+		"last event of a partition":  `DELETE FROM events WHERE seq = 200`,
+		"partition detached by hand": `ALTER TABLE events DETACH PARTITION events_101`,
+		"last partitions":            `DROP TABLE events_301, events_401`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.smallParts()
-			p.extend(450)
-			p.fill(350)
-			if err := CheckComplete(p.ctx, p.db, "main", 0); err != nil {
-				t.Errorf("nothing journaled: got %v", err)
+			f := newFixture(t)
+			f.useSmallPartitions()
+			f.addPartitions(450)
+			f.insertAdjustments(350)
+			if err := CheckComplete(f.ctx, f.db, "main", 0); err != nil {
+				t.Errorf("journal with its checkpoint at 0: got %v, want it complete", err)
 			}
-			p.reads(CheckpointName, 350)
-			if err := CheckComplete(p.ctx, p.db, "main", 0); err != nil {
-				t.Errorf("before: got %v", err)
+			f.setCheckpoint(CheckpointName, 350)
+			if err := CheckComplete(f.ctx, f.db, "main", 0); err != nil {
+				t.Errorf("journal before the removal: got %v, want it complete", err)
 			}
-			p.exec(harm)
-			if err := CheckComplete(p.ctx, p.db, "main", 0); !errors.Is(err, ErrHole) {
-				t.Errorf("got %v, want ErrHole", err)
+			f.exec(remove)
+			if err := CheckComplete(f.ctx, f.db, "main", 0); !errors.Is(err, ErrHole) {
+				t.Errorf("journal after the removal: got %v, want ErrHole", err)
 			}
 		})
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,107 +18,143 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// smallParts makes the first part as small as the tests' others.
-func (p *plant) smallParts() {
-	p.t.Helper()
-	err := pgx.BeginFunc(p.ctx, p.db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(p.ctx, `DROP TABLE events_1`); err != nil {
+// useSmallPartitions replaces the first partition, which the migration made, by one of
+// partitionEvents events.
+func (f *fixture) useSmallPartitions() {
+	f.t.Helper()
+	err := pgx.BeginFunc(f.ctx, f.db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(f.ctx, `DROP TABLE events_1`); err != nil {
 			return err
 		}
-		return addPartition(p.ctx, tx, 1, 1+partitionEvents)
+		return addPartition(f.ctx, tx, 1, 1+partitionEvents)
 	})
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }
 
-func (p *plant) parts() []Partition {
-	p.t.Helper()
-	parts, err := Partitions(p.ctx, p.db)
+// partitions returns the attached partitions of the journal.
+func (f *fixture) partitions() []Partition {
+	f.t.Helper()
+	partitions, err := Partitions(f.ctx, f.db)
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	return parts
+	return partitions
 }
 
-// extend makes parts until they reach beyond a seq.
-func (p *plant) extend(beyond int64) {
-	p.t.Helper()
-	err := pgx.BeginFunc(p.ctx, p.db, func(tx pgx.Tx) error {
-		_, err := addPartitions(p.ctx, tx, beyond, slog.New(slog.DiscardHandler))
+// addPartitions adds partitions until one has a seq above the given one.
+func (f *fixture) addPartitions(beyond int64) {
+	f.t.Helper()
+	err := pgx.BeginFunc(f.ctx, f.db, func(tx pgx.Tx) error {
+		_, err := addPartitions(f.ctx, tx, beyond, slog.New(slog.DiscardHandler))
 		return err
 	})
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }
 
-func assertContiguous(t *testing.T, parts []Partition) {
+// assertContiguous checks that the partitions follow each other from seq 1 without a gap,
+// each named for its first seq.
+func assertContiguous(t *testing.T, partitions []Partition) {
 	t.Helper()
 	next := int64(1)
-	for _, part := range parts {
-		if part.First != next || part.Name != partitionName(part.First) {
-			t.Errorf("part %+v begins elsewhere than at %d, or has another name", part, next)
+	for _, partition := range partitions {
+		if partition.First != next {
+			t.Errorf("partition %s: got the first seq %d, want %d", partition.Name, partition.First, next)
 		}
-		next = part.Last + 1
+		if want := partitionName(partition.First); partition.Name != want {
+			t.Errorf("partition from seq %d: got the name %s, want %s", partition.First, partition.Name, want)
+		}
+		next = partition.Last + 1
 	}
 }
 
-// TestFirstPart holds that the migration and the journal mean the same by a part.
-func TestFirstPart(t *testing.T) {
+// TestMigrationMakesTheFirstPartition checks that the partition that the migration makes
+// is one that Partitions recognises.
+func TestMigrationMakesTheFirstPartition(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	if got := p.parts(); len(got) != 1 || got[0] != (Partition{Name: "events_1", First: 1, Last: 2_000_000}) {
-		t.Errorf("got %+v", got)
+	f := newFixture(t)
+	want := []Partition{{Name: "events_1", First: 1, Last: 2_000_000}}
+	if got := f.partitions(); !slices.Equal(got, want) {
+		t.Errorf("partitions: got %+v, want %+v", got, want)
 	}
 }
 
-// TestBatchesOverParts holds that a journal makes its parts in time, however its batches lie across them, and that
-// the events are in the parts they belong into.
-func TestBatchesOverParts(t *testing.T) {
+// TestJournalAddsPartitionsInTime checks that a journal adds partitions before it needs
+// them, with batches that cross their bounds at any point, and that every event is in the
+// partition of its seq.
+func TestJournalAddsPartitionsInTime(t *testing.T) {
 	t.Parallel()
 	for _, batchMax := range []int{1, 70, 2000} {
 		t.Run(fmt.Sprint(batchMax), func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.smallParts()
-			p.append(420)
-			p.journal(batchMax)
-			p.awaitJournal(420)
-			p.append(260)
-			p.awaitJournal(680)
-			parts := p.parts()
-			assertContiguous(t, parts)
-			if last := parts[len(parts)-1].Last; last <= 680+partitionEvents/2 {
-				t.Errorf("the parts end at %d; there is none ahead", last)
+			f := newFixture(t)
+			f.useSmallPartitions()
+			f.appendEvents(420)
+			f.runJournal(batchMax)
+			f.awaitJournal(420)
+			f.appendEvents(260)
+			f.awaitJournal(680)
+			partitions := f.partitions()
+			assertContiguous(t, partitions)
+			if last := partitions[len(partitions)-1].Last; last <= 680+partitionEvents/2 {
+				t.Errorf("end of the last partition: got seq %d, want a partition ahead of seq 680", last)
 			}
-			for _, part := range parts[:6] {
-				var count, lowest, highest int64
-				if err := p.db.QueryRow(p.ctx, `SELECT count(*), min(seq), max(seq) FROM `+postgres.QuoteIdentifier(part.Name)).Scan(&count, &lowest, &highest); err != nil || count != 100 || lowest != part.First || highest != part.Last {
-					t.Errorf("part %+v has %d events from %d to %d (%v)", part, count, lowest, highest, err)
-				}
+			for _, partition := range partitions[:6] {
+				assertFull(t, f, partition)
 			}
-			found, err := ReadEvents(p.ctx, p.db, "main", 95, 300)
-			if err != nil || len(found) != 300 || found[0].Seq != 96 || found[299].Seq != 395 {
-				t.Errorf("read over parts: got %d events (%v)", len(found), err)
+			found, err := ReadEvents(f.ctx, f.db, "main", 95, 300)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(found) != 300 {
+				t.Fatalf("read across partitions: got %d events, want 300", len(found))
+			}
+			if got := found[0].Seq; got != 96 {
+				t.Errorf("read across partitions: got the first seq %d, want 96", got)
+			}
+			if got := found[299].Seq; got != 395 {
+				t.Errorf("read across partitions: got the last seq %d, want 395", got)
 			}
 		})
 	}
 }
 
-// TestPartsMadeAtOnce holds that processes which need the same parts at once all get them.
-func TestPartsMadeAtOnce(t *testing.T) {
+// assertFull checks that a partition has the 100 events of its bounds.
+func assertFull(t *testing.T, f *fixture, partition Partition) {
+	t.Helper()
+	var count, lowest, highest int64
+	query := `SELECT count(*), min(seq), max(seq) FROM ` + postgres.QuoteIdentifier(partition.Name)
+	if err := f.db.QueryRow(f.ctx, query).Scan(&count, &lowest, &highest); err != nil {
+		t.Fatal(err)
+	}
+	if count != 100 {
+		t.Errorf("partition %s: got %d events, want 100", partition.Name, count)
+	}
+	if lowest != partition.First {
+		t.Errorf("partition %s: got the lowest seq %d, want %d", partition.Name, lowest, partition.First)
+	}
+	if highest != partition.Last {
+		t.Errorf("partition %s: got the highest seq %d, want %d", partition.Name, highest, partition.Last)
+	}
+}
+
+// TestConcurrentAddPartitionsSucceed checks that processes that need the same partitions
+// at the same time all get them.
+func TestConcurrentAddPartitionsSucceed(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.smallParts()
-	var makers sync.WaitGroup
+	f := newFixture(t)
+	f.useSmallPartitions()
+	var processes sync.WaitGroup
 	for range 4 {
-		conn := p.connect()
-		makers.Go(func() {
-			err := pgx.BeginFunc(p.ctx, conn, func(tx pgx.Tx) error {
-				end, err := addPartitions(p.ctx, tx, 1000, slog.New(slog.DiscardHandler))
+		conn := f.connect()
+		processes.Go(func() {
+			err := pgx.BeginFunc(f.ctx, conn, func(tx pgx.Tx) error {
+				end, err := addPartitions(f.ctx, tx, 1000, slog.New(slog.DiscardHandler))
 				if err == nil && end != 1001 {
-					err = fmt.Errorf("the parts end before %d", end)
+					err = fmt.Errorf("the partitions end before seq %d, want 1001", end)
 				}
 				return err
 			})
@@ -125,118 +163,143 @@ func TestPartsMadeAtOnce(t *testing.T) {
 			}
 		})
 	}
-	makers.Wait()
-	if parts := p.parts(); len(parts) != 10 {
-		t.Errorf("there are %d parts, want 10", len(parts))
+	processes.Wait()
+	if got := len(f.partitions()); got != 10 {
+		t.Errorf("partitions: got %d, want 10", got)
 	}
-	assertContiguous(t, p.parts())
+	assertContiguous(t, f.partitions())
 }
 
-// TestNoPartToBeHad holds that a journal which cannot make its next part uses the room it has, waits then, and goes on
-// when it can: nothing is skipped.
-func TestNoPartToBeHad(t *testing.T) {
+// TestJournalWaitsForItsNextPartition checks that a journal that cannot add its next
+// partition fills the one it has, then waits, and continues once it can, without skipping
+// an event.
+func TestJournalWaitsForItsNextPartition(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.smallParts()
-	blocker, err := p.connect().Begin(p.ctx)
+	f := newFixture(t)
+	f.useSmallPartitions()
+	blocker, err := f.connect().Begin(f.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := lockPartitions(p.ctx, blocker); err != nil {
+	if err := lockPartitions(f.ctx, blocker); err != nil {
 		t.Fatal(err)
 	}
-	var log lines
-	p.append(80)
-	line, _ := p.journalWith(StreamSubscriberConfig{BatchMax: 20, Keep: time.Hour}, slog.New(slog.NewTextHandler(&log, nil)))
-	p.awaitJournal(80)
+	var log logBuffer
+	f.appendEvents(80)
+	config := StreamSubscriberConfig{BatchMax: 20, Keep: time.Hour}
+	w, _ := f.runJournalWith(config, slog.New(slog.NewTextHandler(&log, nil)))
+	f.awaitJournal(80)
 	if log.count("could not be made ahead of need") == 0 {
-		t.Error("the log does not say that a part is missing")
+		t.Error("log: got no line about the missing partition, want one")
 	}
-	p.append(80)
-	p.awaitFault(line, "lock the partitions")
-	if seq, err := worker.ReadCheckpoint(p.ctx, p.db, CheckpointName, "main"); err != nil || seq < 80 || seq > 100 {
-		t.Errorf("the journal is at %d (%v), want it to wait at the end of its part", seq, err)
-	}
-	if err := blocker.Rollback(p.ctx); err != nil {
+	f.appendEvents(80)
+	f.awaitFault(w, "lock the partitions")
+	seq, err := worker.ReadCheckpoint(f.ctx, f.db, CheckpointName, "main")
+	if err != nil {
 		t.Fatal(err)
 	}
-	p.awaitJournal(160)
+	if seq < 80 || seq > 100 {
+		t.Errorf("journal without a next partition: got seq %d, want it from 80 to 100", seq)
+	}
+	if err := blocker.Rollback(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitJournal(160)
 }
 
-// TestPartIsForgotten holds that a journal whose newest part has vanished, as with a Postgres that was restored from a
-// backup, finds out and makes it again.
-func TestPartIsForgotten(t *testing.T) {
+// TestJournalAddsALostPartitionAgain checks that a running journal whose newest partition
+// has vanished, as after Postgres was restored from a backup, notices it and adds the
+// partition again.
+func TestJournalAddsALostPartitionAgain(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.smallParts()
-	p.append(90)
-	p.journal(0)
-	p.awaitJournal(90)
-	if _, err := p.db.Exec(p.ctx, `DROP TABLE events_101`); err != nil {
-		t.Fatal(err)
-	}
-	p.append(30)
-	p.awaitJournal(120)
+	f := newFixture(t)
+	f.useSmallPartitions()
+	f.appendEvents(90)
+	f.runJournal(0)
+	f.awaitJournal(90)
+	f.exec(`DROP TABLE events_101`)
+	f.appendEvents(30)
+	f.awaitJournal(120)
 }
 
-var partNames = regexp.MustCompile(`events_\d+ `)
+// explain returns the lines of the plan that Postgres has for a query.
+func (f *fixture) explain(sql string, args ...any) []string {
+	f.t.Helper()
+	rows, err := f.db.Query(f.ctx, "EXPLAIN "+sql, args...)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return plan
+}
 
-// plan returns the parts that a query touches, each once.
-func (p *plant) plan(sql string, args ...any) map[string]bool {
-	p.t.Helper()
-	rows, err := p.db.Query(p.ctx, "EXPLAIN "+sql, args...)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	parts := map[string]bool{}
-	for _, line := range lines {
-		for _, name := range partNames.FindAllString(line, -1) {
-			parts[strings.TrimSpace(name)] = true
+var partitionInPlan = regexp.MustCompile(`events_\d+ `)
+
+// plannedPartitions returns the names of the partitions that a query reads, each once and
+// in order.
+func (f *fixture) plannedPartitions(sql string, args ...any) []string {
+	f.t.Helper()
+	names := map[string]bool{}
+	for _, line := range f.explain(sql, args...) {
+		for _, name := range partitionInPlan.FindAllString(line, -1) {
+			names[strings.TrimSpace(name)] = true
 		}
 	}
-	return parts
+	return slices.Sorted(maps.Keys(names))
 }
 
-// TestReadsTouchTheirPart holds that a page of the journal is read from the part it lies in, whatever their number, and
-// that Postgres does not come to prefer a plan that opens them all.
-func TestReadsTouchTheirPart(t *testing.T) {
+// TestReadTouchesOnlyItsPartition checks that a page of the journal is read from the
+// partition of its events alone, however many partitions there are, and that Postgres
+// does not switch to a generic plan, which opens all of them.
+func TestReadTouchesOnlyItsPartition(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.smallParts()
-	p.extend(5000)
-	p.fill(5000)
+	f := newFixture(t)
+	f.useSmallPartitions()
+	f.addPartitions(5000)
+	f.insertAdjustments(5000)
 	const page = `SELECT seq FROM events WHERE pool = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`
-	if got := p.plan(page, "main", 2310, 2360, 50); len(got) != 1 || !got["events_2301"] {
-		t.Errorf("a page touches %v, want events_2301 alone", got)
+	got := f.plannedPartitions(page, "main", 2310, 2360, 50)
+	if want := []string{"events_2301"}; !slices.Equal(got, want) {
+		t.Errorf("partitions that a page reads: got %v, want %v", got, want)
 	}
 	for after := int64(0); after < 5000; after += 50 {
-		if found, err := ReadEvents(p.ctx, p.db, "main", after, 50); err != nil || len(found) != 50 {
-			t.Fatalf("read after %d: got %d events (%v)", after, len(found), err)
+		found, err := ReadEvents(f.ctx, f.db, "main", after, 50)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) != 50 {
+			t.Fatalf("read after %d: got %d events, want 50", after, len(found))
 		}
 	}
-	var custom, generic int
-	const plans = `SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE 'SELECT pool%seq <= $3%'`
-	if err := p.db.QueryRow(p.ctx, plans).Scan(&custom, &generic); err != nil || custom < 100 || generic != 0 {
-		t.Errorf("%d plans for a page and %d for all parts (%v), want none of the latter", custom, generic, err)
+	const statements = `FROM pg_prepared_statements WHERE statement LIKE 'SELECT pool%seq <= $3%'`
+	if custom := f.queryInt(`SELECT sum(custom_plans) ` + statements); custom < 100 {
+		t.Errorf("custom plans: got %d, want at least 100", custom)
+	}
+	if generic := f.queryInt(`SELECT sum(generic_plans) ` + statements); generic != 0 {
+		t.Errorf("generic plans: got %d, want 0", generic)
 	}
 }
 
-// TestHoleIsSeen holds that a reader is shown what comes after a hole, however wide, rather than an end.
-func TestHoleIsSeen(t *testing.T) {
+// TestReadContinuesAfterAHole checks that a reader is given the events after a hole,
+// however wide it is, instead of none as at the journal's end.
+func TestReadContinuesAfterAHole(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.smallParts()
-	p.extend(1000)
-	p.fill(900)
-	if _, err := p.db.Exec(p.ctx, `DELETE FROM events WHERE seq BETWEEN 11 AND 700`); err != nil {
+	f := newFixture(t)
+	f.useSmallPartitions()
+	f.addPartitions(1000)
+	f.insertAdjustments(900)
+	f.exec(`DELETE FROM events WHERE seq BETWEEN 11 AND 700`)
+	found, err := ReadEvents(context.WithoutCancel(f.ctx), f.db, "main", 10, 50)
+	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := ReadEvents(context.WithoutCancel(p.ctx), p.db, "main", 10, 50)
-	if err != nil || len(found) != 50 || found[0].Seq != 701 {
-		t.Errorf("got %d events (%v), want those from 701 on", len(found), err)
+	if len(found) != 50 {
+		t.Fatalf("read after seq 10: got %d events, want 50", len(found))
+	}
+	if got := found[0].Seq; got != 701 {
+		t.Errorf("read after seq 10: got the first seq %d, want 701", got)
 	}
 }

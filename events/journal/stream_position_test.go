@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -11,270 +10,288 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
-	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// byHand reads entries through the journal's group, as somebody may with redis-cli.
-func (p *plant) byHand(count int64) error {
-	args := &redis.XReadGroupArgs{Group: events.ConsumerGroup, Consumer: "somebody", Streams: []string{events.MainPool.StreamKey(), ">"}, Count: count, Block: 10 * time.Second}
-	taken, err := p.redis.XReadGroup(p.ctx, args).Result()
-	if err == nil && int64(len(taken[0].Messages)) != count {
-		err = fmt.Errorf("read %v, want %d entries", taken, count)
+// createGroup creates a consumer group at the beginning of the stream, and the stream if
+// it is missing.
+func (f *fixture) createGroup(name string) {
+	f.t.Helper()
+	if err := f.redis.XGroupCreateMkStream(f.ctx, events.MainPool.StreamKey(), name, "0").Err(); err != nil {
+		f.t.Fatal(err)
 	}
-	return err
 }
 
-// TestReadByHand holds that somebody who reads through the group takes nothing from the journal, be it at work or not, and
-// holds nothing on the stream.
-func TestReadByHand(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.append(5)
-	p.raw(map[string]any{"hello": "world"})
-	if err := p.redis.XGroupCreate(p.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, "0").Err(); err != nil {
-		t.Fatal(err)
+// readThroughGroup reads entries through the journal's own group and does not acknowledge
+// them, as an operator may do with redis-cli.
+func (f *fixture) readThroughGroup(count int64) error {
+	streams, err := f.redis.XReadGroup(f.ctx, &redis.XReadGroupArgs{
+		Group:    events.ConsumerGroup,
+		Consumer: "operator",
+		Streams:  []string{events.MainPool.StreamKey(), ">"},
+		Count:    count,
+		Block:    10 * time.Second,
+	}).Result()
+	if err != nil {
+		return err
 	}
-	if err := p.byHand(6); err != nil { // everything there is
-		t.Fatal(err)
+	if got := int64(len(streams[0].Messages)); got != count {
+		return fmt.Errorf("read through the group: got %d entries, want %d", got, count)
 	}
-	_, stop := p.journal(0)
-	p.awaitJournal(5)
-	p.awaitAcknowledged()
-	p.awaitParked(1)
-	stop()
-	p.append(5)
-	p.raw(map[string]any{"hello": "again"})
-	if err := p.byHand(6); err != nil {
-		t.Fatal(err)
-	}
-	line, _ := p.journal(0)
-	p.awaitJournal(10)
-	p.awaitAcknowledged()
-	p.awaitParked(2)
+	return nil
+}
 
-	// And while it runs.
+// TestReadThroughTheGroupTakesNoEntryFromTheJournal checks that the journal gets every
+// entry although an operator reads through its group, before it starts or while it runs,
+// and that the group has no pending entries in the end.
+func TestReadThroughTheGroupTakesNoEntryFromTheJournal(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+
+	// Before the journal's first start.
+	f.appendEvents(5)
+	f.appendEntry(map[string]any{"hello": "world"})
+	f.createGroup(events.ConsumerGroup)
+	if err := f.readThroughGroup(6); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := f.runJournal(0)
+	f.awaitJournal(5)
+	f.awaitAcknowledged()
+	f.awaitParked(1)
+	stop()
+
+	// While it is stopped.
+	f.appendEvents(5)
+	f.appendEntry(map[string]any{"hello": "again"})
+	if err := f.readThroughGroup(6); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := f.runJournal(0)
+	f.awaitJournal(10)
+	f.awaitAcknowledged()
+	f.awaitParked(2)
+
+	// While it runs: the journal and the operator wait for the next entry at the same
+	// time.
 	read := make(chan error)
-	go func() { read <- p.byHand(1) }()
+	go func() { read <- f.readThroughGroup(1) }()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		info := p.redis.InfoMap(p.ctx, "clients").Val()["Clients"]
-		return info["blocked_clients"] == "2", fmt.Sprint(info)
+		clients := f.redis.InfoMap(f.ctx, "clients").Val()["Clients"]
+		return clients["blocked_clients"] == "2", fmt.Sprintf("clients of Redis: got %v, want 2 blocked", clients)
 	})
-	p.append(20)
-	p.awaitJournal(30)
+	f.appendEvents(20)
+	f.awaitJournal(30)
 	if err := <-read; err != nil {
 		t.Error(err)
 	}
-	if status := line.Status(); status.State != worker.Running || status.Error != "" {
-		t.Errorf("line: got %+v, want it running", status)
-	}
-	p.awaitAcknowledged()
+	assertRunning(t, w)
+	f.awaitAcknowledged()
 }
 
-// TestForeignReadByHand holds that an entry which no command wrote is parked although somebody has read it through the group
-// and every event before it is journaled: where the group stands says nothing then.
-func TestForeignReadByHand(t *testing.T) {
+// TestForeignEntryReadThroughTheGroupIsParked checks that an entry that no command wrote
+// is parked even if an operator has read it through the group and every event before it
+// is journaled: the group's position does not show then how far the journal has read.
+func TestForeignEntryReadThroughTheGroupIsParked(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journaled(5)
-	p.raw(map[string]any{"hello": "world"})
-	if err := p.byHand(1); err != nil {
+	f := newFixture(t)
+	f.appendAndJournal(5)
+	f.appendEntry(map[string]any{"hello": "world"})
+	if err := f.readThroughGroup(1); err != nil {
 		t.Fatal(err)
 	}
-	p.journal(0)
-	p.awaitParked(1)
-	p.awaitAcknowledged()
+	f.runJournal(0)
+	f.awaitParked(1)
+	f.awaitAcknowledged()
 }
 
-// awaitParked waits until so many entries were parked.
-func (p *plant) awaitParked(want int) {
-	p.t.Helper()
-	testenv.Eventually(p.t, 10*time.Second, func() (bool, string) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		ids := map[string]bool{} // what was parked before may be parked again, which the letters' table knows
-		for _, entry := range p.parked {
-			ids[entry.StreamID] = true
-		}
-		return len(ids) == want, fmt.Sprintf("parked %v, want %d", ids, want)
-	})
-}
-
-// TestMovedGroup holds that it makes no difference to the journal where somebody moves its group, and that the group is put
-// back.
-func TestMovedGroup(t *testing.T) {
+// TestMovedGroupIsPutBack checks that the journal misses no event wherever an operator
+// moves its group, and that it puts the group back.
+func TestMovedGroupIsPutBack(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(3)
-	_, stop := p.journal(0)
-	p.awaitJournal(3)
+	f := newFixture(t)
+	f.appendEvents(3)
+	_, stop := f.runJournal(0)
+	f.awaitJournal(3)
 	for _, id := range []string{"0", "9999999999999-0", "18446744073709551615-18446744073709551615", "$"} {
-		move := func() {
-			t.Helper()
-			if err := p.redis.XGroupSetID(p.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, id).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		move() // while it runs
-		p.awaitAcknowledged()
+		f.setGroup(id) // while the journal runs
+		f.awaitAcknowledged()
 		stop()
-		move() // while nothing is to be read
-		_, stop = p.journal(0)
-		p.awaitAcknowledged()
+		f.setGroup(id) // while the journal is stopped and has every event
+		_, stop = f.runJournal(0)
+		f.awaitAcknowledged()
 		stop()
-		p.append(2)
-		move() // past events that are to be read
-		_, stop = p.journal(0)
-		p.awaitJournal(p.seq)
-		p.awaitAcknowledged()
+		f.appendEvents(2)
+		f.setGroup(id) // while the journal is stopped and lacks two events
+		_, stop = f.runJournal(0)
+		f.awaitJournal(f.seq)
+		f.awaitAcknowledged()
 	}
 }
 
-// TestMovedGroupHidesNoFork holds that a log which parted from the journal's stops the line, although somebody has moved
-// the group past the events by which they differ, and the next ones would fit.
+// TestMovedGroupHidesNoFork checks that a log that has forked from the journal's stops
+// the journal, although its group was moved past the differing events and the seq after
+// them is the journal's next one.
 func TestMovedGroupHidesNoFork(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journaled(10)
-	for _, entry := range p.entries()[5:] { // a Redis that lost its last events, and went on
-		p.redis.XDel(p.ctx, events.MainPool.StreamKey(), entry.StreamID)
+	f := newFixture(t)
+	f.appendAndJournal(10)
+	for _, entry := range f.streamEntries()[5:] { // a Redis that lost its last events and then wrote others
+		f.redis.XDel(f.ctx, events.MainPool.StreamKey(), entry.StreamID)
 	}
-	p.seq = 5
-	p.append(10)
-	if err := p.redis.XGroupSetID(p.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, "$").Err(); err != nil {
-		t.Fatal(err)
-	}
-	line, _ := p.journal(0)
-	p.awaitFault(line, ErrFork.Error())
-	p.awaitJournal(10)
+	f.seq = 5
+	f.appendEvents(10)
+	f.setGroup("$")
+	w, _ := f.runJournal(0)
+	f.awaitFault(w, ErrFork.Error())
+	f.awaitJournal(10)
 }
 
-// TestStreamThatBeganAgain holds that a journal at work notices when Redis was emptied, although the new stream's entries
-// have lower ids than the old one's, as where a clock goes back.
-func TestStreamThatBeganAgain(t *testing.T) {
+// TestJournalReadsANewStreamWithLowerIDs checks that a running journal notices that Redis
+// was emptied, although the entries of the new stream have lower ids than those of the
+// old one, as after a clock was set back.
+func TestJournalReadsANewStreamWithLowerIDs(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(5)
-	p.journal(0)
-	p.awaitJournal(5)
-	if err := p.redis.FlushAll(p.ctx).Err(); err != nil {
+	f := newFixture(t)
+	f.appendEvents(5)
+	f.runJournal(0)
+	f.awaitJournal(5)
+	if err := f.redis.FlushAll(f.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.redis.XAdd(p.ctx, &redis.XAddArgs{Stream: events.MainPool.StreamKey(), ID: "1-1", Values: p.event(6)}).Err(); err != nil {
-		t.Fatal(err)
-	}
-	p.logEndsAt(6)
-	p.awaitJournal(6)
-	p.awaitAcknowledged()
+	f.appendEntryWithID("1-1", eventFields(6))
+	f.setHead(6)
+	f.awaitJournal(6)
+	f.awaitAcknowledged()
 }
 
-// TestStreamThatCameBackOlder holds the same of a Redis that lost its last entries and kept the group, as after a failover
-// to a replica whose clock is behind.
-func TestStreamThatCameBackOlder(t *testing.T) {
+// appendEntryWithID appends an entry with the given stream id.
+func (f *fixture) appendEntryWithID(id string, fields map[string]any) {
+	f.t.Helper()
+	args := &redis.XAddArgs{Stream: events.MainPool.StreamKey(), ID: id, Values: fields}
+	if err := f.redis.XAdd(f.ctx, args).Err(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// TestJournalReadsAnOlderStreamWithItsGroup checks that a running journal notices that
+// Redis lost its last entries but kept the group, as after a failover to a replica whose
+// clock is behind.
+func TestJournalReadsAnOlderStreamWithItsGroup(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(5)
-	p.journal(0)
-	p.awaitJournal(5)
-	p.awaitAcknowledged()
-	older, err := p.redis.Dump(p.ctx, events.MainPool.StreamKey()).Result()
+	f := newFixture(t)
+	f.appendEvents(5)
+	f.runJournal(0)
+	f.awaitJournal(5)
+	f.awaitAcknowledged()
+	older, err := f.redis.Dump(f.ctx, events.MainPool.StreamKey()).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ahead := fmt.Sprintf("%d-0", time.Now().Add(time.Hour).UnixMilli())
-	p.seq++
-	if err := p.redis.XAdd(p.ctx, &redis.XAddArgs{Stream: events.MainPool.StreamKey(), ID: ahead, Values: p.event(p.seq)}).Err(); err != nil {
+	inAnHour := fmt.Sprintf("%d-0", time.Now().Add(time.Hour).UnixMilli())
+	f.seq++
+	f.appendEntryWithID(inAnHour, eventFields(f.seq))
+	f.setHead(f.seq)
+	f.awaitJournal(6)
+	if err := f.redis.RestoreReplace(f.ctx, events.MainPool.StreamKey(), 0, older).Err(); err != nil {
 		t.Fatal(err)
 	}
-	p.logEndsAt(p.seq)
-	p.awaitJournal(6)
-	if err := p.redis.RestoreReplace(p.ctx, events.MainPool.StreamKey(), 0, older).Err(); err != nil {
+	f.appendEvents(4)
+	f.awaitJournal(10)
+	f.awaitAcknowledged()
+}
+
+// setJournalBack journals 20 events and removes the last 10 of them from Postgres, as a
+// failover to a replica that is behind does.
+func (f *fixture) setJournalBack() {
+	f.t.Helper()
+	f.appendAndJournal(20)
+	f.exec(`DELETE FROM events WHERE seq > 10`)
+	f.exec(`UPDATE checkpoints SET seq = 10`)
+}
+
+// TestJournalSetBackRereadsTheStreamWithoutALogHead checks that a journal that lost its
+// last events reads them from the stream again, although Redis has no log head, as while
+// a log is closed.
+func TestJournalSetBackRereadsTheStreamWithoutALogHead(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.setJournalBack()
+	f.redis.Del(f.ctx, events.MainPool.MetaKey())
+	f.runJournal(0)
+	f.awaitJournal(20)
+}
+
+// TestEntryAboveTheLogHeadIsNoMissingEvent checks that an entry with a seq that was not
+// assigned when it was read does not count as an event that the journal lacks, so it is
+// parked once; and that it does not stop a journal that reads the stream again after the
+// seq was assigned.
+func TestEntryAboveTheLogHeadIsNoMissingEvent(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.appendEvents(5)
+	_, stop := f.runJournal(0)
+	f.awaitJournal(5)
+	f.appendEntry(eventFields(12))
+	f.awaitParked(1)
+	f.awaitAcknowledged()
+	stop()
+	_, stop = f.runJournal(0)
+	f.appendEvents(1)
+	f.awaitJournal(6)
+	f.mu.Lock()
+	if got := len(f.parked); got != 1 {
+		t.Errorf("parked entries, repeats included: got %d, want 1", got)
+	}
+	f.mu.Unlock()
+	f.appendEvents(19)
+	f.awaitJournal(25)
+	f.awaitAcknowledged()
+	stop()
+	f.appendEvents(1)
+	if err := f.readThroughGroup(1); err != nil {
 		t.Fatal(err)
 	}
-	p.append(4)
-	p.awaitJournal(10)
-	p.awaitAcknowledged()
+	f.runJournal(0)
+	f.awaitJournal(26)
+	f.awaitParked(1)
 }
 
-// TestFellBackWithoutLog holds that a journal which lost its last events finds them on the stream although Redis does not
-// say where the log ends, as while it is closed.
-func TestFellBackWithoutLog(t *testing.T) {
+// TestJournalStartsOnAFullRedis checks that a journal that starts on a Redis that has no
+// memory left for writes still reads and trims the stream, since only the trim makes
+// room.
+func TestJournalStartsOnAFullRedis(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.fallBack()
-	p.redis.Del(p.ctx, events.MainPool.MetaKey())
-	p.journal(0)
-	p.awaitJournal(20)
-}
-
-// TestInventedSeq holds that an entry with a seq that was not assigned then is no event that the journal lacks, so that none
-// looks back for it; and that it stops no journal which has to look back once the seq was assigned.
-func TestInventedSeq(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.append(5)
-	_, stop := p.journal(0)
-	p.awaitJournal(5)
-	p.raw(p.event(12))
-	p.awaitParked(1)
-	p.awaitAcknowledged()
+	f := newFixture(t)
+	f.useSingleEntryNodes()
+	f.appendEvents(5)
+	_, stop := f.runJournal(0)
+	f.awaitJournal(5)
+	f.appendEvents(20)
 	stop()
-	_, stop = p.journal(0)
-	p.append(1)
-	p.awaitJournal(6)
-	p.mu.Lock()
-	if len(p.parked) != 1 {
-		t.Errorf("parked %d times, want once", len(p.parked))
-	}
-	p.mu.Unlock()
-	p.append(19)
-	p.awaitJournal(25)
-	p.awaitAcknowledged()
-	stop()
-	p.append(1)
-	if err := p.byHand(1); err != nil {
+	if err := f.redis.ConfigSet(f.ctx, "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	p.journal(0)
-	p.awaitJournal(26)
-	p.awaitParked(1)
+	if err := f.redis.Set(f.ctx, "any", "thing", 0).Err(); !redis.HasErrorPrefix(err, "OOM") {
+		t.Fatalf("write to the full Redis: got %v, want an OOM error", err)
+	}
+	f.runJournalWith(StreamSubscriberConfig{}, slog.New(slog.DiscardHandler))
+	f.awaitJournal(25)
+	f.awaitStreamLength(0)
 }
 
-// TestFullRedis holds that a journal which begins on a Redis that takes nothing any more still reads and trims: that is
-// what makes room.
-func TestFullRedis(t *testing.T) {
+// TestGroupLagIsRightAfterADeletedEntry checks that the group's lag ends at zero although
+// an entry was deleted before it was read.
+func TestGroupLagIsRightAfterADeletedEntry(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.smallNodes()
-	p.append(5)
-	_, stop := p.journal(0)
-	p.awaitJournal(5)
-	p.append(20)
+	f := newFixture(t)
+	f.appendEvents(3)
+	_, stop := f.runJournal(0)
+	f.awaitJournal(3)
 	stop()
-	if err := p.redis.ConfigSet(p.ctx, "maxmemory", "1").Err(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.redis.Set(p.ctx, "any", "thing", 0).Err(); !redis.HasErrorPrefix(err, "OOM") {
-		t.Fatal(errors.New("the Redis is not full"), err)
-	}
-	p.journalWith(StreamSubscriberConfig{}, slog.New(slog.DiscardHandler))
-	p.awaitJournal(25)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		n, err := p.redis.XLen(p.ctx, events.MainPool.StreamKey()).Result()
-		return err == nil && n == 0, fmt.Sprintf("the stream has %d entries (%v)", n, err)
-	})
-}
-
-// TestCountHeals holds that the group's lag is right in the end, although an entry was deleted that nobody had read.
-func TestCountHeals(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.append(3)
-	_, stop := p.journal(0)
-	p.awaitJournal(3)
-	stop()
-	p.redis.XDel(p.ctx, events.MainPool.StreamKey(), p.raw(map[string]any{"hello": "world"}))
-	p.append(3)
-	p.journal(0)
-	p.awaitJournal(6)
-	p.awaitAcknowledged()
+	deleted := f.appendEntry(map[string]any{"hello": "world"})
+	f.redis.XDel(f.ctx, events.MainPool.StreamKey(), deleted)
+	f.appendEvents(3)
+	f.runJournal(0)
+	f.awaitJournal(6)
+	f.awaitAcknowledged()
 }

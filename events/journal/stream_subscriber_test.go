@@ -10,54 +10,74 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestGather holds that a line which keeps up, but slowly, is given fewer and larger batches, and all entries in order.
-func TestGather(t *testing.T) {
+// newStreamSubscriber returns a subscriber of the fixture's stream.
+func (f *fixture) newStreamSubscriber() *StreamSubscriber {
+	return NewStreamSubscriber(StreamSubscriberConfig{
+		Redis:    f.redis,
+		Postgres: f.config,
+		Pool:     events.MainPool,
+		Keep:     time.Hour,
+		Log:      slog.New(slog.DiscardHandler),
+	})
+}
+
+// TestSlowJournalGetsFewerLargerBatches checks that a handler that keeps up with the
+// stream, but is slow, is given few large batches instead of many small ones, with all
+// entries in order.
+func TestSlowJournalGetsFewerLargerBatches(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	s := NewStreamSubscriber(StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: events.MainPool, Keep: time.Hour, Log: slog.New(slog.DiscardHandler)})
-	messages, err := s.Subscribe(p.ctx, events.MainPool.StreamKey())
+	f := newFixture(t)
+	s := f.newStreamSubscriber()
+	messages, err := s.Subscribe(f.ctx, events.MainPool.StreamKey())
 	if err != nil {
 		t.Fatal(err)
 	}
-	const entries, slow = 200, gatherMax / gatherRatio
+	const (
+		entries    = 200
+		handleTime = gatherMax / gatherRatio
+	)
 	go func() {
 		for range entries {
-			p.append(1)
+			f.appendEvents(1)
 			<-time.After(2 * time.Millisecond)
 		}
 	}()
-	var next, batches int64 = 1, 0
+	next := int64(1)
+	batches := int64(0)
 	var began time.Time
 	for next <= entries {
 		msg := <-messages
-		if batches++; batches == 1 {
+		batches++
+		if batches == 1 {
 			began = time.Now()
 		}
 		for _, entry := range worker.BatchOf[StreamBatch](msg).Entries {
 			if entry.Envelope.Seq != next {
-				t.Fatalf("got seq %d, want %d", entry.Envelope.Seq, next)
+				t.Fatalf("batch %d: got seq %d, want %d", batches, entry.Envelope.Seq, next)
 			}
 			next++
 		}
-		<-time.After(slow)
+		<-time.After(handleTime)
 		msg.Ack()
 	}
-	// The first two are fetched before it is known how long a batch takes.
-	if most := 3 + int64(time.Since(began)/gatherMax); batches > most {
-		t.Errorf("%d batches in %s, want at most %d", batches, time.Since(began), most)
+	// The first two batches are read before the subscriber knows how long the handler
+	// takes.
+	if batchesMax := 3 + int64(time.Since(began)/gatherMax); batches > batchesMax {
+		t.Errorf("batches within %s: got %d, want at most %d", time.Since(began), batches, batchesMax)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestAcknowledgedAtShutdown holds that the group is told of a batch which was being handled when the intake was stopped.
-func TestAcknowledgedAtShutdown(t *testing.T) {
+// TestBatchInFlightIsAcknowledgedAtShutdown checks that the group is moved past a batch
+// that was in flight when the subscriber's intake stopped.
+func TestBatchInFlightIsAcknowledgedAtShutdown(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(5)
-	s := NewStreamSubscriber(StreamSubscriberConfig{Redis: p.redis, Postgres: p.config, Pool: events.MainPool, Keep: time.Hour, Log: slog.New(slog.DiscardHandler)})
-	ctx, stopIntake := context.WithCancel(p.ctx)
+	f := newFixture(t)
+	f.appendEvents(5)
+	s := f.newStreamSubscriber()
+	ctx, stopIntake := context.WithCancel(f.ctx)
 	defer stopIntake()
 	messages, err := s.Subscribe(ctx, events.MainPool.StreamKey())
 	if err != nil {
@@ -69,8 +89,14 @@ func TestAcknowledgedAtShutdown(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	groups, err := p.redis.XInfoGroups(p.ctx, events.MainPool.StreamKey()).Result()
-	if want := p.entries()[4].StreamID; err != nil || len(groups) != 1 || groups[0].LastDeliveredID != want {
-		t.Errorf("the groups are %+v (%v), want one that stands at %s", groups, err, want)
+	groups, err := f.redis.XInfoGroups(f.ctx, events.MainPool.StreamKey()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(groups) != 1 {
+		t.Fatalf("groups of the stream: got %+v, want 1", groups)
+	}
+	if want := f.streamEntries()[4].StreamID; groups[0].LastDeliveredID != want {
+		t.Errorf("last-delivered id of the group: got %s, want %s", groups[0].LastDeliveredID, want)
 	}
 }

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -15,150 +16,188 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// fill writes events straight into the journal.
-func (p *plant) fill(n int) {
-	p.t.Helper()
-	const query = `
+// insertAdjustments inserts the next n events into the journal's table, all of them stock
+// adjustments, and notifies the readers.
+func (f *fixture) insertAdjustments(n int) {
+	f.t.Helper()
+	f.exec(`
 		INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
-		SELECT 'main', seq, gen_random_uuid(), 'STOCK_ADJUSTED', 'shirt', '', '{"sku":"shirt","delta":1,"reason":"r"}', '{}', now()
-		FROM generate_series($1::bigint, $2) AS seq`
-	if _, err := p.db.Exec(p.ctx, query, p.seq+1, p.seq+int64(n)); err != nil {
-		p.t.Fatal(err)
-	}
-	p.seq += int64(n)
-	if _, err := p.db.Exec(p.ctx, `SELECT pg_notify($1, 'main')`, notifyChannel); err != nil {
-		p.t.Fatal(err)
-	}
+		SELECT 'main', seq, gen_random_uuid(), 'STOCK_ADJUSTED', 'shirt', '',
+		       '{"sku":"shirt","delta":1,"reason":"r"}', '{}', now()
+		FROM generate_series($1::bigint, $2) AS seq`, f.seq+1, f.seq+int64(n))
+	f.seq += int64(n)
+	f.exec(`SELECT pg_notify($1, 'main')`, notifyChannel)
 }
 
-// reader collects what is delivered to it, and moves its checkpoint.
-type reader struct {
-	mu    sync.Mutex
-	seqs  []int64
-	fails int // how many deliveries to refuse first
+// countingReader is a reader of the journal that collects the seqs of its events and
+// moves its checkpoint.
+type countingReader struct {
+	mu       sync.Mutex
+	seqs     []int64
+	failures int // how many batches it refuses first
 }
 
-func (r *reader) handle(msg *message.Message) error {
+func (r *countingReader) handle(msg *message.Message) error {
 	batch := worker.BatchOf[Batch](msg)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.fails > 0 {
-		r.fails--
-		return fmt.Errorf("refused on purpose")
+	if r.failures > 0 {
+		r.failures--
+		return errors.New("refused on purpose")
 	}
 	ctx := msg.Context()
 	return pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) error {
 		for _, e := range batch.Events {
 			r.seqs = append(r.seqs, e.Seq)
 		}
+		first := batch.Events[0].Seq
 		last := batch.Events[len(batch.Events)-1].Seq
-		return worker.MoveCheckpoint(ctx, tx, "reader", batch.Pool, batch.Events[0].Seq-1, last)
+		return worker.MoveCheckpoint(ctx, tx, "reader", batch.Pool, first-1, last)
 	})
 }
 
-func (r *reader) count() int {
+func (r *countingReader) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.seqs)
 }
 
-func (p *plant) read(r *reader, pages *PageCache, name string) (stop func()) {
-	return testenv.RunRouter(p.t, func(router *message.Router) {
-		s := NewSubscriber(SubscriberConfig{Postgres: p.config, Pool: events.MainPool, Pages: pages, Reader: name, BatchMax: 700, Log: slog.New(slog.DiscardHandler)})
-		router.AddConsumerHandler(name, Topic(events.MainPool), s, r.handle).AddMiddleware(worker.ReportFault)
+// await waits until the reader has read n events.
+func (r *countingReader) await(t *testing.T, n int) {
+	t.Helper()
+	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+		return r.count() == n, fmt.Sprintf("the reader has read %d events, want %d", r.count(), n)
 	})
 }
 
-// TestJournalReader holds that a reader is given every event once and in order, through pages and beyond them, and
-// goes on at its checkpoint after a stop and after a failure.
-func TestJournalReader(t *testing.T) {
-	t.Parallel()
-	p := newPlant(t)
-	p.fill(4500)
-	r := &reader{fails: 2}
-	await := func(n int) {
-		t.Helper()
-		testenv.Eventually(t, 20*time.Second, func() (bool, string) { return r.count() == n, fmt.Sprintf("read %d of %d", r.count(), n) })
+// subscriberConfig returns the settings of a reader of the fixture's journal.
+func (f *fixture) subscriberConfig(name string, pages *PageCache) SubscriberConfig {
+	return SubscriberConfig{
+		Postgres: f.config,
+		Pool:     events.MainPool,
+		Pages:    pages,
+		Reader:   name,
+		Log:      slog.New(slog.DiscardHandler),
 	}
+}
+
+// runReader runs a reader of the journal until stop is called.
+func (f *fixture) runReader(r *countingReader, pages *PageCache, name string) (stop func()) {
+	f.t.Helper()
+	config := f.subscriberConfig(name, pages)
+	config.BatchMax = 700
+	return testenv.RunRouter(f.t, func(router *message.Router) {
+		handler := router.AddConsumerHandler(name, Topic(events.MainPool), NewSubscriber(config), r.handle)
+		handler.AddMiddleware(worker.ReportFault)
+	})
+}
+
+// TestReaderGetsEveryEventOnceAndInOrder checks that a reader is given every event once
+// and in order, from full pages and from the journal's end, and that it continues at its
+// checkpoint after a refused batch and after a restart.
+func TestReaderGetsEveryEventOnceAndInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.insertAdjustments(4500)
+	reader := &countingReader{failures: 2}
 	pages := NewPageCache(events.MainPool)
-	stop := p.read(r, pages, "reader")
-	await(4500)
-	p.fill(3)
-	await(4503)
+	stop := f.runReader(reader, pages, "reader")
+	reader.await(t, 4500)
+	f.insertAdjustments(3)
+	reader.await(t, 4503)
 	stop()
-	p.fill(1700)
-	p.read(r, pages, "reader")
-	await(6203)
-	for i, seq := range r.seqs {
-		if seq != int64(i+1) {
-			t.Fatalf("delivery %d is seq %d", i+1, seq)
+	f.insertAdjustments(1700)
+	f.runReader(reader, pages, "reader")
+	reader.await(t, 6203)
+	for i, got := range reader.seqs {
+		if want := int64(i + 1); got != want {
+			t.Fatalf("event %d of the reader: got seq %d, want %d", i+1, got, want)
 		}
 	}
 }
 
-// TestCheckpointPutBack holds that a reader at the journal's end notices that its checkpoint was put back, although nothing is
-// written that it would be given, and reads from there.
-func TestCheckpointPutBack(t *testing.T) {
+// TestReaderNoticesACheckpointPutBack checks that a reader at the journal's end notices
+// that its checkpoint was put back, although no new event is delivered to it, and that it
+// reads from there again.
+func TestReaderNoticesACheckpointPutBack(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.fill(5)
-	r := &reader{}
-	p.read(r, NewPageCache(events.MainPool), "reader")
-	checkpoint := func() int64 {
-		seq, _ := worker.ReadCheckpoint(p.ctx, p.db, "reader", "main")
-		return seq
+	f := newFixture(t)
+	f.insertAdjustments(5)
+	reader := &countingReader{}
+	f.runReader(reader, NewPageCache(events.MainPool), "reader")
+	awaitCheckpoint := func(want int64) {
+		t.Helper()
+		testenv.Eventually(t, 20*time.Second, func() (bool, string) {
+			got, err := worker.ReadCheckpoint(f.ctx, f.db, "reader", "main")
+			return got == want, fmt.Sprintf("the reader's checkpoint is %d (%v), want %d", got, err, want)
+		})
 	}
-	testenv.Eventually(t, 20*time.Second, func() (bool, string) { return checkpoint() == 5, "the reader has not read" })
-	p.exec(`UPDATE checkpoints SET seq = 2 WHERE projection = 'reader'`)
-	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		return r.count() == 8 && checkpoint() == 5, fmt.Sprintf("read %d, want 5 and 3 again", r.count())
-	})
+	awaitCheckpoint(5)
+	f.exec(`UPDATE checkpoints SET seq = 2 WHERE projection = 'reader'`)
+	reader.await(t, 8) // five events, and three of them again
+	awaitCheckpoint(5)
 }
 
-// TestSharedPages holds that readers of one process get the same events from a page, read once.
-func TestSharedPages(t *testing.T) {
+// TestReadersShareFullPages checks that the readers of one process are given the same
+// copy of a full page, which is read from Postgres once, and that Forget drops it.
+func TestReadersShareFullPages(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.fill(2*pageEvents + 5)
+	f := newFixture(t)
+	f.insertAdjustments(2*pageEvents + 5)
 	pages := NewPageCache(events.MainPool)
 	var readers sync.WaitGroup
-	var firsts [4]*events.Envelope
+	var firsts [4]*events.Envelope // the first event that each reader was given
 	for i := range firsts {
-		conn := p.connect()
+		conn := f.connect()
 		readers.Go(func() {
-			after := int64(0)
-			for {
-				found, err := pages.Read(p.ctx, conn, after, 300)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if len(found) == 0 {
-					break
-				}
-				if after == 0 {
-					firsts[i] = &found[0]
-				}
-				for j, e := range found {
-					if e.Seq != after+int64(j)+1 {
-						t.Errorf("reader %d: got seq %d after %d", i, e.Seq, after)
-						return
-					}
-				}
-				after = found[len(found)-1].Seq
+			first, last, err := f.readAllPages(pages, conn)
+			if err != nil {
+				t.Errorf("reader %d: %v", i, err)
 			}
-			if after != p.seq {
-				t.Errorf("reader %d came to %d of %d", i, after, p.seq)
+			if last != f.seq {
+				t.Errorf("reader %d: got events up to seq %d, want %d", i, last, f.seq)
 			}
+			firsts[i] = first
 		})
 	}
 	readers.Wait()
-	if firsts[0] == nil || firsts[0] != firsts[1] || firsts[1] != firsts[2] || firsts[2] != firsts[3] {
-		t.Error("the readers have copies of their own")
+	if firsts[0] == nil {
+		t.Fatal("reader 0: got no event")
+	}
+	for i, first := range firsts {
+		if first != firsts[0] {
+			t.Errorf("reader %d: got a copy of its own of the first page, want the one of reader 0", i)
+		}
 	}
 	pages.Forget()
-	found, err := pages.Read(p.ctx, p.db, 0, 1)
-	if err != nil || len(found) != 1 || &found[0] == firsts[0] {
-		t.Errorf("after Forget: got %d events (%v), want one that was read anew", len(found), err)
+	found, err := pages.Read(f.ctx, f.db, 0, 1)
+	if err != nil {
+		t.Fatalf("read after Forget: %v", err)
+	}
+	if len(found) != 1 {
+		t.Fatalf("read after Forget: got %d events, want 1", len(found))
+	}
+	if &found[0] == firsts[0] {
+		t.Error("read after Forget: got the old copy of the page, want it read again")
+	}
+}
+
+// readAllPages reads the journal to its end through a page cache. It returns the first
+// event and the last seq, and fails if an event is missing or out of order.
+func (f *fixture) readAllPages(pages *PageCache, conn *pgx.Conn) (first *events.Envelope, last int64, err error) {
+	for {
+		found, err := pages.Read(f.ctx, conn, last, 300)
+		if err != nil || len(found) == 0 {
+			return first, last, err
+		}
+		if first == nil {
+			first = &found[0]
+		}
+		for _, e := range found {
+			if e.Seq != last+1 {
+				return first, last, fmt.Errorf("got seq %d after %d, want %d", e.Seq, last, last+1)
+			}
+			last = e.Seq
+		}
 	}
 }

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -19,259 +18,305 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-func containsText(s, part string) bool { return strings.Contains(s, part) }
-
-// TestJournalKeepsOrder journals a backlog and what comes after it, in batches of any size, each event once.
-func TestJournalKeepsOrder(t *testing.T) {
+// TestJournalHasEveryEventOnceAndInOrder checks that the journal takes a backlog and the
+// events after it, each once and in order, with batches of any size.
+func TestJournalHasEveryEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	for _, batchMax := range []int{1, 7, 2000} {
 		t.Run(fmt.Sprint(batchMax), func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.append(50)
-			line, _ := p.journal(batchMax)
-			p.awaitJournal(50)
-			p.append(50)
-			p.awaitJournal(100)
-			p.awaitAcknowledged()
-			if status := line.Status(); status.State != worker.Running || status.Error != "" {
-				t.Errorf("line: got %+v, want it running", status)
-			}
-			found, err := ReadEvents(p.ctx, p.db, "main", 97, 10)
-			if err != nil || len(found) != 3 || found[0].Seq != 98 || found[2].HoldID != "h100" || found[2].SKU != "shirt" || found[2].At.UnixMilli() != 1764000000100 {
-				t.Errorf("read: got %+v (%v)", found, err)
-			}
-			if event, err := found[2].Decode(); err != nil || event.(*events.HoldCreated).IdempotencyKey != "k100" {
-				t.Errorf("decode: got %+v (%v)", event, err)
-			}
-			var named int
-			if err := p.db.QueryRow(p.ctx, `SELECT count(*) FROM processed_events WHERE event_type = 'HOLD_CREATED' AND processed_at <= now()`).Scan(&named); err != nil || named != 100 {
-				t.Errorf("processed_events has %d (%v), want 100", named, err)
+			f := newFixture(t)
+			f.appendEvents(50)
+			w, _ := f.runJournal(batchMax)
+			f.awaitJournal(50)
+			f.appendEvents(50)
+			f.awaitJournal(100)
+			f.awaitAcknowledged()
+			assertRunning(t, w)
+			assertLastEvents(t, f)
+			const query = `
+				SELECT count(*) FROM processed_events WHERE event_type = 'HOLD_CREATED' AND processed_at <= now()`
+			if got := f.queryInt(query); got != 100 {
+				t.Errorf("processed_events: got %d rows, want 100", got)
 			}
 		})
 	}
 }
 
-// TestForeignEntries holds that what commands did not write is parked, and holds nothing up. An entry that counts in
-// the sequence but cannot be read is both: journaled, so that the journal stays dense, and parked.
-func TestForeignEntries(t *testing.T) {
+// assertLastEvents checks that the events after seq 97 are read from the journal as they
+// were appended.
+func assertLastEvents(t *testing.T, f *fixture) {
+	t.Helper()
+	found, err := ReadEvents(f.ctx, f.db, "main", 97, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) != 3 {
+		t.Fatalf("events after 97: got %d, want 3", len(found))
+	}
+	if got := found[0].Seq; got != 98 {
+		t.Errorf("first event after 97: got seq %d, want 98", got)
+	}
+	last := found[2]
+	if last.HoldID != "h100" {
+		t.Errorf("hold id of the last event: got %q, want h100", last.HoldID)
+	}
+	if last.SKU != "shirt" {
+		t.Errorf("SKU of the last event: got %q, want shirt", last.SKU)
+	}
+	if got := last.At.UnixMilli(); got != 1764000000100 {
+		t.Errorf("time of the last event: got %d ms, want 1764000000100", got)
+	}
+	event, err := last.Decode()
+	if err != nil {
+		t.Fatalf("decode the last event: %v", err)
+	}
+	if got := event.(*events.HoldCreated).IdempotencyKey; got != "k100" {
+		t.Errorf("idempotency key of the last event: got %q, want k100", got)
+	}
+}
+
+// TestForeignEntriesAreParked checks that entries that no command wrote are parked and
+// delay no event. An entry that has the next seq but an unreadable payload is parked,
+// too, and journaled with a null payload, so that the journal stays dense.
+func TestForeignEntriesAreParked(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(1)
-	foreign := p.raw(map[string]any{"hello": "world"})
-	binary := p.raw(map[string]any{"payload": "\xff\x00", "seq": "x"})
-	p.seq = 2
-	broken := p.event(2)
-	broken["payload"] = "{"
-	unreadable := p.raw(broken)
-	p.append(1)
-	invented := p.raw(p.event(99)) // beyond the end of the log
-	p.append(1)
-	p.journal(0)
-	p.awaitJournal(4)
-	p.awaitAcknowledged()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	f := newFixture(t)
+	f.appendEvents(1)
+	noEvent := f.appendEntry(map[string]any{"hello": "world"})
+	binary := f.appendEntry(map[string]any{"payload": "\xff\x00", "seq": "x"})
+	f.seq = 2
+	fields := eventFields(2)
+	fields["payload"] = "{"
+	unreadable := f.appendEntry(fields)
+	f.appendEvents(1)
+	aboveHead := f.appendEntry(eventFields(99))
+	f.appendEvents(1)
+	f.runJournal(0)
+	f.awaitJournal(4)
+	f.awaitAcknowledged()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var got []string
-	for _, entry := range p.parked {
+	for _, entry := range f.parked {
 		got = append(got, entry.StreamID)
 		if entry.Err == nil {
-			t.Errorf("parked %s without a reason", entry.StreamID)
+			t.Errorf("parked entry %s: got no reason, want one", entry.StreamID)
 		}
 	}
-	if want := []string{foreign, binary, unreadable, invented}; fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("parked %v, want %v", got, want)
+	if want := []string{noEvent, binary, unreadable, aboveHead}; !slices.Equal(got, want) {
+		t.Errorf("parked entries: got %v, want %v", got, want)
 	}
 	var payload string
-	if err := p.db.QueryRow(p.ctx, `SELECT payload FROM events WHERE seq = 2`).Scan(&payload); err != nil || payload != "null" {
-		t.Errorf("the unreadable event has the payload %q (%v), want null", payload, err)
+	if err := f.db.QueryRow(f.ctx, `SELECT payload FROM events WHERE seq = 2`).Scan(&payload); err != nil {
+		t.Fatal(err)
+	}
+	if payload != "null" {
+		t.Errorf("payload of the unreadable event: got %q, want null", payload)
 	}
 }
 
-// TestHoleStopsTheLine holds that a missing event is never skipped, that the line says so, and that it goes on once
-// the event is there.
-func TestHoleStopsTheLine(t *testing.T) {
+// TestMissingEventStopsTheJournal checks that the journal never skips a missing event,
+// that its status names the hole, and that it continues once the event is on the stream.
+func TestMissingEventStopsTheJournal(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(2)
-	later := p.event(4)
-	third := p.event(3)
-	id := p.raw(later)
-	p.logEndsAt(4)
-	line, stop := p.journal(0)
-	p.awaitFault(line, ErrHole.Error())
-	var count int64
-	if err := p.db.QueryRow(p.ctx, `SELECT count(*) FROM events`).Scan(&count); err != nil || count > 2 {
-		t.Errorf("the journal has %d events (%v), want at most 2", count, err)
+	f := newFixture(t)
+	f.appendEvents(2)
+	fourth := eventFields(4)
+	third := eventFields(3)
+	fourthID := f.appendEntry(fourth)
+	f.setHead(4)
+	w, stop := f.runJournal(0)
+	f.awaitFault(w, ErrHole.Error())
+	if got := f.queryInt(`SELECT count(*) FROM events`); got > 2 {
+		t.Errorf("events in the journal: got %d, want at most 2", got)
 	}
 	stop()
-	// The operator puts the log right: the missing event, and then what came after it.
-	p.redis.XDel(p.ctx, events.MainPool.StreamKey(), id)
-	p.raw(third)
-	p.raw(later)
-	p.journal(0)
-	p.awaitJournal(4)
+	// The operator repairs the stream: first the missing event, then the one after it.
+	f.redis.XDel(f.ctx, events.MainPool.StreamKey(), fourthID)
+	f.appendEntry(third)
+	f.appendEntry(fourth)
+	f.runJournal(0)
+	f.awaitJournal(4)
 }
 
-// TestForkInABatch holds that of two events with one seq neither is taken, when they come together.
-func TestForkInABatch(t *testing.T) {
+// TestTwoEventsOfOneSeqInABatchAreRefused checks that the journal takes neither of two
+// events that have the same seq and come in one batch.
+func TestTwoEventsOfOneSeqInABatchAreRefused(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(2)
-	p.raw(p.event(2))
-	line, _ := p.journal(0)
-	p.awaitFault(line, ErrFork.Error())
-	var count int64
-	if err := p.db.QueryRow(p.ctx, `SELECT count(*) FROM events`).Scan(&count); err != nil || count != 0 {
-		t.Errorf("the journal has %d events (%v), want none", count, err)
+	f := newFixture(t)
+	f.appendEvents(2)
+	f.appendEntry(eventFields(2))
+	w, _ := f.runJournal(0)
+	f.awaitFault(w, ErrFork.Error())
+	if got := f.queryInt(`SELECT count(*) FROM events`); got != 0 {
+		t.Errorf("events in the journal: got %d, want 0", got)
 	}
 }
 
-// TestForkStopsTheLine holds that an entry with the seq of a journaled event and another id stops the line, where it may be
-// an event of another log, and that the line says which entry it is.
-func TestForkStopsTheLine(t *testing.T) {
+// TestForkStopsTheJournal checks that an entry with the seq of a journaled event but
+// another event id stops the journal if it may come from another log, and that the
+// worker's status names the entry.
+func TestForkStopsTheJournal(t *testing.T) {
 	t.Parallel()
-	nothing := func(*plant) {}
+	noChange := func(*fixture) {}
 	for name, test := range map[string]struct {
-		seq           int64
-		before, after func(p *plant)
+		seq    int64
+		before func(f *fixture)
+		after  func(f *fixture)
 	}{
-		"at the journal's end":    {3, nothing, nothing},
-		"in a log that is behind": {2, func(p *plant) { p.logEndsAt(2) }, nothing},
-		"in another life":         {2, func(p *plant) { p.redis.HSet(p.ctx, events.MainPool.MetaKey(), "epoch", 2) }, nothing},
-		"in a log that differs": {
-			2, func(p *plant) { p.redis.Del(p.ctx, events.MainPool.StreamKey()) }, func(p *plant) { p.raw(p.event(3)) },
+		"seq of the journal's last event": {
+			seq:    3,
+			before: noChange,
+			after:  noChange,
+		},
+		"log head behind the journal": {
+			seq:    2,
+			before: func(f *fixture) { f.setHead(2) },
+			after:  noChange,
+		},
+		"log of another epoch": {
+			seq:    2,
+			before: func(f *fixture) { f.redis.HSet(f.ctx, events.MainPool.MetaKey(), "epoch", 2) },
+			after:  noChange,
+		},
+		"log with another last event": {
+			seq:    2,
+			before: func(f *fixture) { f.redis.Del(f.ctx, events.MainPool.StreamKey()) },
+			after:  func(f *fixture) { f.appendEntry(eventFields(3)) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.journaled(3)
-			test.before(p)
-			id := p.raw(p.event(test.seq))
-			test.after(p)
-			line, _ := p.journal(0)
-			p.awaitFault(line, ErrFork.Error())
-			p.awaitFault(line, "XDEL inventory.events "+id)
+			f := newFixture(t)
+			f.appendAndJournal(3)
+			test.before(f)
+			id := f.appendEntry(eventFields(test.seq))
+			test.after(f)
+			w, _ := f.runJournal(0)
+			f.awaitFault(w, ErrFork.Error())
+			f.awaitFault(w, "XDEL inventory.events "+id)
 		})
 	}
 }
 
-// TestForeignSeq holds that an entry which no command wrote is parked whatever seq it carries, and that the events around it
-// are journaled.
-func TestForeignSeq(t *testing.T) {
+// TestForeignEntryWithASeqIsParked checks that an entry that no command wrote is parked
+// whatever seq it carries, and that the events around it are journaled.
+func TestForeignEntryWithASeqIsParked(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		seq  int64
-		late bool // the journal sees it together with what follows
+		seq     int64
+		inBatch bool // whether the journal reads the entry in one batch with the events after it
 	}{
-		"of an old event":                       {1, false},
-		"the next one":                          {6, false},
-		"one that the log comes to, in between": {8, true},
+		"seq of an old event":         {seq: 1},
+		"next seq":                    {seq: 6},
+		"seq assigned while it waits": {seq: 8, inBatch: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.journaled(5)
-			foreign := p.raw(p.event(test.seq))
-			if !test.late {
-				p.journal(0)
-				p.awaitParked(1)
+			f := newFixture(t)
+			f.appendAndJournal(5)
+			foreign := f.appendEntry(eventFields(test.seq))
+			if !test.inBatch {
+				f.runJournal(0)
+				f.awaitParked(1)
 			}
-			p.append(5)
-			if test.late {
-				p.journal(0)
+			f.appendEvents(5)
+			if test.inBatch {
+				f.runJournal(0)
 			}
-			p.awaitJournal(10)
-			p.awaitAcknowledged()
-			p.awaitParked(1)
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.parked[0].StreamID != foreign {
-				t.Errorf("parked %s, want %s", p.parked[0].StreamID, foreign)
+			f.awaitJournal(10)
+			f.awaitAcknowledged()
+			f.awaitParked(1)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if got := f.parked[0].StreamID; got != foreign {
+				t.Errorf("parked entry: got %s, want %s", got, foreign)
 			}
 		})
 	}
 }
 
-// TestRedelivery holds that entries which were journaled and never acknowledged count once.
-func TestRedelivery(t *testing.T) {
+// TestRedeliveredEntriesCountOnce checks that entries that were journaled but not
+// acknowledged are not journaled a second time.
+func TestRedeliveredEntriesCountOnce(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(10)
-	_, stop := p.journal(3)
-	p.awaitJournal(10)
-	p.awaitAcknowledged()
+	f := newFixture(t)
+	f.appendEvents(10)
+	_, stop := f.runJournal(3)
+	f.awaitJournal(10)
+	f.awaitAcknowledged()
 	stop()
-	if err := p.redis.XGroupSetID(p.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, "0").Err(); err != nil {
-		t.Fatal(err)
-	}
-	p.append(5)
-	p.journal(4)
-	p.awaitJournal(15)
-	p.awaitAcknowledged()
+	f.setGroup("0")
+	f.appendEvents(5)
+	f.runJournal(4)
+	f.awaitJournal(15)
+	f.awaitAcknowledged()
 }
 
-// TestTakeover holds that of two journals one works, and that the other goes on within seconds, without a hole or a
-// repeat, when the first is stopped.
-func TestTakeover(t *testing.T) {
+// TestSecondJournalTakesOver checks that only one of two journals runs, and that the
+// other continues within seconds, without a hole or a repeated event, when the first one
+// is stopped.
+func TestSecondJournalTakesOver(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	first, stopFirst := p.journal(2)
-	testenv.Eventually(t, 5*time.Second, func() (bool, string) { return first.Status().State == worker.Running, "the first does not run" })
-	second, _ := p.journal(2)
-	p.append(9)
-	p.awaitJournal(9)
+	f := newFixture(t)
+	first, stopFirst := f.runJournal(2)
+	f.awaitState(first, worker.Running)
+	second, _ := f.runJournal(2)
+	f.appendEvents(9)
+	f.awaitJournal(9)
 	if got := second.Status().State; got != worker.Waiting {
-		t.Errorf("the second is %s, want it waiting", got)
+		t.Errorf("second journal while the first runs: got state %s, want %s", got, worker.Waiting)
 	}
 	stopFirst()
-	p.append(9)
-	p.awaitJournal(18)
+	f.appendEvents(9)
+	f.awaitJournal(18)
 	if got := second.Status().State; got != worker.Running {
-		t.Errorf("the second is %s, want it running", got)
+		t.Errorf("second journal after the first stopped: got state %s, want %s", got, worker.Running)
 	}
 }
 
-// TestOutages holds that the journal waits for Redis and for Postgres, and goes on by itself.
-func TestOutages(t *testing.T) {
+// TestJournalSurvivesOutages checks that the journal waits while Postgres or Redis is
+// down, and continues by itself when the server is back.
+func TestJournalSurvivesOutages(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
 	testenv.Migrate(t, postgres.URL())
-	p := newPlantOn(t, postgres.URL())
-	line, _ := p.journal(0)
-	p.append(5)
-	p.awaitJournal(5)
+	f := newFixtureOn(t, postgres.URL())
+	w, _ := f.runJournal(0)
+	f.appendEvents(5)
+	f.awaitJournal(5)
 
 	if err := postgres.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	p.append(5)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return line.Status().State == worker.Waiting, "the line has not noticed" })
-	if err := postgres.Start(p.ctx); err != nil {
+	f.appendEvents(5)
+	f.awaitState(w, worker.Waiting)
+	if err := postgres.Start(f.ctx); err != nil {
 		t.Fatal(err)
 	}
-	p.db = p.connect()
-	p.awaitJournal(10)
+	f.db = f.connect()
+	f.awaitJournal(10)
 
-	if err := p.server.Kill(); err != nil {
+	if err := f.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return line.Status().State == worker.Waiting, "the line has not noticed" })
-	if err := p.server.Start(p.ctx); err != nil {
+	f.awaitState(w, worker.Waiting)
+	if err := f.server.Start(f.ctx); err != nil {
 		t.Fatal(err)
 	}
-	p.append(5)
-	p.awaitJournal(15)
-	p.awaitAcknowledged()
+	f.appendEvents(5)
+	f.awaitJournal(15)
+	f.awaitAcknowledged()
 }
 
-// TestSilentPostgres holds that a journal and a reader whose Postgres has stopped to answer, with the connection open,
-// notice, and go on when it answers again.
-func TestSilentPostgres(t *testing.T) {
+// TestSilentPostgresIsNoticed checks that the journal and a reader notice a Postgres that
+// stops answering while its connections stay open, and that both continue when it answers
+// again.
+func TestSilentPostgresIsNoticed(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	proxy := testenv.NewProxy(t, net.JoinHostPort(p.config.Host, strconv.Itoa(int(p.config.Port))))
+	f := newFixture(t)
+	proxy := testenv.NewProxy(t, net.JoinHostPort(f.config.Host, strconv.Itoa(int(f.config.Port))))
 	_, port, err := net.SplitHostPort(proxy.Addr())
 	if err != nil {
 		t.Fatal(err)
@@ -280,117 +325,119 @@ func TestSilentPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.config = p.config.Copy()
-	p.config.Port = uint16(number)
-	journal, _ := p.journal(0)
-	r := &reader{}
-	p.read(r, NewPageCache(events.MainPool), "reader")
-	p.append(5)
-	p.awaitJournal(5)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { return r.count() == 5, "the reader has not read" })
+	f.config = f.config.Copy()
+	f.config.Port = uint16(number)
+	journal, _ := f.runJournal(0)
+	reader := &countingReader{}
+	f.runReader(reader, NewPageCache(events.MainPool), "reader")
+	f.appendEvents(5)
+	f.awaitJournal(5)
+	reader.await(t, 5)
 	proxy.Silence(true)
-	p.append(5)
-	testenv.Eventually(t, 15*time.Second, func() (bool, string) {
-		return journal.Status().State == worker.Waiting, fmt.Sprintf("%+v", journal.Status())
-	})
+	f.appendEvents(5)
+	f.awaitState(journal, worker.Waiting)
 	proxy.Silence(false)
 	proxy.Cut()
-	p.awaitJournal(10)
-	testenv.Eventually(t, 20*time.Second, func() (bool, string) { return r.count() == 10, fmt.Sprintf("read %d of 10", r.count()) })
+	f.awaitJournal(10)
+	reader.await(t, 10)
 }
 
-// TestFence holds that a checkpoint that somebody else has moved stops a runner.
-func TestFence(t *testing.T) {
+// TestBatchIsJournaledAfterRedisIsLost checks that entries that were already read are
+// journaled even if Redis has been lost since then, or came back without them: the batch
+// may be the only copy left.
+func TestBatchIsJournaledAfterRedisIsLost(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	tx, err := p.db.Begin(p.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := worker.MoveCheckpoint(p.ctx, tx, "x", "main", 0, 5); err != nil {
-		t.Fatal(err)
-	}
-	if err := worker.MoveCheckpoint(p.ctx, tx, "x", "main", 0, 6); !errors.Is(err, worker.ErrFenced) {
-		t.Errorf("got %v, want ErrFenced", err)
-	}
-	if seq, err := worker.ReadCheckpoint(p.ctx, tx, "x", "main"); seq != 5 || err != nil {
-		t.Errorf("got %d (%v), want 5", seq, err)
-	}
-}
-
-// TestReadBeforeRedisFell holds that what was read is journaled though Redis is gone since, or came back with less: it may be
-// all that is left of it.
-func TestReadBeforeRedisFell(t *testing.T) {
-	t.Parallel()
-	for name, fall := range map[string]func(p *plant, read []events.Entry){
-		"it is gone": func(p *plant, _ []events.Entry) {
-			if err := p.server.Kill(); err != nil {
-				p.t.Error(err)
+	for name, lose := range map[string]func(f *fixture, batch []events.Entry){
+		"Redis is down": func(f *fixture, _ []events.Entry) {
+			if err := f.server.Kill(); err != nil {
+				f.t.Error(err)
 			}
 		},
-		"it has less": func(p *plant, read []events.Entry) {
-			for _, entry := range read {
-				p.redis.XDel(p.ctx, events.MainPool.StreamKey(), entry.StreamID)
+		"Redis lacks the entries": func(f *fixture, batch []events.Entry) {
+			for _, entry := range batch {
+				f.redis.XDel(f.ctx, events.MainPool.StreamKey(), entry.StreamID)
 			}
-			p.logEndsAt(5)
+			f.setHead(5)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
-			p.journaled(5)
-			p.append(3)
-			read := p.entries()[5:]
-			fall(p, read)
-			lease, err := worker.AcquireLease(p.ctx, p.config, "journal/main")
+			f := newFixture(t)
+			f.appendAndJournal(5)
+			f.appendEvents(3)
+			entries := f.streamEntries()[5:]
+			lose(f, entries)
+			lease, err := worker.AcquireLease(f.ctx, f.config, "journal/main")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer lease.Release()
-			delivery := worker.NewDelivery(p.ctx, "batch", &StreamBatch{Pool: events.MainPool, Entries: read, Epoch: 1, Lease: lease})
-			j := &Writer{Redis: p.redis, Log: slog.New(slog.DiscardHandler), Park: func(context.Context, pgx.Tx, []events.Entry) error {
-				return errors.New("an event was parked")
-			}}
-			if err := j.Handle(delivery.Message); err != nil {
-				t.Error(err)
+			batch := &StreamBatch{
+				Pool:    events.MainPool,
+				Entries: entries,
+				Epoch:   1,
+				Lease:   lease,
 			}
-			p.awaitJournal(8)
+			writer := &Writer{
+				Redis: f.redis,
+				Log:   slog.New(slog.DiscardHandler),
+				Park: func(context.Context, pgx.Tx, []events.Entry) error {
+					return errors.New("an event was parked")
+				},
+			}
+			if err := writer.Handle(worker.NewDelivery(f.ctx, "batch", batch).Message); err != nil {
+				t.Errorf("handle the batch: %v", err)
+			}
+			f.awaitJournal(8)
 		})
 	}
 }
 
-// TestStrangerHidesNothing holds that a parked entry with an old seq at the stream's end hides no event before it: not from a
-// journal that lost its last ones, and not from who asks for the stream's end.
-func TestStrangerHidesNothing(t *testing.T) {
+// TestForeignEntryHidesNoEventBeforeIt checks that a parked entry with an old seq at the
+// end of the stream hides none of the events before it from the trimmer, from Tail, or
+// from a journal that lost its last events.
+func TestForeignEntryHidesNoEventBeforeIt(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.journaled(20)
-	p.raw(p.event(3))
-	_, stop := p.journal(0)
-	p.awaitAcknowledged()
-	p.awaitParked(1)
+	f := newFixture(t)
+	f.appendAndJournal(20)
+	f.appendEntry(eventFields(3))
+	_, stop := f.runJournal(0)
+	f.awaitAcknowledged()
+	f.awaitParked(1)
 	stop()
-	p.exec(`DELETE FROM events WHERE seq > 10`)
-	p.exec(`UPDATE checkpoints SET seq = 10`)
-	trimmer := &stream.Trimmer{Redis: p.redis, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
-	if trouble, err := trimmer.Trim(p.ctx, 10); err != nil || trouble == "" || len(p.entries()) != 21 {
-		t.Errorf("trim: got the trouble %q (%v), %d entries are left of 21", trouble, err, len(p.entries()))
+	f.exec(`DELETE FROM events WHERE seq > 10`)
+	f.exec(`UPDATE checkpoints SET seq = 10`)
+	trimmer := &stream.Trimmer{Redis: f.redis, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
+	trouble, err := trimmer.Trim(f.ctx, 10)
+	if err != nil {
+		t.Errorf("trim: %v", err)
 	}
-	if tail, err := stream.Tail(p.ctx, p.redis, events.MainPool); err != nil || tail != 20 {
-		t.Errorf("the stream ends at seq %d (%v), want 20", tail, err)
+	if trouble == "" {
+		t.Error("trim: got no trouble, want it reported that the journal lacks events")
 	}
-	p.journal(0)
-	p.awaitJournal(20)
+	if got := len(f.streamEntries()); got != 21 {
+		t.Errorf("entries after the trim: got %d, want 21", got)
+	}
+	tail, err := stream.Tail(f.ctx, f.redis, events.MainPool)
+	if err != nil {
+		t.Errorf("tail: %v", err)
+	}
+	if tail != 20 {
+		t.Errorf("tail: got seq %d, want 20", tail)
+	}
+	f.runJournal(0)
+	f.awaitJournal(20)
 }
 
-// TestForeignSeqInABacklog holds that an old seq is told from a fork in a batch that brings its event, too.
-func TestForeignSeqInABacklog(t *testing.T) {
+// TestForeignEntryInABacklogIsParked checks that an entry with an old seq is not reported
+// as a fork even if the event of that seq is in the same batch.
+func TestForeignEntryInABacklogIsParked(t *testing.T) {
 	t.Parallel()
-	p := newPlant(t)
-	p.append(50)
-	p.raw(p.event(3))
-	p.append(50)
-	p.journal(0)
-	p.awaitJournal(100)
-	p.awaitParked(1)
+	f := newFixture(t)
+	f.appendEvents(50)
+	f.appendEntry(eventFields(3))
+	f.appendEvents(50)
+	f.runJournal(0)
+	f.awaitJournal(100)
+	f.awaitParked(1)
 }
