@@ -2,14 +2,13 @@ package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -139,8 +138,7 @@ func (a *auditor) trySnapshot(
 			},
 		})
 	})
-	const undefinedTable = "42P01"
-	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == undefinedTable {
+	if postgres.IsCode(err, postgres.UndefinedTable) {
 		a.found.addIncomplete("the read table %s does not exist", table)
 		return true, nil
 	}

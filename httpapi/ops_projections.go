@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -171,8 +171,7 @@ func opsError(err error) error {
 			return &requestError{code, err.Error()}
 		}
 	}
-	const undefinedTable = "42P01"
-	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == undefinedTable {
+	if postgres.IsCode(err, postgres.UndefinedTable) {
 		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the database schema does not match this build; run stockstream migrate up"}, err)
 	}
 	return readError(err, codeUnavailable, "")

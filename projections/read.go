@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/internal/postgres"
 )
@@ -33,14 +32,12 @@ func queryAll[T any](ctx context.Context, db postgres.Querier, operation, query 
 // queryError translates the error of a query into ErrNotFound or ErrTableMissing if it is one of them, and adds the
 // operation to any other.
 func queryError(operation string, err error) error {
-	const undefinedTable = "42P01"
-	fromPostgres := new(pgconn.PgError)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, pgx.ErrNoRows):
 		return ErrNotFound
-	case errors.As(err, &fromPostgres) && fromPostgres.Code == undefinedTable:
+	case postgres.IsCode(err, postgres.UndefinedTable):
 		return fmt.Errorf("%s: %w: %w", operation, ErrTableMissing, err)
 	}
 	return fmt.Errorf("%s: %w", operation, err)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 // Beginner begins a transaction. A connection, a pool of connections and a transaction are Beginners.
@@ -36,8 +38,8 @@ func createTables(ctx context.Context, tx pgx.Tx, p Projection) error {
 	}
 	// The lock is needed although Schema says IF NOT EXISTS: two sessions that create the same table at the same
 	// moment still collide.
-	const lock = `SELECT pg_advisory_xact_lock(hashtextextended('stockstream/' || current_schema() || '/tables/' || $1, 0))`
-	if _, err := tx.Exec(ctx, lock, p.Name); err != nil {
+	const lock = `SELECT pg_advisory_xact_lock(` + postgres.LockKey + `)`
+	if _, err := tx.Exec(ctx, lock, postgres.TablesLock(p.Name)); err != nil {
 		return err
 	}
 	missing, err = missingTables(ctx, tx, p.Tables)

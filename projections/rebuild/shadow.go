@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -77,8 +77,7 @@ func (s *shadow) createSchema(ctx context.Context, db *pgx.Conn) error {
 		CREATE TABLE `+shadow+`.checkpoints (LIKE `+live+`.checkpoints INCLUDING ALL);
 		CREATE TABLE `+shadow+`.dead_letters (LIKE `+live+`.dead_letters INCLUDING ALL);
 		COMMIT`)
-	const insufficientPrivilege = "42501"
-	if fault := new(pgconn.PgError); errors.As(err, &fault) && fault.Code == insufficientPrivilege {
+	if postgres.IsCode(err, postgres.InsufficientPrivilege) {
 		err = fmt.Errorf("cannot create the shadow schema; GRANT CREATE ON DATABASE … TO the service's role: %w", err)
 	}
 	if err != nil {

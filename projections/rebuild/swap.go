@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -61,15 +61,8 @@ var errTooFarBehind = fmt.Errorf("the shadow tables are more than %d events behi
 
 // isRetryable reports whether a swap that failed with err may succeed a moment later.
 func isRetryable(err error) bool {
-	const (
-		lockNotAvailable = "55P03"
-		deadlockDetected = "40P01"
-	)
-	if errors.Is(err, errTooFarBehind) {
-		return true
-	}
-	fault := new(pgconn.PgError)
-	return errors.As(err, &fault) && (fault.Code == lockNotAvailable || fault.Code == deadlockDetected)
+	return errors.Is(err, errTooFarBehind) ||
+		postgres.IsCode(err, postgres.LockNotAvailable, postgres.DeadlockDetected)
 }
 
 // trySwap applies the last events and swaps the tables in one transaction. It runs on the
