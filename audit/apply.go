@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// applyToEnd applies the journal's events up to the audit's end, and returns the position where the next audit starts
-// if this one verifies everything.
+// applyToEnd applies the journal's events up to the audit's end, and returns the position
+// where the next audit starts if this one verifies everything.
 //
-// An audit that is not full begins with the keys to recheck, loads each key that events change, and ends with
-// unchanged keys, the next in turn.
+// An audit that is not full begins with the keys to recheck, loads each key that events
+// change, and ends with unchanged keys, the next in turn.
 func (a *auditor) applyToEnd(ctx context.Context, start position) (next position, err error) {
 	next = start
 	if !a.full {
@@ -53,9 +53,11 @@ func (a *auditor) applyToEnd(ctx context.Context, start position) (next position
 	return next, nil
 }
 
-// applyPages applies pages of events. After each it compares the hours that are complete, and sends the holds that ended
-// to the comparers.
-func (a *auditor) applyPages(ctx context.Context, pages <-chan []journalEvent, comparers []chan []*expectedHold) error {
+// applyPages applies pages of events. After each it compares the hours that are complete,
+// and sends the holds that ended to the comparers.
+func (a *auditor) applyPages(
+	ctx context.Context, pages <-chan []journalEvent, comparers []chan []*expectedHold,
+) error {
 	defer func() {
 		for _, holds := range comparers {
 			close(holds)
@@ -80,8 +82,9 @@ func (a *auditor) applyPages(ctx context.Context, pages <-chan []journalEvent, c
 	return a.sendEndedHolds(ctx, comparers) // the ended holds to recheck, if there were no events
 }
 
-// startEndedComparers starts a goroutine for each store that has ended holds: Redis, and the read tables that have rows
-// of holds. It returns their channels, for the caller to close.
+// startEndedComparers starts a goroutine for each store that has ended holds: Redis, and
+// the read tables that have rows of holds. It returns their channels, for the caller to
+// close.
 func (a *auditor) startEndedComparers(ctx context.Context, group *errgroup.Group) []chan []*expectedHold {
 	comparers := []func([]*expectedHold) error{
 		func(holds []*expectedHold) error { return a.compareEndedHolds(ctx, holds) },
@@ -112,7 +115,8 @@ func (a *auditor) startEndedComparers(ctx context.Context, group *errgroup.Group
 	return channels
 }
 
-// sendEndedHolds takes the ended holds from the expected state, and sends them to every comparer.
+// sendEndedHolds takes the ended holds from the expected state, and sends them to every
+// comparer.
 func (a *auditor) sendEndedHolds(ctx context.Context, comparers []chan []*expectedHold) error {
 	holds := a.expected.ended
 	a.expected.ended = nil

@@ -17,7 +17,8 @@ type expectedStock struct {
 // Available returns the units that can be reserved.
 func (s *expectedStock) Available() int64 { return s.Received - s.Removed - s.Held - s.Sold }
 
-// expectedHold is a hold as the journal has it. Times are in milliseconds, by Redis's clock.
+// expectedHold is a hold as the journal has it. Times are in milliseconds, by Redis's
+// clock.
 type expectedHold struct {
 	ID             string
 	SKU            string
@@ -43,13 +44,16 @@ const (
 // clock formats a time given in milliseconds.
 func clock(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// expected is the state that Redis and the read tables should have at one seq. It is computed from the journal's events.
+// expected is the state that Redis and the read tables should have at one seq. It is
+// computed from the journal's events.
 //
-// Up to the audit's end it tracks every key that an event changes. A hold that ends moves from holds to ended, to be
-// compared and forgotten, so memory does not grow with history.
+// Up to the audit's end it tracks every key that an event changes. A hold that ends moves
+// from holds to ended, to be compared and forgotten, so memory does not grow with
+// history.
 //
-// Past the audit's end (pastEnd) it updates the keys that it tracks, which are still to be compared, and adds no key,
-// unless the audit is full. A hold that ends stays in holds, with its final status.
+// Past the audit's end (pastEnd) it updates the keys that it tracks, which are still to
+// be compared, and adds no key, unless the audit is full. A hold that ends stays in
+// holds, with its final status.
 type expected struct {
 	seq      int64
 	stock    map[string]*expectedStock
@@ -67,7 +71,8 @@ type expected struct {
 	report  func(Difference) // receives the faults of the journal itself
 }
 
-// totals count all holds and orders, tracked or not. holds and orders are complete only in a full audit.
+// totals count all holds and orders, tracked or not. holds and orders are complete only
+// in a full audit.
 type totals struct{ live, holds, orders int64 }
 
 func newExpected(full bool, report func(Difference)) *expected {
@@ -81,8 +86,8 @@ func newExpected(full bool, report func(Difference)) *expected {
 	}
 }
 
-// apply applies the next event. It reports an event that is impossible after the events before it, and applies as much
-// of it as makes sense.
+// apply applies the next event. It reports an event that is impossible after the events
+// before it, and applies as much of it as makes sense.
 func (e *expected) apply(event *journalEvent) {
 	if event.seq != e.seq+1 {
 		e.report(Difference{

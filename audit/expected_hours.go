@@ -25,8 +25,9 @@ const (
 
 // hours are the units per SKU and hour as the journal has them.
 //
-// An hour is complete once the journal has events of two hours later. Its rows are then compared, and forgotten if they
-// agree. Rows that differ are kept until the audit's end: an event may still arrive whose clock was behind.
+// An hour is complete once the journal has events of two hours later. Its rows are then
+// compared, and forgotten if they agree. Rows that differ are kept until the audit's end:
+// an event may still arrive whose clock was behind.
 type hours struct {
 	units           map[hourKey]*hourUnits
 	firstIncomplete int64 // the first hour that is not complete
@@ -52,8 +53,8 @@ func (h *hours) add(event *journalEvent, column int) {
 	h.latest = max(h.latest, key.hour)
 }
 
-// takeComplete returns the keys of all complete hours, if another hour has become complete since the last call. Rows
-// that differed at an earlier call are among them.
+// takeComplete returns the keys of all complete hours, if another hour has become
+// complete since the last call. Rows that differed at an earlier call are among them.
 func (h *hours) takeComplete() (keys []hourKey) {
 	firstIncomplete := h.latest - 1
 	if firstIncomplete <= h.firstIncomplete {

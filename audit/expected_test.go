@@ -7,8 +7,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestExpectedStateTracksKeysPastTheEnd checks which keys the expected state tracks up to the audit's end and past it,
-// and that it reports events that are impossible.
+// TestExpectedStateTracksKeysPastTheEnd checks which keys the expected state tracks up to
+// the audit's end and past it, and that it reports events that are impossible.
 func TestExpectedStateTracksKeysPastTheEnd(t *testing.T) {
 	t.Parallel()
 	var reported []Difference
@@ -35,7 +35,12 @@ func TestExpectedStateTracksKeysPastTheEnd(t *testing.T) {
 	apply(events.TypeHoldCreated, "b", 3)
 	apply(events.TypeHoldConfirmed, "a", 2)
 	stock := *e.stock["shirt"]
-	if want := (expectedStock{Received: 10, Removed: 1, Held: 3, Sold: 2}); stock != want {
+	if want := (expectedStock{
+		Received: 10,
+		Removed:  1,
+		Held:     3,
+		Sold:     2,
+	}); stock != want {
 		t.Errorf("got stock %+v, want %+v", stock, want)
 	}
 	if stock.Available() != 4 {
@@ -79,12 +84,18 @@ func TestExpectedStateTracksKeysPastTheEnd(t *testing.T) {
 	}
 
 	apply(events.TypeHoldCancelled, "b", 3) // it has ended already
-	e.apply(&journalEvent{seq: 99, eventType: events.TypeStockAdjusted, sku: "shirt", qty: -50})
+	e.apply(&journalEvent{
+		seq:       99,
+		eventType: events.TypeStockAdjusted,
+		sku:       "shirt",
+		qty:       -50,
+	})
 	var kinds []Kind
 	for _, d := range reported {
 		kinds = append(kinds, d.Kind)
 	}
 	if want := []Kind{KindImpossible, KindHole, KindImpossible}; !slices.Equal(kinds, want) {
-		t.Errorf("got %+v, want %v: a hold that ends twice, a missing seq, and stock below zero", reported, want)
+		t.Errorf("got %+v, want %v: a hold that ends twice, a missing seq, and stock below zero",
+			reported, want)
 	}
 }

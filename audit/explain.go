@@ -9,8 +9,8 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// divergence is a difference that a dead letter may explain: the event or the due hold that would have changed the key
-// is parked.
+// divergence is a difference that a dead letter may explain: the event or the due hold
+// that would have changed the key is parked.
 type divergence struct {
 	difference  Difference
 	sequenceKey string        // the sequence key of such dead letters; "" if none can explain it
@@ -18,9 +18,10 @@ type divergence struct {
 	sku         string        // likewise the SKU
 }
 
-// reportDivergences reports each divergence as parked if a dead letter of the source explains it, and as a difference
-// otherwise. For a read table, db must be the transaction in which the rows were read: a retry between the two reads would
-// resolve the letter.
+// reportDivergences reports each divergence as parked if a dead letter of the source
+// explains it, and as a difference otherwise. For a read table, db must be the
+// transaction in which the rows were read: a retry between the two reads would resolve
+// the letter.
 func (a *auditor) reportDivergences(
 	ctx context.Context, db postgres.Querier, source string, divergences []divergence,
 ) error {
@@ -49,7 +50,8 @@ func (a *auditor) reportDivergences(
 	return nil
 }
 
-// readExplanations returns, by sequence key, which dead letter of the source is parked or was discarded.
+// readExplanations returns, by sequence key, which dead letter of the source is parked or
+// was discarded.
 func readExplanations(
 	ctx context.Context, db postgres.Querier, source, pool string, keys []string,
 ) (map[string]string, error) {

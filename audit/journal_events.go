@@ -12,8 +12,9 @@ import (
 	"github.com/stockstream/stockstream/events/journal"
 )
 
-// journalEvent has the fields of an event that the expected state needs. Postgres extracts them from the payload: to
-// read and decode whole envelopes would take most of a full audit's time.
+// journalEvent has the fields of an event that the expected state needs. Postgres
+// extracts them from the payload: to read and decode whole envelopes would take most of a
+// full audit's time.
 type journalEvent struct {
 	seq       int64
 	eventType events.Type
@@ -30,8 +31,9 @@ type journalEvent struct {
 // pageEvents is how many events one query reads.
 const pageEvents = 10_000
 
-// selectCovers reports whether selectJournalEvents extracts the right fields for this type and version. All other
-// events are decoded by package events, which upcasts older versions.
+// selectCovers reports whether selectJournalEvents extracts the right fields for this
+// type and version. All other events are decoded by package events, which upcasts older
+// versions.
 func selectCovers(eventType events.Type, version string) bool {
 	switch eventType {
 	case events.TypeStockAdjusted:
@@ -54,8 +56,11 @@ const selectJournalEvents = `
 	       at
 	FROM events WHERE pool = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`
 
-// readJournalEvents returns the events of a pool with after < seq <= upTo, at most pageEvents of them.
-func readJournalEvents(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64) ([]journalEvent, error) {
+// readJournalEvents returns the events of a pool with after < seq <= upTo, at most
+// pageEvents of them.
+func readJournalEvents(
+	ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64,
+) ([]journalEvent, error) {
 	rows, err := conn.Query(ctx, selectJournalEvents, pool, after, upTo, pageEvents)
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
@@ -66,7 +71,8 @@ func readJournalEvents(ctx context.Context, conn *pgx.Conn, pool string, after, 
 	var version, qty, ttl string
 	var at time.Time
 	columns := []any{
-		&event.seq, (*string)(&event.eventType), &version, &event.sku, &event.hold, &qty, &event.user, &ttl, &event.ref, &at,
+		&event.seq, (*string)(&event.eventType), &version, &event.sku, &event.hold, &qty, &event.user, &ttl,
+		&event.ref, &at,
 	}
 	_, err = pgx.ForEachRow(rows, columns, func() error {
 		event.atMs = at.UnixMilli()
@@ -93,7 +99,8 @@ func readJournalEvents(ctx context.Context, conn *pgx.Conn, pool string, after, 
 	return page, err
 }
 
-// parseNumbers sets the numbers, and reports whether the event then has every field that its type requires.
+// parseNumbers sets the numbers, and reports whether the event then has every field that
+// its type requires.
 func (e *journalEvent) parseNumbers(qty, ttl string) bool {
 	var qtyErr, ttlErr error
 	e.qty, qtyErr = strconv.ParseInt(qty, 10, 64)
@@ -104,7 +111,8 @@ func (e *journalEvent) parseNumbers(qty, ttl string) bool {
 	return e.eventType == events.TypeStockAdjusted || e.hold != "" && e.qty > 0
 }
 
-// decodeEnvelope returns the fields of an event decoded by package events, as projections decode it.
+// decodeEnvelope returns the fields of an event decoded by package events, as projections
+// decode it.
 func decodeEnvelope(envelope *events.Envelope) journalEvent {
 	e := journalEvent{
 		seq:       envelope.Seq,

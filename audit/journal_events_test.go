@@ -27,7 +27,11 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	return &fixture{t: t, ctx: ctx, conn: testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t)))}
+	return &fixture{
+		t:    t,
+		ctx:  ctx,
+		conn: testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t))),
+	}
 }
 
 // appendRaw appends an event with any type and payload to the journal.
@@ -71,21 +75,46 @@ func (f *fixture) readAll() []journalEvent {
 	return page
 }
 
-// TestFieldsFromPostgresMatchDecodedEvents checks, for every event type and spelling of a payload, that the fields which
-// Postgres extracts are those that package events decodes.
+// TestFieldsFromPostgresMatchDecodedEvents checks, for every event type and spelling of a
+// payload, that the fields which Postgres extracts are those that package events decodes.
 func TestFieldsFromPostgresMatchDecodedEvents(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for _, event := range []events.Event{
-		&events.StockAdjusted{SKU: "shirt", Delta: -7, Reason: "broken", IdempotencyKey: "k"},
-		&events.HoldCreated{HoldID: "h", SKU: "shirt", Qty: 2, UserID: "ann", TTLMs: 1000, IdempotencyKey: "k"},
-		&events.HoldConfirmed{HoldID: "h", SKU: "shirt", Qty: 2, UserID: "ann", PaymentRef: "p"},
-		&events.HoldCancelled{HoldID: "h", SKU: "shirt", Qty: 2, UserID: "ann", Reason: "requested"},
+		&events.StockAdjusted{
+			SKU:            "shirt",
+			Delta:          -7,
+			Reason:         "broken",
+			IdempotencyKey: "k",
+		},
+		&events.HoldCreated{
+			HoldID:         "h",
+			SKU:            "shirt",
+			Qty:            2,
+			UserID:         "ann",
+			TTLMs:          1000,
+			IdempotencyKey: "k",
+		},
+		&events.HoldConfirmed{
+			HoldID:     "h",
+			SKU:        "shirt",
+			Qty:        2,
+			UserID:     "ann",
+			PaymentRef: "p",
+		},
+		&events.HoldCancelled{
+			HoldID: "h",
+			SKU:    "shirt",
+			Qty:    2,
+			UserID: "ann",
+			Reason: "requested",
+		},
 	} {
 		f.append(event)
 	}
 	f.appendRaw(events.TypeStockAdjusted, `{"sku":"shirt","delta":3,"reason":"of version 1"}`)
-	f.appendRaw(events.TypeHoldCreated, `{"hold_id":"h","sku":"shirt","qty":2e0,"user_id":"a \"b\" \\ é","ttl_ms":1000,"idempotency_key":"\u00e9"}`)
+	f.appendRaw(events.TypeHoldCreated,
+		`{"hold_id":"h","sku":"shirt","qty":2e0,"user_id":"a \"b\" \\ é","ttl_ms":1000,"idempotency_key":"\u00e9"}`)
 	envelopes, err := journal.ReadEvents(f.ctx, f.conn, "main", 0, 100)
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +130,8 @@ func TestFieldsFromPostgresMatchDecodedEvents(t *testing.T) {
 	}
 }
 
-// TestUndecodableEventsAreCounted checks that events which projections park are counted as unreadable, and that
-// their neighbours are applied.
+// TestUndecodableEventsAreCounted checks that events which projections park are counted
+// as unreadable, and that their neighbours are applied.
 func TestUndecodableEventsAreCounted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -129,8 +158,9 @@ func TestUndecodableEventsAreCounted(t *testing.T) {
 	}
 }
 
-// TestSelectCoversTheLatestVersions fails when an event type gains a version. Then check whether selectJournalEvents
-// extracts the right fields of it, and add the version to selectCovers: all other versions are decoded one by one, slowly.
+// TestSelectCoversTheLatestVersions fails when an event type gains a version. Then check
+// whether selectJournalEvents extracts the right fields of it, and add the version to
+// selectCovers: all other versions are decoded one by one, slowly.
 func TestSelectCoversTheLatestVersions(t *testing.T) {
 	t.Parallel()
 	for _, eventType := range events.Types() {

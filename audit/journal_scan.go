@@ -9,11 +9,15 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// pollInterval is how often an audit looks again at a store that has not reached a seq yet.
+// pollInterval is how often an audit looks again at a store that has not reached a seq
+// yet.
 const pollInterval = 20 * time.Millisecond
 
-// readPages sends the events with after < seq <= upTo, page by page, and closes the channel.
-func readPages(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64, pages chan<- []journalEvent) error {
+// readPages sends the events with after < seq <= upTo, page by page, and closes the
+// channel.
+func readPages(
+	ctx context.Context, conn *pgx.Conn, pool string, after, upTo int64, pages chan<- []journalEvent,
+) error {
 	defer close(pages)
 	for after < upTo {
 		page, err := readJournalEvents(ctx, conn, pool, after, upTo)
@@ -30,7 +34,8 @@ func readPages(ctx context.Context, conn *pgx.Conn, pool string, after, upTo int
 	return nil
 }
 
-// journalScan advances the expected state past the audit's end, to the exact seq at which another store was read.
+// journalScan advances the expected state past the audit's end, to the exact seq at which
+// another store was read.
 type journalScan struct {
 	conn     *pgx.Conn
 	pool     string
@@ -39,8 +44,9 @@ type journalScan struct {
 	page     []journalEvent // read and not applied yet
 }
 
-// advanceTo applies events until the expected state has reached seq. It reports false if the journal does not reach
-// seq within the wait. The expected state must not be past seq.
+// advanceTo applies events until the expected state has reached seq. It reports false if
+// the journal does not reach seq within the wait. The expected state must not be past
+// seq.
 func (s *journalScan) advanceTo(ctx context.Context, seq int64) (reached bool, err error) {
 	deadline := time.Now().Add(s.wait)
 	for s.expected.seq < seq {
@@ -68,8 +74,8 @@ func (s *journalScan) advanceTo(ctx context.Context, seq int64) (reached bool, e
 	return true, nil
 }
 
-// advanceTo advances the expected state to seq, and reports whether it got there. A journal that does not reach seq is
-// reported once, and not waited for again.
+// advanceTo advances the expected state to seq, and reports whether it got there. A
+// journal that does not reach seq is reported once, and not waited for again.
 func (a *auditor) advanceTo(ctx context.Context, seq int64) (reached bool, err error) {
 	if a.journalStuck.Load() && a.expected.seq < seq {
 		return false, nil
@@ -77,7 +83,8 @@ func (a *auditor) advanceTo(ctx context.Context, seq int64) (reached bool, err e
 	reached, err = a.scan.advanceTo(ctx, seq)
 	if err == nil && !reached {
 		a.journalStuck.Store(true)
-		a.found.addIncomplete("the journal ends at seq %d; it did not reach seq %d within %s", a.expected.seq, seq, a.config.Wait)
+		a.found.addIncomplete("the journal ends at seq %d; it did not reach seq %d within %s",
+			a.expected.seq, seq, a.config.Wait)
 	}
 	return reached, err
 }

@@ -13,9 +13,12 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Reader returns the audits of a pool as a reader of the journal, whose position is the verified seq: events after it
-// must not be detached. audited is false if the pool was never audited.
-func Reader(ctx context.Context, db postgres.Querier, pool string) (reader journal.ReaderPosition, audited bool, err error) {
+// Reader returns the audits of a pool as a reader of the journal, whose position is the
+// verified seq: events after it must not be detached. audited is false if the pool was
+// never audited.
+func Reader(
+	ctx context.Context, db postgres.Querier, pool string,
+) (reader journal.ReaderPosition, audited bool, err error) {
 	reader = journal.ReaderPosition{Name: "audit", Pool: pool}
 	err = db.QueryRow(ctx, `SELECT verified_seq FROM audits WHERE pool = $1`, pool).Scan(&reader.Seq)
 	switch {
@@ -27,8 +30,8 @@ func Reader(ctx context.Context, db postgres.Querier, pool string) (reader journ
 	return reader, true, nil
 }
 
-// Last returns the report of a pool's last audit, and the time at which it ended, by Postgres's clock. The report is nil if
-// the pool was never audited.
+// Last returns the report of a pool's last audit, and the time at which it ended, by
+// Postgres's clock. The report is nil if the pool was never audited.
 func Last(ctx context.Context, db postgres.Querier, pool string) (report *Report, at time.Time, err error) {
 	var raw []byte
 	err = db.QueryRow(ctx, `SELECT report, last_at FROM audits WHERE pool = $1`, pool).Scan(&raw, &at)

@@ -11,11 +11,13 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// chunksPerGroup is how many chunks are read before the expected state is advanced to them, one after the other.
+// chunksPerGroup is how many chunks are read before the expected state is advanced to
+// them, one after the other.
 const chunksPerGroup = 25
 
-// compareRedis compares the tracked stock and holds with Redis, and then the number of deadlines. Holds that ended before
-// the audit's end were compared while the journal was applied.
+// compareRedis compares the tracked stock and holds with Redis, and then the number of
+// deadlines. Holds that ended before the audit's end were compared while the journal was
+// applied.
 func (a *auditor) compareRedis(ctx context.Context) error {
 	skus := slices.Sorted(maps.Keys(a.expected.stock))
 	if err := a.compareKeys(ctx, skus, nil); err != nil {
@@ -28,8 +30,9 @@ func (a *auditor) compareRedis(ctx context.Context) error {
 	return a.compareDueCount(ctx)
 }
 
-// compareKeys compares keys chunk by chunk, each chunk at the exact seq at which it was read. Give it either SKUs or
-// holds. It reads a group of chunks at once, to wait for the journal once per group and not once per chunk.
+// compareKeys compares keys chunk by chunk, each chunk at the exact seq at which it was
+// read. Give it either SKUs or holds. It reads a group of chunks at once, to wait for the
+// journal once per group and not once per chunk.
 func (a *auditor) compareKeys(ctx context.Context, skus, holdIDs []string) error {
 	for len(skus)+len(holdIDs) > 0 {
 		var group []*redisChunk
@@ -57,8 +60,9 @@ func (a *auditor) compareKeys(ctx context.Context, skus, holdIDs []string) error
 	return nil
 }
 
-// readRedis reads a chunk at a seq that is not before the audit's end. It waits for a log that has not reached the end:
-// a restore may be running. A nil chunk means that Redis cannot be compared, and that this was reported.
+// readRedis reads a chunk at a seq that is not before the audit's end. It waits for a log
+// that has not reached the end: a restore may be running. A nil chunk means that Redis
+// cannot be compared, and that this was reported.
 func (a *auditor) readRedis(ctx context.Context, skus, holdIDs []string) (*redisChunk, error) {
 	deadline := time.Now().Add(a.config.Wait)
 	for !a.redisUnusable.Load() {
@@ -80,8 +84,8 @@ func (a *auditor) readRedis(ctx context.Context, skus, holdIDs []string) (*redis
 	return nil, nil
 }
 
-// reportRedisUnusable reports once why Redis cannot be compared. It has no log (c is nil), or its log ends before the
-// journal, so that it has lost events.
+// reportRedisUnusable reports once why Redis cannot be compared. It has no log (c is
+// nil), or its log ends before the journal, so that it has lost events.
 func (a *auditor) reportRedisUnusable(c *redisChunk) {
 	switch {
 	case a.redisUnusable.Swap(true):

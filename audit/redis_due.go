@@ -9,11 +9,13 @@ import (
 	"github.com/stockstream/stockstream/deadletters"
 )
 
-// compareDueCount compares the number of deadlines in holds:due with the number of live holds. One read thus finds
-// a deadline without a hold, or a hold without a deadline, among keys that this audit does not compare. If the numbers
-// differ, a full audit, which has compared every live hold, also searches for the deadlines without a hold.
+// compareDueCount compares the number of deadlines in holds:due with the number of live
+// holds. One read thus finds a deadline without a hold, or a hold without a deadline,
+// among keys that this audit does not compare. If the numbers differ, a full audit, which
+// has compared every live hold, also searches for the deadlines without a hold.
 //
-// A live hold that the saga has parked has a dead letter instead of a deadline, so that many deadlines may be missing.
+// A live hold that the saga has parked has a dead letter instead of a deadline, so that
+// many deadlines may be missing.
 func (a *auditor) compareDueCount(ctx context.Context) error {
 	c, err := a.readRedis(ctx, nil, nil)
 	if err != nil || c == nil {

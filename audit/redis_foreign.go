@@ -11,14 +11,18 @@ import (
 // scanCount is how many keys Redis visits in one step of a scan.
 const scanCount = 1000
 
-// compareForeignKeys scans Redis for counters, recorded values and holds that no event accounts for. They are not
-// harmless: a hash whose state is ACTIVE could be confirmed. Only a full audit scans, since it tracks every key that the
-// journal names.
+// compareForeignKeys scans Redis for counters, recorded values and holds that no event
+// accounts for. They are not harmless: a hash whose state is ACTIVE could be confirmed.
+// Only a full audit scans, since it tracks every key that the journal names.
 func (a *auditor) compareForeignKeys(ctx context.Context) error {
 	client := a.config.Redis
 	pool := a.config.Pool
-	compareHolds := func(ids []string) error { return a.compareKeys(ctx, nil, untracked(ids, a.expected.holds)) }
-	compareSKUs := func(skus []string) error { return a.compareKeys(ctx, untracked(skus, a.expected.stock), nil) }
+	compareHolds := func(ids []string) error {
+		return a.compareKeys(ctx, nil, untracked(ids, a.expected.holds))
+	}
+	compareSKUs := func(skus []string) error {
+		return a.compareKeys(ctx, untracked(skus, a.expected.stock), nil)
+	}
 
 	scanKeys := func(prefix string, compare func([]string) error) error {
 		step := func(cursor uint64) *redis.ScanCmd { return client.Scan(ctx, cursor, prefix+"*", scanCount) }
@@ -36,9 +40,12 @@ func (a *auditor) compareForeignKeys(ctx context.Context) error {
 	return scanRedis(step, 2, "stock:", compareSKUs)
 }
 
-// scanRedis runs a scan to its end, and calls compare with the names that each step found, without the prefix. every
-// is how many texts a step returns per name: 1 for keys, 2 for hashes and sorted sets, which return a value with each name.
-func scanRedis(step func(cursor uint64) *redis.ScanCmd, every int, prefix string, compare func([]string) error) error {
+// scanRedis runs a scan to its end, and calls compare with the names that each step
+// found, without the prefix. every is how many texts a step returns per name: 1 for keys,
+// 2 for hashes and sorted sets, which return a value with each name.
+func scanRedis(
+	step func(cursor uint64) *redis.ScanCmd, every int, prefix string, compare func([]string) error,
+) error {
 	for cursor := uint64(0); ; {
 		texts, next, err := step(cursor).Result()
 		if err != nil {

@@ -8,13 +8,15 @@ import (
 	"github.com/stockstream/stockstream/deadletters"
 )
 
-// redisHold is the hash of a hold, and its deadline in holds:due. A field is nil if Redis lacks it.
+// redisHold is the hash of a hold, and its deadline in holds:due. A field is nil if Redis
+// lacks it.
 type redisHold struct {
 	sku, qty, userID, state, expiresAt, paymentRef, endedSeq *string
 	due                                                      *string // the score in holds:due
 }
 
-// compareHolds compares the holds of a chunk with the expected state, which must be at the chunk's seq.
+// compareHolds compares the holds of a chunk with the expected state, which must be at
+// the chunk's seq.
 func (a *auditor) compareHolds(ctx context.Context, c *redisChunk) error {
 	var divergences []divergence
 	tracked := int64(0)
@@ -31,7 +33,8 @@ func (a *auditor) compareHolds(ctx context.Context, c *redisChunk) error {
 	return a.reportDivergences(ctx, a.conns.work, deadletters.SourceSaga, divergences)
 }
 
-// compareEndedHolds compares holds that have ended. They never change again, so any seq from the audit's end on will do.
+// compareEndedHolds compares holds that have ended. They never change again, so any seq
+// from the audit's end on will do.
 func (a *auditor) compareEndedHolds(ctx context.Context, holds []*expectedHold) error {
 	for chunk := range slices.Chunk(holds, keysPerChunk) {
 		ids := make([]string, len(chunk))
@@ -62,9 +65,10 @@ func (a *auditor) compareEndedHolds(ctx context.Context, holds []*expectedHold) 
 	return nil
 }
 
-// allHashesExpired reports, in a full audit, whether Redis has removed the hashes of all these ended holds. That is so for
-// most of a long history, and saves running the script. A full audit still finds the deadline of a removed hold, since
-// it compares the number of deadlines; any other audit runs the script for each.
+// allHashesExpired reports, in a full audit, whether Redis has removed the hashes of all
+// these ended holds. That is so for most of a long history, and saves running the script.
+// A full audit still finds the deadline of a removed hold, since it compares the number
+// of deadlines; any other audit runs the script for each.
 func (a *auditor) allHashesExpired(ctx context.Context, ids []string) (bool, error) {
 	if !a.full {
 		return false, nil
@@ -80,8 +84,8 @@ func (a *auditor) allHashesExpired(ctx context.Context, ids []string) (bool, err
 	return count == 0, nil
 }
 
-// matchHold compares a hash and its deadline with the expected hold; nil if the hold is not tracked, and so not live. The
-// hash of a hold that has ended may have been removed.
+// matchHold compares a hash and its deadline with the expected hold; nil if the hold is
+// not tracked, and so not live. The hash of a hold that has ended may have been removed.
 func matchHold(hold *expectedHold, found redisHold) (kind Kind, differs bool) {
 	switch {
 	case hold == nil:
@@ -107,9 +111,12 @@ func sameHash(hold *expectedHold, found redisHold) bool {
 		equalsNumber(found.expiresAt, hold.ExpiresAtMs)
 }
 
-// holdDivergence describes a hold that differs. If a live hold lacks nothing but its deadline, a dead letter of the saga may
-// explain it: the saga removes a deadline when it parks the hold.
-func (a *auditor) holdDivergence(kind Kind, hold *expectedHold, id string, found redisHold, seq int64) divergence {
+// holdDivergence describes a hold that differs. If a live hold lacks nothing but its
+// deadline, a dead letter of the saga may explain it: the saga removes a deadline when it
+// parks the hold.
+func (a *auditor) holdDivergence(
+	kind Kind, hold *expectedHold, id string, found redisHold, seq int64,
+) divergence {
 	d := divergence{
 		difference: Difference{
 			Store:    StoreRedis,
@@ -134,7 +141,8 @@ func describeExpectedHold(hold *expectedHold) string {
 	if hold == nil {
 		return "no live hold"
 	}
-	text := fmt.Sprintf("%s, %d of %s for %s, until %s", hold.Status, hold.Qty, hold.SKU, hold.UserID, clock(hold.ExpiresAtMs))
+	text := fmt.Sprintf("%s, %d of %s for %s, until %s",
+		hold.Status, hold.Qty, hold.SKU, hold.UserID, clock(hold.ExpiresAtMs))
 	if hold.PaymentRef != "" {
 		text += ", paid by " + hold.PaymentRef
 	}

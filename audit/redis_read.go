@@ -17,7 +17,8 @@ var readSource string
 
 var readScript = redis.NewScript(readSource)
 
-// keysPerChunk is how many keys one call of the script reads. A call occupies Redis for about 0.3 ms.
+// keysPerChunk is how many keys one call of the script reads. A call occupies Redis for
+// about 0.3 ms.
 const keysPerChunk = 200
 
 // errNoLog is returned if Redis has no log for the pool.
@@ -33,7 +34,8 @@ type redisChunk struct {
 	holds []redisHold // one per hold id
 }
 
-// readRedisChunk reads some keys, all at the same seq. It returns errNoLog if Redis has no log.
+// readRedisChunk reads some keys, all at the same seq. It returns errNoLog if Redis has
+// no log.
 func readRedisChunk(
 	ctx context.Context, client redis.Scripter, pool events.Pool, skus, holdIDs []string,
 ) (*redisChunk, error) {
@@ -81,7 +83,8 @@ func readRedisChunk(
 	return c, nil
 }
 
-// textRows converts a list of lists of texts. A text is nil if Redis has none. Each row has room for eight texts.
+// textRows converts a list of lists of texts. A text is nil if Redis has none. Each row
+// has room for eight texts.
 func textRows(reply any) [][8]*string {
 	rows, _ := reply.([]any)
 	lists := make([][8]*string, len(rows))
@@ -116,7 +119,8 @@ func orDash(text *string) string {
 	return *text
 }
 
-// clockOrDash formats a time given as a text in milliseconds. It returns other texts unchanged.
+// clockOrDash formats a time given as a text in milliseconds. It returns other texts
+// unchanged.
 func clockOrDash(ms *string) string {
 	if ms == nil {
 		return "-"

@@ -5,10 +5,12 @@ import (
 	"strconv"
 )
 
-// redisStock is the counter of a SKU, and the value that inventory.meta has recorded of it. Each is nil if Redis lacks it.
+// redisStock is the counter of a SKU, and the value that inventory.meta has recorded of
+// it. Each is nil if Redis lacks it.
 type redisStock struct{ counter, recorded *string }
 
-// compareStock compares the counters of a chunk with the expected state, which must be at the chunk's seq.
+// compareStock compares the counters of a chunk with the expected state, which must be at
+// the chunk's seq.
 func (a *auditor) compareStock(c *redisChunk) {
 	for i, sku := range c.skus {
 		stock := a.expected.stock[sku]
@@ -35,8 +37,9 @@ func (a *auditor) compareStock(c *redisChunk) {
 
 // matchStock compares a counter with the expected stock; nil if no event names the SKU.
 //
-// The recorded value must always match. If it does and the counter does not, an operator has set the counter by hand: the
-// difference is pending until the next command for the SKU records it as an event.
+// The recorded value must always match. If it does and the counter does not, an operator
+// has set the counter by hand: the difference is pending until the next command for the
+// SKU records it as an event.
 func matchStock(stock *expectedStock, found redisStock) (differs, pending bool) {
 	counter := found.counter
 	if counter == nil && found.recorded != nil {

@@ -9,17 +9,20 @@ import (
 // Verdict is the overall result of an audit.
 type Verdict string
 
-// The verdicts, from best to worst. An audit to which several apply gets the worst of them, with one exception: if this
-// build could not decode some events, the differences may be false, and the verdict is VerdictIncomplete.
+// The verdicts, from best to worst. An audit to which several apply gets the worst of
+// them, with one exception: if this build could not decode some events, the differences
+// may be false, and the verdict is VerdictIncomplete.
 const (
-	// VerdictClean means that all stores agree with the journal. A counter that an operator changed and that no command
-	// has recorded yet is listed as pending, and is no difference.
+	// VerdictClean means that all stores agree with the journal. A counter that an
+	// operator changed and that no command has recorded yet is listed as pending, and is
+	// no difference.
 	VerdictClean Verdict = "clean"
-	// VerdictParked means that dead letters explain every difference. No event is lost, but an operator must retry or
-	// discard the letters.
+	// VerdictParked means that dead letters explain every difference. No event is lost,
+	// but an operator must retry or discard the letters.
 	VerdictParked Verdict = "parked"
-	// VerdictIncomplete means that some stores could not be compared: one of them does not reach the journal's end, or
-	// a newer build wrote events that this build cannot decode.
+	// VerdictIncomplete means that some stores could not be compared: one of them does
+	// not reach the journal's end, or a newer build wrote events that this build cannot
+	// decode.
 	VerdictIncomplete Verdict = "incomplete"
 	// VerdictDiffers means that there are differences that no dead letter explains.
 	VerdictDiffers Verdict = "differs"
@@ -84,12 +87,13 @@ type Compared struct {
 
 // Report is the result of an audit.
 type Report struct {
-	Pool        string    `json:"pool"`
-	OK          bool      `json:"ok"` // the verdict is clean
-	Verdict     Verdict   `json:"outcome"`
-	Full        bool      `json:"full"` // the audit started at seq 0
-	From        int64     `json:"from"` // the verified seq at which the audit started
-	Seq         int64     `json:"seq"`  // the journal's seq when the audit started; every event up to it was compared
+	Pool    string  `json:"pool"`
+	OK      bool    `json:"ok"` // the verdict is clean
+	Verdict Verdict `json:"outcome"`
+	Full    bool    `json:"full"` // the audit started at seq 0
+	From    int64   `json:"from"` // the verified seq at which the audit started
+	// the journal's seq when the audit started; every event up to it was compared
+	Seq         int64     `json:"seq"`
 	StartedAt   time.Time `json:"started_at"`
 	TookMs      int64     `json:"took_ms"`
 	Compared    Compared  `json:"compared"`
@@ -119,8 +123,8 @@ func countDifferences(count int) string {
 	return fmt.Sprintf("%d differences", count)
 }
 
-// conclude sets the duration and the verdict. If some events were unreadable, the differences may be false, and the
-// verdict is incomplete.
+// conclude sets the duration and the verdict. If some events were unreadable, the
+// differences may be false, and the verdict is incomplete.
 func (r *Report) conclude(took time.Duration, unreadable bool) {
 	r.TookMs = took.Milliseconds()
 	switch {
@@ -145,13 +149,15 @@ type findings struct {
 	recheck recheckKeys
 }
 
-// recheckKeys are keys that the next audit must compare again, because they differ and a dead letter explains it.
+// recheckKeys are keys that the next audit must compare again, because they differ and a
+// dead letter explains it.
 type recheckKeys struct {
 	skus  map[string]bool
 	holds map[string]*expectedHold
 }
 
-// newFindings returns an empty report. Its lists are empty and not nil, so that JSON has [] and not null.
+// newFindings returns an empty report. Its lists are empty and not nil, so that JSON has
+// [] and not null.
 func newFindings(pool string, full bool) *findings {
 	return &findings{
 		report: Report{
@@ -177,7 +183,8 @@ func (f *findings) addDifference(d Difference) {
 	f.report.Differences.add(d)
 }
 
-// addParked adds a difference that a dead letter explains. The next audit compares its hold or SKU again.
+// addParked adds a difference that a dead letter explains. The next audit compares its
+// hold or SKU again.
 func (f *findings) addParked(d divergence) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,19 +17,22 @@ import (
 
 // Config is the pool to audit, and the stores that have it.
 type Config struct {
-	// Postgres is where an audit connects. It opens its own connections, so that it takes none from the API's pool.
+	// Postgres is where an audit connects. It opens its own connections, so that it takes
+	// none from the API's pool.
 	Postgres *pgx.ConnConfig
 	// Redis is the caller's client; an audit does not close it.
 	Redis redis.UniversalClient
 	Pool  events.Pool
-	// Wait is how long the journal, the projections and Redis may take to reach a seq that the audit needs; 10 s unless set.
-	// A store that does not reach it makes the audit incomplete.
+	// Wait is how long the journal, the projections and Redis may take to reach a seq
+	// that the audit needs; 10 s unless set. A store that does not reach it makes the
+	// audit incomplete.
 	Wait time.Duration
 	// LockWait is how long to wait for another audit of the pool to end; 5 s unless set.
 	LockWait time.Duration
 }
 
-// ErrAuditRunning is returned if another audit of the pool is running, or if Postgres does not answer.
+// ErrAuditRunning is returned if another audit of the pool is running, or if Postgres
+// does not answer.
 var ErrAuditRunning = errors.New("another audit is running")
 
 // auditor is one running audit.
@@ -49,7 +52,8 @@ type auditor struct {
 	journalStuck  atomic.Bool // reported; do not wait for the journal again
 }
 
-// conns are the audit's sessions with Postgres, one for each thing that runs concurrently.
+// conns are the audit's sessions with Postgres, one for each thing that runs
+// concurrently.
 type conns struct {
 	work    *pgx.Conn            // holds the lease; for everything that runs alone
 	journal *pgx.Conn            // reads the journal
@@ -59,9 +63,10 @@ type conns struct {
 	tables  map[string]*pgx.Conn // reads rows of ended holds, by read table
 }
 
-// Run audits a pool. It starts at the last verified seq, or at seq 0 if full is set or no audit has verified anything.
-// The report has the differences, and is saved for Last; an error means that there is no report. Only one audit of
-// a pool runs at a time: a second one waits for config.LockWait, and then returns ErrAuditRunning.
+// Run audits a pool. It starts at the last verified seq, or at seq 0 if full is set or no
+// audit has verified anything. The report has the differences, and is saved for Last; an
+// error means that there is no report. Only one audit of a pool runs at a time: a second
+// one waits for config.LockWait, and then returns ErrAuditRunning.
 func Run(ctx context.Context, config Config, full bool) (*Report, error) {
 	if config.Wait == 0 {
 		config.Wait = 10 * time.Second
@@ -89,13 +94,15 @@ func Run(ctx context.Context, config Config, full bool) (*Report, error) {
 	return report, err
 }
 
-// acquireLease takes the lease of the pool's audits. It returns ErrAuditRunning if that takes longer than LockWait.
+// acquireLease takes the lease of the pool's audits. It returns ErrAuditRunning if that
+// takes longer than LockWait.
 func acquireLease(ctx context.Context, config Config) (*worker.Lease, error) {
 	short, cancel := context.WithTimeout(ctx, config.LockWait)
 	defer cancel()
 	lease, err := worker.AcquireLease(short, config.Postgres, "audit/"+config.Pool.Name())
 	if err != nil && ctx.Err() == nil && short.Err() != nil {
-		return nil, fmt.Errorf("%w (or Postgres does not answer); gave up after %s", ErrAuditRunning, config.LockWait)
+		return nil, fmt.Errorf("%w (or Postgres does not answer); gave up after %s",
+			ErrAuditRunning, config.LockWait)
 	}
 	return lease, err
 }
@@ -104,8 +111,8 @@ func acquireLease(ctx context.Context, config Config) (*worker.Lease, error) {
 //
 //  1. Decide where it starts and ends.
 //  2. Wait for the projections to reach the end.
-//  3. Apply the journal's events up to the end; meanwhile compare the stream, the holds that end on the way, and the
-//     hours that become complete.
+//  3. Apply the journal's events up to the end; meanwhile compare the stream, the holds
+//     that end on the way, and the hours that become complete.
 //  4. Copy the expected state at the end, to be saved if it proves true.
 //  5. Compare the keys that are still tracked, with Redis and with each read table.
 //  6. In a full audit, search Redis for keys that no event accounts for.
@@ -197,8 +204,8 @@ func (a *auditor) chooseRange(ctx context.Context) (start position, err error) {
 	if a.end, err = worker.ReadCheckpoint(ctx, a.conns.work, journal.CheckpointName, a.pool); err != nil {
 		return start, err
 	}
-	// A journal with a detached partition cannot be audited from here. A hole of any other cause is a difference, which
-	// the expected state reports when it reaches it.
+	// A journal with a detached partition cannot be audited from here. A hole of any
+	// other cause is a difference, which the expected state reports when it reaches it.
 	err = journal.CheckComplete(ctx, a.conns.work, a.pool, start.seq)
 	if errors.Is(err, journal.ErrDetached) || err != nil && !errors.Is(err, journal.ErrHole) {
 		return start, fmt.Errorf("audit from seq %d: %w", start.seq, err)
@@ -228,7 +235,8 @@ func (a *auditor) chooseRange(ctx context.Context) (start position, err error) {
 	return start, nil
 }
 
-// finish sets the verdict and saves the report. If the verdict is clean or parked, it also saves the verified state.
+// finish sets the verdict and saves the report. If the verdict is clean or parked, it
+// also saves the verified state.
 func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time.Duration) (*Report, error) {
 	report := &a.found.report
 	recheck := a.found.recheck
@@ -245,7 +253,8 @@ func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time
 	return report, a.saveReportOnly(ctx)
 }
 
-// saveFailure saves a report that says why no audit was possible. It ignores an error: Postgres may be the reason.
+// saveFailure saves a report that says why no audit was possible. It ignores an error:
+// Postgres may be the reason.
 func (a *auditor) saveFailure(ctx context.Context, cause error) {
 	a.found.addIncomplete("%v", cause)
 	a.found.report.conclude(time.Since(a.found.report.StartedAt), false)

@@ -14,8 +14,9 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// Schedule audits a pool periodically, in the background. Any number of processes may run one. A process that finds the
-// last audit long enough ago runs the next, unless another audit is running. Last returns the report.
+// Schedule audits a pool periodically, in the background. Any number of processes may run
+// one. A process that finds the last audit long enough ago runs the next, unless another
+// audit is running. Last returns the report.
 type Schedule struct {
 	Config
 	Interval time.Duration
@@ -23,8 +24,9 @@ type Schedule struct {
 	Log      *slog.Logger
 }
 
-// restFactor is how many times its own duration an audit is followed by a pause. So background audits run for less than
-// a tenth of the time, even while a difference makes each of them start at the same seq.
+// restFactor is how many times its own duration an audit is followed by a pause. So
+// background audits run for less than a tenth of the time, even while a difference makes
+// each of them start at the same seq.
 const restFactor = 10
 
 // scheduleLockWait is how long a background audit waits for another audit to end.
@@ -60,13 +62,14 @@ func (s *Schedule) auditIfDue(ctx context.Context) error {
 	case VerdictParked, VerdictIncomplete:
 		s.Log.Warn("audit: "+report.Summary(), "seq", report.Seq)
 	case VerdictClean:
-		s.Log.Debug("audit: clean", "seq", report.Seq, "events", report.Compared.Events, "took_ms", report.TookMs)
+		s.Log.Debug("audit: clean", "seq", report.Seq, "events", report.Compared.Events, "took_ms",
+			report.TookMs)
 	}
 	return nil
 }
 
-// due reports whether the last audit was long enough ago, by Postgres's clock: nearly the interval, and restFactor times
-// that audit's duration.
+// due reports whether the last audit was long enough ago, by Postgres's clock: nearly the
+// interval, and restFactor times that audit's duration.
 func (s *Schedule) due(ctx context.Context) (due bool, err error) {
 	const query = `
 		SELECT extract(epoch FROM now() - last_at) * 1000 >= greatest($2 * 0.8, (report->>'took_ms')::bigint * $3)

@@ -29,11 +29,13 @@ const (
 	unchangedHolds = 1000
 )
 
-// recheckMax is how many parked differences an audit saves for the next one. If there are more, the verified state is not
-// replaced, and the next audit finds them again by itself.
+// recheckMax is how many parked differences an audit saves for the next one. If there are
+// more, the verified state is not replaced, and the next audit finds them again by
+// itself.
 const recheckMax = 10_000
 
-// readPosition returns where the next audit of a pool starts: the zero position if it was never audited.
+// readPosition returns where the next audit of a pool starts: the zero position if it was
+// never audited.
 func readPosition(ctx context.Context, db postgres.Querier, pool string) (p position, err error) {
 	const query = `
 		SELECT verified_seq, live_holds, stream_id, sku_cursor, hold_cursor, hour_floor
@@ -52,7 +54,9 @@ const selectHolds = `
 	FROM audit_holds WHERE pool = $1 `
 
 // readHolds returns the verified holds of a pool that meet a condition.
-func readHolds(ctx context.Context, db postgres.Querier, condition string, args ...any) ([]*expectedHold, error) {
+func readHolds(
+	ctx context.Context, db postgres.Querier, condition string, args ...any,
+) ([]*expectedHold, error) {
 	rows, err := db.Query(ctx, selectHolds+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified holds: %w", err)
@@ -72,9 +76,11 @@ func readHolds(ctx context.Context, db postgres.Querier, condition string, args 
 
 const selectStock = `SELECT sku, received, removed, held, sold FROM audit_skus WHERE pool = $1 `
 
-// loadStock adds the verified stock of SKUs that meet a condition, unless it is tracked already. It returns the SKUs, in
-// the order of the query.
-func loadStock(ctx context.Context, db postgres.Querier, e *expected, condition string, args ...any) ([]string, error) {
+// loadStock adds the verified stock of SKUs that meet a condition, unless it is tracked
+// already. It returns the SKUs, in the order of the query.
+func loadStock(
+	ctx context.Context, db postgres.Querier, e *expected, condition string, args ...any,
+) ([]string, error) {
 	rows, err := db.Query(ctx, selectStock+condition, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read verified stock: %w", err)
@@ -96,8 +102,11 @@ func loadStock(ctx context.Context, db postgres.Querier, e *expected, condition 
 	return skus, nil
 }
 
-// loadChangedKeys adds the verified state of the keys that a page of events is about to change.
-func loadChangedKeys(ctx context.Context, db postgres.Querier, pool string, e *expected, page []journalEvent) error {
+// loadChangedKeys adds the verified state of the keys that a page of events is about to
+// change.
+func loadChangedKeys(
+	ctx context.Context, db postgres.Querier, pool string, e *expected, page []journalEvent,
+) error {
 	skus := map[string]bool{}
 	holds := map[string]bool{}
 	created := map[string]bool{}
@@ -121,7 +130,8 @@ func loadChangedKeys(ctx context.Context, db postgres.Querier, pool string, e *e
 	if len(holds) == 0 {
 		return nil
 	}
-	verified, err := readHolds(ctx, db, `AND hold_id = ANY ($2) AND status = 'ACTIVE'`, pool, slices.Collect(maps.Keys(holds)))
+	verified, err := readHolds(ctx, db, `AND hold_id = ANY ($2) AND status = 'ACTIVE'`,
+		pool, slices.Collect(maps.Keys(holds)))
 	for _, hold := range verified {
 		e.holds[hold.ID] = hold
 		e.outdated[hold.ID] = true
@@ -129,7 +139,8 @@ func loadChangedKeys(ctx context.Context, db postgres.Querier, pool string, e *e
 	return err
 }
 
-// loadRecheckKeys adds the keys for which the last audit found a difference that a dead letter explains.
+// loadRecheckKeys adds the keys for which the last audit found a difference that a dead
+// letter explains.
 func loadRecheckKeys(ctx context.Context, db postgres.Querier, pool string, e *expected) error {
 	if _, err := loadStock(ctx, db, e, `AND recheck`, pool); err != nil {
 		return err
@@ -150,7 +161,8 @@ func loadRecheckKeys(ctx context.Context, db postgres.Querier, pool string, e *e
 func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, firstIncomplete int64) error {
 	h.firstIncomplete = firstIncomplete
 	h.latest = firstIncomplete + 1
-	rows, err := db.Query(ctx, `SELECT sku, hour, reserved, sold, cancelled, expired FROM audit_hours WHERE pool = $1`, pool)
+	rows, err := db.Query(ctx,
+		`SELECT sku, hour, reserved, sold, cancelled, expired FROM audit_hours WHERE pool = $1`, pool)
 	if err != nil {
 		return fmt.Errorf("read verified hours: %w", err)
 	}
@@ -170,8 +182,9 @@ func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, 
 	return nil
 }
 
-// loadNextInTurn adds keys that have not changed, the next in turn, and moves the position past them. After the last key
-// it begins with the first again. So every key is compared once in so many audits, even if no event changes it.
+// loadNextInTurn adds keys that have not changed, the next in turn, and moves the
+// position past them. After the last key it begins with the first again. So every key is
+// compared once in so many audits, even if no event changes it.
 func loadNextInTurn(ctx context.Context, db postgres.Querier, pool string, e *expected, p *position) error {
 	skus, err := loadStock(ctx, db, e, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.lastSKU, unchangedSKUs)
 	if err != nil {

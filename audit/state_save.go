@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// verifiedState is a copy of the expected state at the audit's end. It is saved if the audit finds no difference that
-// dead letters do not explain.
+// verifiedState is a copy of the expected state at the audit's end. It is saved if the
+// audit finds no difference that dead letters do not explain.
 type verifiedState struct {
 	full     bool
 	position position
@@ -47,8 +47,11 @@ func copyState(e *expected, next position) *verifiedState {
 	return s
 }
 
-// save replaces the verified state of the pool, in one transaction with the report, and marks the keys to recheck.
-func (s *verifiedState) save(ctx context.Context, conn *pgx.Conn, pool string, recheck recheckKeys, report *Report) error {
+// save replaces the verified state of the pool, in one transaction with the report, and
+// marks the keys to recheck.
+func (s *verifiedState) save(
+	ctx context.Context, conn *pgx.Conn, pool string, recheck recheckKeys, report *Report,
+) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := s.deleteRows(ctx, tx, pool); err != nil {
 			return fmt.Errorf("save the verified state: %w", err)
@@ -66,8 +69,8 @@ func (s *verifiedState) save(ctx context.Context, conn *pgx.Conn, pool string, r
 	})
 }
 
-// deleteRows deletes the rows of SKUs and holds that save is about to write, and those of holds that have ended. After a
-// full audit these are all rows.
+// deleteRows deletes the rows of SKUs and holds that save is about to write, and those of
+// holds that have ended. After a full audit these are all rows.
 func (s *verifiedState) deleteRows(ctx context.Context, tx pgx.Tx, pool string) error {
 	if s.full {
 		_, err := tx.Exec(ctx, `DELETE FROM audit_skus WHERE pool = $1`, pool)
@@ -84,22 +87,24 @@ func (s *verifiedState) deleteRows(ctx context.Context, tx pgx.Tx, pool string) 
 	if _, err := tx.Exec(ctx, `DELETE FROM audit_skus WHERE pool = $1 AND sku = ANY ($2)`, pool, skus); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `DELETE FROM audit_holds WHERE pool = $1 AND (hold_id = ANY ($2) OR recheck)`, pool, ids)
+	_, err := tx.Exec(ctx, `DELETE FROM audit_holds WHERE pool = $1 AND (hold_id = ANY ($2) OR recheck)`,
+		pool, ids)
 	return err
 }
 
 func (s *verifiedState) saveStock(ctx context.Context, tx pgx.Tx, pool string, recheck recheckKeys) error {
 	var rows [][]any
 	for sku, stock := range s.stock {
-		rows = append(rows, []any{pool, sku, stock.Received, stock.Removed, stock.Held, stock.Sold, recheck.skus[sku]})
+		rows = append(rows,
+			[]any{pool, sku, stock.Received, stock.Removed, stock.Held, stock.Sold, recheck.skus[sku]})
 	}
 	columns := []string{"pool", "sku", "received", "removed", "held", "sold", "recheck"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_skus"}, columns, pgx.CopyFromRows(rows))
 	return err
 }
 
-// saveHolds writes the live holds, and the ended holds to recheck. It leaves out holds that were created or ended after
-// the audit's end: the next audit applies their events.
+// saveHolds writes the live holds, and the ended holds to recheck. It leaves out holds
+// that were created or ended after the audit's end: the next audit applies their events.
 func (s *verifiedState) saveHolds(ctx context.Context, tx pgx.Tx, pool string, recheck recheckKeys) error {
 	holds := s.holds
 	live := make(map[string]bool, len(holds))
@@ -126,14 +131,16 @@ func (s *verifiedState) saveHolds(ctx context.Context, tx pgx.Tx, pool string, r
 	return err
 }
 
-// saveHours replaces the verified hours: those that are not complete, and those that differ and are parked.
+// saveHours replaces the verified hours: those that are not complete, and those that
+// differ and are parked.
 func (s *verifiedState) saveHours(ctx context.Context, tx pgx.Tx, pool string) error {
 	if _, err := tx.Exec(ctx, `DELETE FROM audit_hours WHERE pool = $1`, pool); err != nil {
 		return err
 	}
 	var rows [][]any
 	for key, u := range s.hours {
-		rows = append(rows, []any{pool, key.sku, key.hour, u[hourReserved], u[hourSold], u[hourCancelled], u[hourExpired]})
+		rows = append(rows,
+			[]any{pool, key.sku, key.hour, u[hourReserved], u[hourSold], u[hourCancelled], u[hourExpired]})
 	}
 	columns := []string{"pool", "sku", "hour", "reserved", "sold", "cancelled", "expired"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_hours"}, columns, pgx.CopyFromRows(rows))
@@ -174,7 +181,8 @@ func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *position, report
 		    verified_at  = coalesce($7, a.verified_at),
 		    last_at      = now(),
 		    report       = $8`
-	_, err = tx.Exec(ctx, query, pool, seq, liveHolds, streamID, lastSKU, lastHold, verifiedAt, raw, firstIncompleteHour)
+	_, err = tx.Exec(ctx, query, pool, seq, liveHolds, streamID, lastSKU, lastHold, verifiedAt, raw,
+		firstIncompleteHour)
 	if err != nil {
 		return fmt.Errorf("save the report: %w", err)
 	}

@@ -30,11 +30,13 @@ type entry struct {
 	payload   []byte
 }
 
-// compareStream compares the entries of the stream with the journal, up to the audit's end, and returns the stream id of
-// the last entry compared. It starts at the entry with the stream id from, or at the stream's first entry if from is "".
+// compareStream compares the entries of the stream with the journal, up to the audit's
+// end, and returns the stream id of the last entry compared. It starts at the entry with
+// the stream id from, or at the stream's first entry if from is "".
 //
-// The stream's front may be trimmed at any time, but no entry may be missing behind its first one. So the last
-// entry of the previous audit is read again: if it still exists, the next seq must follow it.
+// The stream's front may be trimmed at any time, but no entry may be missing behind its
+// first one. So the last entry of the previous audit is read again: if it still exists,
+// the next seq must follow it.
 func (a *auditor) compareStream(ctx context.Context, from string) (last string, err error) {
 	last = from
 	var previous int64 // the seq of the entry before
@@ -67,8 +69,9 @@ func (a *auditor) compareStream(ctx context.Context, from string) (last string, 
 	}
 }
 
-// withoutForeignEntries leaves out the foreign entries: entries that no command wrote, which the journal has parked. They
-// may carry any seq. If every seq is one above the seq before, there are none, and Postgres is not asked.
+// withoutForeignEntries leaves out the foreign entries: entries that no command wrote,
+// which the journal has parked. They may carry any seq. If every seq is one above the seq
+// before, there are none, and Postgres is not asked.
 func (a *auditor) withoutForeignEntries(
 	ctx context.Context, messages []redis.XMessage, previous int64,
 ) ([]redis.XMessage, error) {
@@ -86,10 +89,13 @@ func (a *auditor) withoutForeignEntries(
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(messages), func(m redis.XMessage) bool { return foreign[m.ID] }), nil
+	return slices.DeleteFunc(slices.Clone(messages), func(m redis.XMessage) bool {
+		return foreign[m.ID]
+	}), nil
 }
 
-// parseEntries returns the events among the messages up to the audit's end, and whether a message is past that end.
+// parseEntries returns the events among the messages up to the audit's end, and whether a
+// message is past that end.
 func (a *auditor) parseEntries(messages []redis.XMessage) (page []entry, done bool) {
 	for _, m := range messages {
 		text := func(field string) string {
@@ -116,8 +122,8 @@ func (a *auditor) parseEntries(messages []redis.XMessage) (page []entry, done bo
 	return page, false
 }
 
-// compareEntries compares a page with the journal's events of the same seqs, and checks that no seq is missing since
-// previous.
+// compareEntries compares a page with the journal's events of the same seqs, and checks
+// that no seq is missing since previous.
 func (a *auditor) compareEntries(ctx context.Context, page []entry, previous int64) error {
 	if len(page) == 0 {
 		return nil
@@ -184,7 +190,8 @@ func (a *auditor) compareEntry(e *entry, journaled map[int64]entry) {
 	}
 }
 
-// samePayload compares the decoded payloads: the journal's jsonb does not keep the order of fields.
+// samePayload compares the decoded payloads: the journal's jsonb does not keep the order
+// of fields.
 func samePayload(a, b *entry) bool {
 	eventA, errA := events.Decode(a.eventType, a.payload)
 	eventB, errB := events.Decode(b.eventType, b.payload)

@@ -13,26 +13,31 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// readTable is the comparison of one read table with the expected state. Its functions compare with matchRows.
+// readTable is the comparison of one read table with the expected state. Its functions
+// compare with matchRows.
 type readTable struct {
 	name string // of the table, and of the projection that writes it
 
 	// compareTracked compares the rows of all tracked keys, at the snapshot's seq.
 	compareTracked func(context.Context, *tableSnapshot, *expected) error
-	// compareEnded compares the rows of holds that ended before the audit's end, if the table has rows of holds. They
-	// never change again, so the snapshot may be of any seq from the audit's end on.
+	// compareEnded compares the rows of holds that ended before the audit's end, if the
+	// table has rows of holds. They never change again, so the snapshot may be of any seq
+	// from the audit's end on.
 	compareEnded func(context.Context, *tableSnapshot, []*expectedHold) error
 
-	// rowCount returns how many rows the table should have, and whether that number is exact. Only a full audit knows.
+	// rowCount returns how many rows the table should have, and whether that number is
+	// exact. Only a full audit knows.
 	rowCount func(*expected) (count int64, exact bool)
-	// foreignRows selects the keys of rows that no event accounts for: of pool $1, up to seq $2, at most $3 of them.
+	// foreignRows selects the keys of rows that no event accounts for: of pool $1, up to
+	// seq $2, at most $3 of them.
 	foreignRows string
 }
 
 // readTables are the read tables that an audit compares, in this order.
 var readTables = []readTable{holdsTable, ordersTable, stockLevelsTable, skuHoursTable}
 
-// tableSnapshot is one state of a read table: a read-only transaction, and the projection's checkpoint in it.
+// tableSnapshot is one state of a read table: a read-only transaction, and the
+// projection's checkpoint in it.
 type tableSnapshot struct {
 	tx     pgx.Tx
 	table  string
@@ -41,7 +46,8 @@ type tableSnapshot struct {
 	report func(context.Context, []divergence) error
 }
 
-// divergence returns a divergence of a row. The caller adds the sequence key of dead letters that may explain it.
+// divergence returns a divergence of a row. The caller adds the sequence key of dead
+// letters that may explain it.
 func (s *tableSnapshot) divergence(kind Kind, key, want, found string) divergence {
 	return divergence{difference: Difference{
 		Store:    s.table,
@@ -56,8 +62,11 @@ func (s *tableSnapshot) divergence(kind Kind, key, want, found string) divergenc
 // rowsPerChunk is how many rows one query reads for comparison.
 const rowsPerChunk = 1000
 
-// matchRows calls match with the keys chunk by chunk, and reports the divergences that it returns.
-func matchRows[K any](ctx context.Context, s *tableSnapshot, keys []K, match func([]K) ([]divergence, error)) error {
+// matchRows calls match with the keys chunk by chunk, and reports the divergences that it
+// returns.
+func matchRows[K any](
+	ctx context.Context, s *tableSnapshot, keys []K, match func([]K) ([]divergence, error),
+) error {
 	for chunk := range slices.Chunk(keys, rowsPerChunk) {
 		divergences, err := match(chunk)
 		if err != nil {
@@ -70,8 +79,8 @@ func matchRows[K any](ctx context.Context, s *tableSnapshot, keys []K, match fun
 	return nil
 }
 
-// awaitProjections waits until every projection has reached the audit's end. It reports those that have not; their
-// tables are not compared.
+// awaitProjections waits until every projection has reached the audit's end. It reports
+// those that have not; their tables are not compared.
 func (a *auditor) awaitProjections(ctx context.Context) error {
 	deadline := time.Now().Add(a.config.Wait)
 	for _, table := range readTables {
@@ -85,7 +94,8 @@ func (a *auditor) awaitProjections(ctx context.Context) error {
 				break
 			}
 			if time.Now().After(deadline) {
-				a.found.addIncomplete("the projection %s is at seq %d, the journal at %d", table.name, seq, a.end)
+				a.found.addIncomplete("the projection %s is at seq %d, the journal at %d",
+					table.name, seq, a.end)
 				break
 			}
 			if err := wait.For(ctx, pollInterval); err != nil {
@@ -96,8 +106,9 @@ func (a *auditor) awaitProjections(ctx context.Context) error {
 	return nil
 }
 
-// inSnapshot calls compare with a snapshot of a read table whose seq is notBefore or later. It waits for a projection
-// that has not reached that seq, and reports one that does not reach it in time.
+// inSnapshot calls compare with a snapshot of a read table whose seq is notBefore or
+// later. It waits for a projection that has not reached that seq, and reports one that
+// does not reach it in time.
 func (a *auditor) inSnapshot(
 	ctx context.Context, conn *pgx.Conn, table string, notBefore int64, compare func(*tableSnapshot) error,
 ) error {
@@ -108,7 +119,8 @@ func (a *auditor) inSnapshot(
 			return err
 		}
 		if time.Now().After(deadline) {
-			a.found.addIncomplete("the projection %s did not reach seq %d within %s", table, notBefore, a.config.Wait)
+			a.found.addIncomplete("the projection %s did not reach seq %d within %s",
+				table, notBefore, a.config.Wait)
 			return nil
 		}
 		if err := wait.For(ctx, pollInterval); err != nil {
@@ -145,8 +157,8 @@ func (a *auditor) trySnapshot(
 	return reached, err
 }
 
-// compareTable compares the tracked keys with a read table, at its exact checkpoint. A full audit also searches for
-// rows that no event accounts for.
+// compareTable compares the tracked keys with a read table, at its exact checkpoint. A
+// full audit also searches for rows that no event accounts for.
 func (a *auditor) compareTable(ctx context.Context, table readTable) error {
 	if !a.comparable[table.name] {
 		return nil
@@ -164,9 +176,10 @@ func (a *auditor) compareTable(ctx context.Context, table readTable) error {
 	})
 }
 
-// compareRowCount finds foreign rows: rows that no event accounts for. A full audit compares every row that the journal
-// implies, by key. So only if the table has more rows than it should are there others, and only then does it search for
-// them. A missing row is found by its key.
+// compareRowCount finds foreign rows: rows that no event accounts for. A full audit
+// compares every row that the journal implies, by key. So only if the table has more rows
+// than it should are there others, and only then does it search for them. A missing row
+// is found by its key.
 func (a *auditor) compareRowCount(ctx context.Context, s *tableSnapshot, table readTable) error {
 	want, exact := table.rowCount(a.expected)
 	var count int64

@@ -52,7 +52,9 @@ func compareHoldRows(ctx context.Context, s *tableSnapshot, holds []*expectedHol
 }
 
 // readHoldRows returns the rows of holds, by hold id.
-func readHoldRows(ctx context.Context, tx pgx.Tx, holds []*expectedHold) (map[string]projections.Hold, error) {
+func readHoldRows(
+	ctx context.Context, tx pgx.Tx, holds []*expectedHold,
+) (map[string]projections.Hold, error) {
 	const query = `
 		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds WHERE hold_id = ANY ($1)`
 	rows, err := tx.Query(ctx, query, holdIDs(holds))
@@ -62,7 +64,8 @@ func readHoldRows(ctx context.Context, tx pgx.Tx, holds []*expectedHold) (map[st
 	found := make(map[string]projections.Hold, len(holds))
 	var row projections.Hold
 	columns := []any{
-		&row.HoldID, &row.SKU, &row.Qty, &row.UserID, &row.Status, &row.ExpiresAt, &row.CreatedAt, &row.IdempotencyKey,
+		&row.HoldID, &row.SKU, &row.Qty, &row.UserID, &row.Status, &row.ExpiresAt, &row.CreatedAt,
+		&row.IdempotencyKey,
 	}
 	_, err = pgx.ForEachRow(rows, columns, func() error {
 		found[row.HoldID] = row

@@ -27,11 +27,13 @@ var ordersTable = readTable{
 			AND e.payload->>'hold_id' = o.hold_id AND e.type LIKE 'HOLD_CONFIRMED%') LIMIT $3`,
 }
 
-// compareOrderRows compares the orders of holds. A hold that is not confirmed must have none; a full audit skips these
-// holds, since compareRowCount finds their orders.
+// compareOrderRows compares the orders of holds. A hold that is not confirmed must have
+// none; a full audit skips these holds, since compareRowCount finds their orders.
 func compareOrderRows(ctx context.Context, s *tableSnapshot, holds []*expectedHold) error {
 	if s.full {
-		holds = slices.DeleteFunc(slices.Clone(holds), func(h *expectedHold) bool { return h.Status != statusConfirmed })
+		holds = slices.DeleteFunc(slices.Clone(holds), func(h *expectedHold) bool {
+			return h.Status != statusConfirmed
+		})
 	}
 	return matchRows(ctx, s, holds, func(chunk []*expectedHold) (divergences []divergence, err error) {
 		rows, err := readOrderRows(ctx, s.tx, chunk)
@@ -48,7 +50,8 @@ func compareOrderRows(ctx context.Context, s *tableSnapshot, holds []*expectedHo
 			case confirmed && !matchOrderRow(hold, &row):
 				d = s.divergence(KindChanged, hold.ID, describeWantedOrderRow(hold), describeOrderRow(&row))
 			case !confirmed && exists:
-				d = s.divergence(KindUnexpected, hold.ID, "no order: the hold is "+hold.Status, describeOrderRow(&row))
+				d = s.divergence(KindUnexpected, hold.ID, "no order: the hold is "+hold.Status,
+					describeOrderRow(&row))
 			default:
 				continue
 			}
@@ -61,7 +64,9 @@ func compareOrderRows(ctx context.Context, s *tableSnapshot, holds []*expectedHo
 }
 
 // readOrderRows returns the orders of holds, by hold id. A hold has at most one.
-func readOrderRows(ctx context.Context, tx pgx.Tx, holds []*expectedHold) (map[string]projections.Order, error) {
+func readOrderRows(
+	ctx context.Context, tx pgx.Tx, holds []*expectedHold,
+) (map[string]projections.Order, error) {
 	const query = `
 		SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders WHERE hold_id = ANY ($1)`
 	rows, err := tx.Query(ctx, query, holdIDs(holds))
@@ -71,7 +76,8 @@ func readOrderRows(ctx context.Context, tx pgx.Tx, holds []*expectedHold) (map[s
 	found := make(map[string]projections.Order, len(holds))
 	var row projections.Order
 	columns := []any{
-		&row.OrderID, &row.HoldID, &row.UserID, &row.SKU, &row.Qty, &row.Status, &row.PaymentRef, &row.CreatedAt,
+		&row.OrderID, &row.HoldID, &row.UserID, &row.SKU, &row.Qty, &row.Status, &row.PaymentRef,
+		&row.CreatedAt,
 	}
 	_, err = pgx.ForEachRow(rows, columns, func() error {
 		found[row.HoldID] = row

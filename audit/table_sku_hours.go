@@ -10,7 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// skuHoursTable compares the read table sku_hours, which has a row for every SKU and hour with an event of a hold.
+// skuHoursTable compares the read table sku_hours, which has a row for every SKU and hour
+// with an event of a hold.
 var skuHoursTable = readTable{
 	name:           "sku_hours",
 	compareTracked: compareHourRows,
@@ -21,8 +22,8 @@ var skuHoursTable = readTable{
 			AND e.at >= s.hour AND e.at < s.hour + interval '1 hour') LIMIT $3`,
 }
 
-// compareHourRows compares the hours that are still tracked: those that are not complete, and those that differed when
-// they were.
+// compareHourRows compares the hours that are still tracked: those that are not complete,
+// and those that differed when they were.
 func compareHourRows(ctx context.Context, s *tableSnapshot, e *expected) error {
 	keys := slices.Collect(maps.Keys(e.hours.units))
 	return matchRows(ctx, s, keys, func(keys []hourKey) (divergences []divergence, err error) {
@@ -49,8 +50,9 @@ func compareHourRows(ctx context.Context, s *tableSnapshot, e *expected) error {
 	})
 }
 
-// compareCompleteHours compares the hours that have become complete, and forgets those that agree. Any seq from the
-// audit's end on will do. It runs while the journal is applied, so that memory does not grow with history.
+// compareCompleteHours compares the hours that have become complete, and forgets those
+// that agree. Any seq from the audit's end on will do. It runs while the journal is
+// applied, so that memory does not grow with history.
 func (a *auditor) compareCompleteHours(ctx context.Context) error {
 	keys := a.expected.hours.takeComplete()
 	if len(keys) == 0 {

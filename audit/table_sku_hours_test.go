@@ -13,8 +13,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// appendSales fills the journal with one sale of a shirt every ten minutes, for so many hours, and runs the projections. It
-// returns a function that brings Redis and the journal's checkpoint to the journal's end, and audits.
+// appendSales fills the journal with one sale of a shirt every ten minutes, for so many
+// hours, and runs the projections. It returns a function that brings Redis and the
+// journal's checkpoint to the journal's end, and audits.
 func (f *fixture) appendSales(hours int) (audit func(full bool) *Report) {
 	f.t.Helper()
 	client := testenv.RedisClient(f.t, testenv.Redis(f.t))
@@ -28,8 +29,21 @@ func (f *fixture) appendSales(hours int) (audit func(full bool) *Report) {
 	for n := range 6 * hours {
 		id := fmt.Sprintf("h%d", n)
 		at := begin.Add(time.Duration(n) * 10 * time.Minute)
-		appendAt(at, &events.HoldCreated{HoldID: id, SKU: "shirt", Qty: 1, UserID: "ann", TTLMs: 60_000, IdempotencyKey: id})
-		appendAt(at, &events.HoldConfirmed{HoldID: id, SKU: "shirt", Qty: 1, UserID: "ann", PaymentRef: "p" + id})
+		appendAt(at, &events.HoldCreated{
+			HoldID:         id,
+			SKU:            "shirt",
+			Qty:            1,
+			UserID:         "ann",
+			TTLMs:          60_000,
+			IdempotencyKey: id,
+		})
+		appendAt(at, &events.HoldConfirmed{
+			HoldID:     id,
+			SKU:        "shirt",
+			Qty:        1,
+			UserID:     "ann",
+			PaymentRef: "p" + id,
+		})
 	}
 	testenv.RunRouter(f.t, func(router *message.Router) {
 		projections.AddTo(router, projections.Config{
@@ -50,7 +64,11 @@ func (f *fixture) appendSales(hours int) (audit func(full bool) *Report) {
 			ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, f.seq)
 		client.Set(f.ctx, "stock:shirt", 1000-sales, 0)
 		client.HSet(f.ctx, "inventory.meta", "epoch", 1, "seq", f.seq, "stock:shirt", 1000-sales)
-		report, err := Run(f.ctx, Config{Postgres: config, Redis: client, Pool: events.MainPool}, full)
+		report, err := Run(f.ctx, Config{
+			Postgres: config,
+			Redis:    client,
+			Pool:     events.MainPool,
+		}, full)
 		if err != nil {
 			f.t.Fatal(err)
 		}
@@ -58,8 +76,9 @@ func (f *fixture) appendSales(hours int) (audit func(full bool) *Report) {
 	}
 }
 
-// TestCompleteHoursAreComparedAndForgotten audits 30 hours of sales. It checks three rules: hours that are complete are
-// compared and not kept; an hour that differs is found by every audit; an event whose clock was behind is no difference.
+// TestCompleteHoursAreComparedAndForgotten audits 30 hours of sales. It checks three
+// rules: hours that are complete are compared and not kept; an hour that differs is found
+// by every audit; an event whose clock was behind is no difference.
 func TestCompleteHoursAreComparedAndForgotten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -55,7 +55,8 @@ func compareLevelRows(ctx context.Context, s *tableSnapshot, e *expected) error 
 
 // readLevelRows returns the rows of stock_levels, by SKU.
 func readLevelRows(ctx context.Context, tx pgx.Tx, skus []string) (map[string]levelRow, error) {
-	rows, err := tx.Query(ctx, `SELECT sku, available, held, sold FROM stock_levels WHERE sku = ANY ($1)`, skus)
+	rows, err := tx.Query(ctx, `SELECT sku, available, held, sold FROM stock_levels WHERE sku = ANY ($1)`,
+		skus)
 	if err != nil {
 		return nil, fmt.Errorf("read stock_levels: %w", err)
 	}

@@ -1,8 +1,9 @@
-// Package deadletters stores the messages that could not be handled, in the table dead_letters, with everything
-// needed to understand the failure. It imports only events.
+// Package deadletters stores the messages that could not be handled, in the table
+// dead_letters, with everything needed to understand the failure. It imports only events.
 //
-// A letter is written in the same transaction that moves its source's checkpoint past the message, so a crash can
-// neither lose the letter nor write it twice. Parking the same message again adds an attempt to its letter.
+// A letter is written in the same transaction that moves its source's checkpoint past the
+// message, so a crash can neither lose the letter nor write it twice. Parking the same
+// message again adds an attempt to its letter.
 package deadletters
 
 import (
@@ -17,15 +18,16 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Letter is one row of dead_letters: a message that its source could not handle, or a message that waits behind
-// such a message because both have the same sequence key.
+// Letter is one row of dead_letters: a message that its source could not handle, or a
+// message that waits behind such a message because both have the same sequence key.
 type Letter struct {
 	ID     int64  // assigned by Postgres
 	Source string // SourceJournal, SourceSaga, or the name of a projection
-	// MessageKey identifies the message within its source: an event id, or a stream id if the entry is no event.
+	// MessageKey identifies the message within its source: an event id, or a stream id if
+	// the entry is no event.
 	MessageKey string
-	// SequenceKey is shared by the messages that must be handled in order, such as those of one hold; "" if the
-	// message may be handled in any order.
+	// SequenceKey is shared by the messages that must be handled in order, such as those
+	// of one hold; "" if the message may be handled in any order.
 	SequenceKey string
 	Pool        string
 	Seq         int64 // 0 if the message has no seq in Redis's log
@@ -43,7 +45,8 @@ type Letter struct {
 // Status is the state of a letter.
 type Status string
 
-// A parked letter waits for an operator. Resolved and discarded letters remain as history.
+// A parked letter waits for an operator. Resolved and discarded letters remain as
+// history.
 const (
 	StatusParked    Status = "parked"
 	StatusResolved  Status = "resolved"
@@ -76,7 +79,8 @@ func Park(ctx context.Context, tx pgx.Tx, letters ...Letter) error {
 	return publisher.Close()
 }
 
-// ParkEntries writes one letter for each stream entry that the journal could not read as an event.
+// ParkEntries writes one letter for each stream entry that the journal could not read as
+// an event.
 func ParkEntries(ctx context.Context, tx pgx.Tx, entries []events.Entry) error {
 	letters := make([]Letter, len(entries))
 	for i, entry := range entries {
@@ -94,16 +98,20 @@ func ParkEntries(ctx context.Context, tx pgx.Tx, entries []events.Entry) error {
 	return Park(ctx, tx, letters...)
 }
 
-// ForeignEntries returns those of the given stream ids whose entries the journal parked as foreign: no command wrote
-// them, so their letters have no seq, even if the entries carry one.
-func ForeignEntries(ctx context.Context, db postgres.Querier, pool string, streamIDs []string) (map[string]bool, error) {
+// ForeignEntries returns those of the given stream ids whose entries the journal parked
+// as foreign: no command wrote them, so their letters have no seq, even if the entries
+// carry one.
+func ForeignEntries(
+	ctx context.Context, db postgres.Querier, pool string, streamIDs []string,
+) (map[string]bool, error) {
 	const query = `
 		SELECT message_key FROM dead_letters
 		WHERE source = $1 AND pool = $2 AND message_key = ANY ($3) AND seq IS NULL`
 	return querySet(ctx, db, query, SourceJournal, pool, streamIDs)
 }
 
-// ParkedKeys returns the sequence keys that have a parked letter of the given source and pool.
+// ParkedKeys returns the sequence keys that have a parked letter of the given source and
+// pool.
 func ParkedKeys(ctx context.Context, db postgres.Querier, source, pool string) (map[string]bool, error) {
 	const query = `
 		SELECT DISTINCT sequence_key FROM dead_letters

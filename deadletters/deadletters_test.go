@@ -16,7 +16,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// connect returns a connection to a schema of the test's own, and a context that ends after a minute.
+// connect returns a connection to a schema of the test's own, and a context that ends
+// after a minute.
 func connect(t *testing.T) (context.Context, *pgx.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -24,15 +25,21 @@ func connect(t *testing.T) (context.Context, *pgx.Conn) {
 	return ctx, testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t)))
 }
 
-func park(t *testing.T, ctx context.Context, conn *pgx.Conn, letters ...Letter) { //nolint:revive // the test comes first
+func park(
+	t *testing.T, ctx context.Context, conn *pgx.Conn, letters ...Letter,
+) { //nolint:revive // the test comes first
 	t.Helper()
-	if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return Park(ctx, tx, letters...) }); err != nil {
+	if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		return Park(ctx, tx, letters...)
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // wantLetters lists letters and fails the test unless there are as many as wanted.
-func wantLetters(t *testing.T, ctx context.Context, conn *pgx.Conn, filter Filter, want int) []Letter { //nolint:revive // the test comes first
+func wantLetters(
+	t *testing.T, ctx context.Context, conn *pgx.Conn, filter Filter, want int,
+) []Letter { //nolint:revive // the test comes first
 	t.Helper()
 	letters, err := List(ctx, conn, filter)
 	if err != nil {
@@ -78,7 +85,8 @@ func TestLetterKeepsAllFieldsAndBytes(t *testing.T) {
 		t.Error("the letter has no time of its first failure")
 	}
 	if !first.LastFailed.Equal(first.FirstFailed) {
-		t.Errorf("last failed: got %s, want the time of the first failure %s", first.LastFailed, first.FirstFailed)
+		t.Errorf("last failed: got %s, want the time of the first failure %s",
+			first.LastFailed, first.FirstFailed)
 	}
 	want := quoted
 	want.ID = first.ID
@@ -105,7 +113,14 @@ func TestLetterKeepsAllFieldsAndBytes(t *testing.T) {
 func TestParkingAMessageAgainCountsAnAttempt(t *testing.T) {
 	t.Parallel()
 	ctx, conn := connect(t)
-	letter := Letter{Source: "holds", MessageKey: "e1", SequenceKey: "h1", Pool: "main", Seq: 7, Error: "first"}
+	letter := Letter{
+		Source:      "holds",
+		MessageKey:  "e1",
+		SequenceKey: "h1",
+		Pool:        "main",
+		Seq:         7,
+		Error:       "first",
+	}
 	park(t, ctx, conn, letter)
 	if _, err := conn.Exec(ctx, `UPDATE dead_letters SET status = 'resolved'`); err != nil {
 		t.Fatal(err)
@@ -130,13 +145,19 @@ func TestParkingAMessageAgainCountsAnAttempt(t *testing.T) {
 	}
 }
 
-// TestParkManyLettersKeepsTheirOrder parks more letters than one statement could take with a parameter per value.
+// TestParkManyLettersKeepsTheirOrder parks more letters than one statement could take
+// with a parameter per value.
 func TestParkManyLettersKeepsTheirOrder(t *testing.T) {
 	t.Parallel()
 	ctx, conn := connect(t)
 	letters := make([]Letter, 7000)
 	for i := range letters {
-		letters[i] = Letter{Source: SourceJournal, MessageKey: fmt.Sprintf("%d-0", i), Pool: "main", Raw: []byte("{}")}
+		letters[i] = Letter{
+			Source:     SourceJournal,
+			MessageKey: fmt.Sprintf("%d-0", i),
+			Pool:       "main",
+			Raw:        []byte("{}"),
+		}
 	}
 	park(t, ctx, conn, letters...)
 	got := wantLetters(t, ctx, conn, Filter{Limit: len(letters) + 1}, len(letters))
@@ -152,7 +173,11 @@ func TestRollbackRemovesTheLetter(t *testing.T) {
 	ctx, conn := connect(t)
 	errRollback := errors.New("roll back")
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		return errors.Join(Park(ctx, tx, Letter{Source: "holds", MessageKey: "e1", Pool: "main"}), errRollback)
+		return errors.Join(Park(ctx, tx, Letter{
+			Source:     "holds",
+			MessageKey: "e1",
+			Pool:       "main",
+		}), errRollback)
 	})
 	if !errors.Is(err, errRollback) {
 		t.Fatal(err)
@@ -160,16 +185,26 @@ func TestRollbackRemovesTheLetter(t *testing.T) {
 	wantLetters(t, ctx, conn, Filter{}, 0)
 }
 
-// TestListFiltersAndParkedKeys checks paging by id, the filters by source and status, and that only parked letters with
-// a sequence key count as parked keys.
+// TestListFiltersAndParkedKeys checks paging by id, the filters by source and status, and
+// that only parked letters with a sequence key count as parked keys.
 func TestListFiltersAndParkedKeys(t *testing.T) {
 	t.Parallel()
 	ctx, conn := connect(t)
 	var letters []Letter
 	for _, key := range []string{"h1", "h2", "h3"} {
-		letters = append(letters, Letter{Source: "holds", MessageKey: key, SequenceKey: key, Pool: "main"})
+		letters = append(letters, Letter{
+			Source:      "holds",
+			MessageKey:  key,
+			SequenceKey: key,
+			Pool:        "main",
+		})
 	}
-	otherSource := Letter{Source: "orders", MessageKey: "h9", SequenceKey: "h9", Pool: "main"}
+	otherSource := Letter{
+		Source:      "orders",
+		MessageKey:  "h9",
+		SequenceKey: "h9",
+		Pool:        "main",
+	}
 	withoutKey := Letter{Source: "holds", MessageKey: "none", Pool: "main"}
 	park(t, ctx, conn, append(letters, otherSource, withoutKey)...)
 	if _, err := conn.Exec(ctx, `UPDATE dead_letters SET status = 'discarded' WHERE message_key = 'h2'`); err != nil {
@@ -186,7 +221,11 @@ func TestListFiltersAndParkedKeys(t *testing.T) {
 	if got, want := messageKeys(page), []string{"h1", "h2"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("first page: got %v, want %v", got, want)
 	}
-	rest := wantLetters(t, ctx, conn, Filter{Source: "holds", Status: StatusParked, After: page[0].ID}, 2)
+	rest := wantLetters(t, ctx, conn, Filter{
+		Source: "holds",
+		Status: StatusParked,
+		After:  page[0].ID,
+	}, 2)
 	if got, want := messageKeys(rest), []string{"h3", "none"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("parked letters after h1: got %v, want %v", got, want)
 	}
@@ -208,7 +247,9 @@ func TestParkEntriesKeepsTheEntryThatIsNoEvent(t *testing.T) {
 		Err:      errors.New("no seq"),
 		Envelope: events.Envelope{Pool: "main"},
 	}
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return ParkEntries(ctx, tx, []events.Entry{entry}) })
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		return ParkEntries(ctx, tx, []events.Entry{entry})
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

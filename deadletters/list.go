@@ -18,7 +18,8 @@ type Filter struct {
 	Limit  int   // at most this many letters; 100 if zero
 }
 
-// List returns the letters that match the filter, in the order in which they were first parked.
+// List returns the letters that match the filter, in the order in which they were first
+// parked.
 func List(ctx context.Context, db postgres.Querier, filter Filter) ([]Letter, error) {
 	if filter.Limit <= 0 {
 		filter.Limit = 100
@@ -35,7 +36,8 @@ func List(ctx context.Context, db postgres.Querier, filter Filter) ([]Letter, er
 	}
 	letters, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l Letter, err error) {
 		var metadata []byte
-		err = row.Scan(&l.ID, &l.Source, &l.MessageKey, &l.SequenceKey, &l.Pool, &l.Seq, &l.EventType, &l.Raw, &metadata,
+		err = row.Scan(&l.ID, &l.Source, &l.MessageKey, &l.SequenceKey, &l.Pool, &l.Seq, &l.EventType,
+			&l.Raw, &metadata,
 			&l.Error, &l.Stack, &l.Attempts, &l.FirstFailed, &l.LastFailed, &l.Status)
 		if err != nil {
 			return l, err

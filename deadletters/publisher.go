@@ -15,10 +15,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Topic is the Watermill topic of dead letters. Messages published to it become rows of the table dead_letters.
+// Topic is the Watermill topic of dead letters. Messages published to it become rows of
+// the table dead_letters.
 const Topic = "dead_letters"
 
-// Metadata keys of a message of Topic. The message's UUID is the letter's MessageKey and its payload is Raw.
+// Metadata keys of a message of Topic. The message's UUID is the letter's MessageKey and
+// its payload is Raw.
 const (
 	metaSource      = "source"
 	metaSequenceKey = "sequence_key"
@@ -50,7 +52,8 @@ func (l Letter) message() (*message.Message, error) {
 	return msg, nil
 }
 
-// newPublisher returns a watermill-sql publisher that inserts letters in the given transaction.
+// newPublisher returns a watermill-sql publisher that inserts letters in the given
+// transaction.
 func newPublisher(ctx context.Context, tx pgx.Tx) (*watermillsql.Publisher, error) {
 	publisher, err := watermillsql.NewPublisher(
 		txExecutor{ctx: ctx, tx: tx},
@@ -63,30 +66,32 @@ func newPublisher(ctx context.Context, tx pgx.Tx) (*watermillsql.Publisher, erro
 	return publisher, nil
 }
 
-// txExecutor runs the publisher's statements in a pgx transaction. It is needed because watermill-sql v3 has no adapter
-// for pgx, and because its Publish takes no context. A publisher calls only ExecContext; the methods of the embedded
-// interface, which is nil, are never called.
+// txExecutor runs the publisher's statements in a pgx transaction. It is needed because
+// watermill-sql v3 has no adapter for pgx, and because its Publish takes no context. A
+// publisher calls only ExecContext; the methods of the embedded interface, which is nil,
+// are never called.
 type txExecutor struct {
 	watermillsql.ContextExecutor
 	ctx context.Context //nolint:containedctx // the executor serves one call of Park, and this is that call's context
 	tx  pgx.Tx
 }
 
-// ExecContext uses the context of Park: the one that it is given is always context.Background, which would let the
-// statement outlive its caller's deadline.
+// ExecContext uses the context of Park: the one that it is given is always
+// context.Background, which would let the statement outlive its caller's deadline.
 func (e txExecutor) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
 	tag, err := e.tx.Exec(e.ctx, query, args...)
 	return driver.RowsAffected(tag.RowsAffected()), err
 }
 
-// letterSchema maps a message of Topic to a row of dead_letters. It replaces the one query that publishing uses; the
-// rest of the library's Postgres schema is for subscribers, and dead letters have none.
+// letterSchema maps a message of Topic to a row of dead_letters. It replaces the one
+// query that publishing uses; the rest of the library's Postgres schema is for
+// subscribers, and dead letters have none.
 type letterSchema struct {
 	watermillsql.DefaultPostgreSQLSchema
 }
 
-// InsertQuery returns one statement that inserts all messages. It passes each column as one array, because Postgres
-// allows at most 65,535 parameters per statement.
+// InsertQuery returns one statement that inserts all messages. It passes each column as
+// one array, because Postgres allows at most 65,535 parameters per statement.
 func (letterSchema) InsertQuery(_ string, msgs message.Messages) (watermillsql.Query, error) {
 	var sources, messageKeys, sequenceKeys, pools, eventTypes, metadata, faults, stacks []string
 	var seqs []int64
@@ -109,12 +114,14 @@ func (letterSchema) InsertQuery(_ string, msgs message.Messages) (watermillsql.Q
 	}
 	return watermillsql.Query{
 		Query: insertLetters,
-		Args:  []any{sources, messageKeys, sequenceKeys, pools, seqs, eventTypes, raws, metadata, faults, stacks},
+		Args: []any{sources, messageKeys, sequenceKeys, pools, seqs, eventTypes, raws, metadata, faults,
+			stacks},
 	}, nil
 }
 
-// insertLetters inserts the letters in the order given. If a message already has a letter, the statement counts one more
-// attempt, keeps the newest error, and parks the letter again even if it was resolved or discarded.
+// insertLetters inserts the letters in the order given. If a message already has a
+// letter, the statement counts one more attempt, keeps the newest error, and parks the
+// letter again even if it was resolved or discarded.
 const insertLetters = `
 	INSERT INTO dead_letters AS d
 	    (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, attempts, status)
@@ -125,7 +132,8 @@ const insertLetters = `
 	ON CONFLICT (source, message_key) DO UPDATE SET
 	    attempts = d.attempts + 1, last_failed_at = now(), error = excluded.error, stack = excluded.stack, status = 'parked'`
 
-// storable replaces invalid UTF-8 and removes NUL bytes, because a Postgres text can hold neither.
+// storable replaces invalid UTF-8 and removes NUL bytes, because a Postgres text can hold
+// neither.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "")
 }

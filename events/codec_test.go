@@ -58,8 +58,8 @@ func TestMarshalRefusesAMessageWithoutAType(t *testing.T) {
 	}
 }
 
-// TestPayloadIsWrittenAsEncodingJSON checks that the library that NewMessage uses writes the
-// bytes that encoding/json writes, for all values of all fields.
+// TestPayloadIsWrittenAsEncodingJSON checks that the library that NewMessage uses writes
+// the bytes that encoding/json writes, for all values of all fields.
 func TestPayloadIsWrittenAsEncodingJSON(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

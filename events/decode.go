@@ -6,16 +6,17 @@ import (
 	"github.com/goccy/go-json" // replay spends much of its time here; encoding/json takes six times as long
 )
 
-// UnknownTypeError is returned for an event whose type this build does not know. A newer build may have
-// written it.
+// UnknownTypeError is returned for an event whose type this build does not know. A newer
+// build may have written it.
 type UnknownTypeError struct{ Type Type }
 
 func (e *UnknownTypeError) Error() string {
 	return fmt.Sprintf("unknown event type %q", string(e.Type))
 }
 
-// NewerVersionError is returned for a payload of a version that only a newer build can read. The fields
-// that this build knows are not read either, because their meaning may have changed.
+// NewerVersionError is returned for a payload of a version that only a newer build can
+// read. The fields that this build knows are not read either, because their meaning may
+// have changed.
 type NewerVersionError struct {
 	Type    Type
 	Version int // of the payload
@@ -23,20 +24,23 @@ type NewerVersionError struct {
 }
 
 func (e *NewerVersionError) Error() string {
-	return fmt.Sprintf("%s has version %d, this build can read versions up to %d", e.Type, e.Version, e.Latest)
+	return fmt.Sprintf("%s has version %d, this build can read versions up to %d",
+		e.Type, e.Version, e.Latest)
 }
 
-// Decode returns the payload as its Go type: *StockAdjusted, *HoldCreated, *HoldConfirmed or
-// *HoldCancelled. It converts a payload of an older version to the latest. It fails with
-// *UnknownTypeError for another type and with *NewerVersionError for a newer version. It also fails if
-// the JSON does not fit the type and version, or lacks a required field.
+// Decode returns the payload as its Go type: *StockAdjusted, *HoldCreated, *HoldConfirmed
+// or *HoldCancelled. It converts a payload of an older version to the latest. It fails
+// with *UnknownTypeError for another type and with *NewerVersionError for a newer
+// version. It also fails if the JSON does not fit the type and version, or lacks a
+// required field.
 func Decode(t Type, payload []byte) (Event, error) {
 	event := newEvent(t)
 	if event == nil {
 		return nil, &UnknownTypeError{Type: t}
 	}
-	// Nearly every payload is of the latest version, so Decode first reads it as that. A payload
-	// of another version may not fit the struct: then its version decides, not the error.
+	// Nearly every payload is of the latest version, so Decode first reads it as that. A
+	// payload of another version may not fit the struct: then its version decides, not
+	// the error.
 	err := json.Unmarshal(payload, event)
 	version := event.takeVersion()
 	if err != nil {
@@ -80,7 +84,8 @@ func newEvent(t Type) Event {
 // Known reports whether this build can decode events of a type.
 func Known(t Type) bool { return newEvent(t) != nil }
 
-// VersionOf returns the version of a payload, or 1 if it has no version or is not valid JSON.
+// VersionOf returns the version of a payload, or 1 if it has no version or is not valid
+// JSON.
 func VersionOf(payload []byte) int {
 	var v versioned
 	if err := json.Unmarshal(payload, &v); err != nil {
@@ -89,7 +94,8 @@ func VersionOf(payload []byte) int {
 	return v.takeVersion()
 }
 
-// check rejects payloads that lack a required field, such as {} or null, which are valid JSON.
+// check rejects payloads that lack a required field, such as {} or null, which are valid
+// JSON.
 func check(event Event) error {
 	switch e := event.(type) {
 	case *StockAdjusted:

@@ -20,14 +20,17 @@ var payloadExamples = map[Type]string{
 
 // payloadPieces are put into an example to spoil it, or to leave it valid but unusual.
 var payloadPieces = []string{
-	``, `"`, `\`, `{`, `}`, `,`, `:`, `-`, `0`, `7`, `.5`, `e3`, `null`, `true`, `[]`, ` `, "\t", "\x00", "\xff",
+	``, `"`, `\`, `{`, `}`, `,`, `:`, `-`, `0`, `7`, `.5`, `e3`, `null`, `true`, `[]`, ` `, "\t", "\x00",
+	"\xff",
 	`é`, `\u0041`, `\ud83d\ude00`, `\ud800`, `01`, `999999999999999999`, `99999999999999999999`,
 	`"v":3,`, `"v":1,`, `"v":0,`, `"v":-1,`, `"v":"2",`, `"v":1.5,`, `"v":null,`,
-	`"sku":"x",`, `"SKU":"x",`, `"sku":null,`, `"sku":7,`, `"qty":1.0,`, `"qty":1e2,`, `"more":{"a":[1,"b",null]},`,
+	`"sku":"x",`, `"SKU":"x",`, `"sku":null,`, `"sku":7,`, `"qty":1.0,`, `"qty":1e2,`,
+	`"more":{"a":[1,"b",null]},`,
 }
 
-// TestDecodeReadsAsEncodingJSON checks that the library that Decode uses accepts the payloads
-// that encoding/json accepts, reads the same from them, and fails in the same way.
+// TestDecodeReadsAsEncodingJSON checks that the library that Decode uses accepts the
+// payloads that encoding/json accepts, reads the same from them, and fails in the same
+// way.
 func TestDecodeReadsAsEncodingJSON(t *testing.T) {
 	t.Parallel()
 	decoded, failed := 0, 0
@@ -60,7 +63,8 @@ func TestDecodeReadsAsEncodingJSON(t *testing.T) {
 	}
 }
 
-// decodeWithEncodingJSON does what Decode does, one step after the other, with the standard library.
+// decodeWithEncodingJSON does what Decode does, one step after the other, with the
+// standard library.
 func decodeWithEncodingJSON(t Type, payload []byte) (Event, error) {
 	event := newEvent(t)
 	err := json.Unmarshal(payload, event)

@@ -24,19 +24,20 @@ const (
 	FieldAt       = "at"
 )
 
-// Entry is one entry of the stream, whether or not it is an event. An entry that cannot be read has the
-// reason in Err, and as much of its Envelope as could be read.
+// Entry is one entry of the stream, whether or not it is an event. An entry that cannot
+// be read has the reason in Err, and as much of its Envelope as could be read.
 type Entry struct {
 	StreamID string
 	Fields   map[string]any
 	Envelope Envelope
-	// Err is why the entry is not a valid event, or nil. If Envelope.Seq is above 0, the entry counts in
-	// the pool's sequence all the same.
+	// Err is why the entry is not a valid event, or nil. If Envelope.Seq is above 0, the
+	// entry counts in the pool's sequence all the same.
 	Err error
 }
 
-// Foreign returns a copy of the entry, marked as a foreign entry: one that no command wrote. The
-// arguments format the reason. A foreign entry does not count in the pool's sequence.
+// Foreign returns a copy of the entry, marked as a foreign entry: one that no command
+// wrote. The arguments format the reason. A foreign entry does not count in the pool's
+// sequence.
 func (e Entry) Foreign(format string, args ...any) Entry {
 	e.Err = fmt.Errorf(format, args...)
 	e.Envelope.Seq = 0
@@ -45,8 +46,8 @@ func (e Entry) Foreign(format string, args ...any) Entry {
 
 var errNoSeq = errors.New("no seq: the entry was not written by a command")
 
-// EntrySeq returns the seq in a stream entry's fields, or 0 if there is no valid one. A foreign entry may
-// have a seq, too.
+// EntrySeq returns the seq in a stream entry's fields, or 0 if there is no valid one. A
+// foreign entry may have a seq, too.
 func EntrySeq(fields map[string]any) int64 {
 	seq, err := strconv.ParseInt(FieldText(fields[FieldSeq]), 10, 64)
 	if err != nil || seq < 1 {
@@ -55,7 +56,8 @@ func EntrySeq(fields map[string]any) int64 {
 	return seq
 }
 
-// ParseEntry reads a stream entry. It never fails; all faults of the entry go into its Err.
+// ParseEntry reads a stream entry. It never fails; all faults of the entry go into its
+// Err.
 func ParseEntry(pool, streamID string, fields map[string]any) Entry {
 	entry := Entry{StreamID: streamID, Fields: fields}
 	e := &entry.Envelope
@@ -96,7 +98,8 @@ func ParseEntry(pool, streamID string, fields map[string]any) Entry {
 	return entry
 }
 
-// setPayload sets the payload, and copies its SKU and hold id, by which the journal finds events.
+// setPayload sets the payload, and copies its SKU and hold id, by which the journal finds
+// events.
 func (e *Envelope) setPayload(payload string) error {
 	var keys struct {
 		SKU    string `json:"sku"`
@@ -112,8 +115,8 @@ func (e *Envelope) setPayload(payload string) error {
 	return nil
 }
 
-// storableJSON decodes a JSON object. It rejects one that Postgres cannot store as jsonb: one with a NUL
-// character or with invalid UTF-8.
+// storableJSON decodes a JSON object. It rejects one that Postgres cannot store as jsonb:
+// one with a NUL character or with invalid UTF-8.
 func storableJSON(raw []byte, into any) error {
 	if !utf8.Valid(raw) || !storableEscapes(raw) {
 		return errors.New("not UTF-8, or contains a NUL character or half a surrogate pair")
@@ -124,7 +127,8 @@ func storableJSON(raw []byte, into any) error {
 	return json.Unmarshal(raw, into)
 }
 
-// storableEscapes reports whether every \u escape of a JSON text is a character that Postgres can store.
+// storableEscapes reports whether every \u escape of a JSON text is a character that
+// Postgres can store.
 func storableEscapes(raw []byte) bool {
 	for {
 		at := bytes.IndexByte(raw, '\\')
@@ -150,8 +154,8 @@ func storableEscapes(raw []byte) bool {
 	}
 }
 
-// escaped returns the code unit of the escape, like \u00e9, that a text begins with. It returns
-// utf8.RuneError if the text begins with no valid one.
+// escaped returns the code unit of the escape, like \u00e9, that a text begins with. It
+// returns utf8.RuneError if the text begins with no valid one.
 func escaped(text []byte) rune {
 	if len(text) < 6 || !bytes.HasPrefix(text, []byte(`\u`)) {
 		return utf8.RuneError
@@ -173,7 +177,8 @@ func ParseMillis(s string) (time.Time, error) {
 	return time.UnixMilli(ms), nil
 }
 
-// FieldText returns a field of a stream entry as text, or "" if it is missing or not text.
+// FieldText returns a field of a stream entry as text, or "" if it is missing or not
+// text.
 func FieldText(value any) string {
 	s, _ := value.(string)
 	return s
@@ -188,8 +193,8 @@ func validText(value any) string {
 	return s
 }
 
-// Raw returns the entry's fields as JSON, for a dead letter. A value that is not UTF-8 is written in
-// base64, under the name "<field>_base64".
+// Raw returns the entry's fields as JSON, for a dead letter. A value that is not UTF-8 is
+// written in base64, under the name "<field>_base64".
 func (e Entry) Raw() []byte {
 	fields := make(map[string]any, len(e.Fields))
 	for name, value := range e.Fields {

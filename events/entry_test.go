@@ -76,7 +76,8 @@ func TestParseEntryReportsInvalidFields(t *testing.T) {
 		reason  string // a part of the error
 		counts  bool   // whether the entry counts in the pool's sequence
 	}{
-		"no field of a command":  {map[string]any{"seq": nil, "event_id": nil, "payload": nil}, "no seq", false},
+		"no field of a command": {map[string]any{"seq": nil, "event_id": nil, "payload": nil}, "no seq",
+			false},
 		"seq 0":                  {map[string]any{"seq": "0"}, "no seq", false},
 		"seq not a number":       {map[string]any{"seq": "seven"}, "no seq", false},
 		"no event id":            {map[string]any{"event_id": nil}, "event_id", true},

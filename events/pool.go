@@ -2,11 +2,13 @@ package events
 
 import "strings"
 
-// Pool is the unit of atomicity and of order: one slot in a Redis Cluster, one stream, one sequence of
-// seqs. Its methods are the only place that makes names of Redis keys; scripts receive them as KEYS.
+// Pool is the unit of atomicity and of order: one slot in a Redis Cluster, one stream,
+// one sequence of seqs. Its methods are the only place that makes names of Redis keys;
+// scripts receive them as KEYS.
 //
-// The keys of the pool "main" have no prefix, so operators can type them as they are: stock:iphone. The
-// keys of any other pool begin with a hash tag, {eu}:stock:iphone, which puts them all into one slot.
+// The keys of the pool "main" have no prefix, so operators can type them as they are:
+// stock:iphone. The keys of any other pool begin with a hash tag, {eu}:stock:iphone,
+// which puts them all into one slot.
 type Pool struct {
 	name   string
 	prefix string
@@ -15,7 +17,8 @@ type Pool struct {
 // MainPool is the pool that every installation starts with.
 var MainPool = Pool{name: "main"}
 
-// ConsumerGroup is the consumer group on the stream whose position shows how far the journal has read.
+// ConsumerGroup is the consumer group on the stream whose position shows how far the
+// journal has read.
 const ConsumerGroup = "inventory.cg"
 
 // Name returns the pool's name, as the journal and the checkpoints store it.
@@ -24,32 +27,35 @@ func (p Pool) Name() string { return p.name }
 // StockKey is the counter of the units of a SKU that are available now.
 func (p Pool) StockKey(sku string) string { return p.prefix + "stock:" + sku }
 
-// HoldKey is the hash with the state of a hold. It outlives the hold, so that a repeated command gets
-// the same answer.
+// HoldKey is the hash with the state of a hold. It outlives the hold, so that a repeated
+// command gets the same answer.
 func (p Pool) HoldKey(holdID string) string { return p.prefix + "hold:" + holdID }
 
-// IdempotencyKey stores the command that a client sent with an idempotency key, and the answer to it.
+// IdempotencyKey stores the command that a client sent with an idempotency key, and the
+// answer to it.
 func (p Pool) IdempotencyKey(key string) string { return p.prefix + "idem:" + key }
 
 // DueKey is the sorted set of live holds, by their deadline in milliseconds.
 func (p Pool) DueKey() string { return p.prefix + "holds:due" }
 
-// MetaKey is the hash with the log head (epoch and seq), and with the stock of each SKU as the events
-// add up to it.
+// MetaKey is the hash with the log head (epoch and seq), and with the stock of each SKU
+// as the events add up to it.
 func (p Pool) MetaKey() string { return p.prefix + "inventory.meta" }
 
-// ClosedMetaKey is the meta hash of a log that was closed in order to be rebuilt. As long as MetaKey
-// does not exist, commands are refused.
+// ClosedMetaKey is the meta hash of a log that was closed in order to be rebuilt. As long
+// as MetaKey does not exist, commands are refused.
 func (p Pool) ClosedMetaKey() string { return p.MetaKey() + ".closed" }
 
-// NextMetaKey is the meta hash of a log that is being rebuilt. Its epoch tells which process may write.
+// NextMetaKey is the meta hash of a log that is being rebuilt. Its epoch tells which
+// process may write.
 func (p Pool) NextMetaKey() string { return p.MetaKey() + ".next" }
 
 // KeyPattern is a glob that matches all keys of the pool. It may match other keys, too.
 func (p Pool) KeyPattern() string { return p.prefix + "*" }
 
-// HasState reports whether a key holds state that follows from the pool's events: a stock counter, a
-// hold, an idempotency key, or the set of due holds. The stream and the meta hash do not count.
+// HasState reports whether a key holds state that follows from the pool's events: a stock
+// counter, a hold, an idempotency key, or the set of due holds. The stream and the meta
+// hash do not count.
 func (p Pool) HasState(key string) bool {
 	name, ours := strings.CutPrefix(key, p.prefix)
 	if !ours {
@@ -63,5 +69,6 @@ func (p Pool) HasState(key string) bool {
 	return key == p.DueKey()
 }
 
-// StreamKey is the stream of events. It is also the Watermill topic that events are published to.
+// StreamKey is the stream of events. It is also the Watermill topic that events are
+// published to.
 func (p Pool) StreamKey() string { return p.prefix + "inventory.events" }

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Position is a position in a pool's log, directly after the event with this seq. Its text form is
-// "main:42".
+// Position is a position in a pool's log, directly after the event with this seq. Its
+// text form is "main:42".
 type Position struct {
 	Pool string
 	Seq  int64

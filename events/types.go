@@ -2,9 +2,9 @@ package events
 
 import "encoding/json"
 
-// Type is an event's name on the wire. The journal and every stream contain these names, so they are
-// never renamed and never derived from Go names. To change a payload, add a version and a step in
-// upcast.go; docs/how-to-change-an-event.md shows how.
+// Type is an event's name on the wire. The journal and every stream contain these names,
+// so they are never renamed and never derived from Go names. To change a payload, add a
+// version and a step in upcast.go; docs/how-to-change-an-event.md shows how.
 type Type string
 
 // The event types. testdata/ has a golden payload for every version of each.
@@ -18,13 +18,14 @@ const (
 // Event is one of the payloads below, as a pointer.
 type Event interface {
 	Type() Type
-	// takeVersion returns the version that the payload was read with, and clears it, because an event in
-	// memory always has the latest version.
+	// takeVersion returns the version that the payload was read with, and clears it,
+	// because an event in memory always has the latest version.
 	takeVersion() int
 }
 
-// versioned is the field of a payload with its version. A payload without the field has version 1. It is
-// embedded in each event, so that the event and its version are decoded together.
+// versioned is the field of a payload with its version. A payload without the field has
+// version 1. It is embedded in each event, so that the event and its version are decoded
+// together.
 type versioned struct {
 	V int `json:"v,omitempty"` // on the wire only
 }
@@ -40,7 +41,8 @@ func (v *versioned) takeVersion() int {
 
 // Reasons that the system itself gives. A client may give others in an adjustment.
 const (
-	// ReasonExternal: an operator set stock:<sku> by hand, and the next command recorded the difference.
+	// ReasonExternal: an operator set stock:<sku> by hand, and the next command recorded
+	// the difference.
 	ReasonExternal = "external"
 	// ReasonRequested: the shopper cancelled.
 	ReasonRequested = "requested"
@@ -48,11 +50,12 @@ const (
 	ReasonExpired = "expired"
 )
 
-// StockAdjusted records that Delta units of SKU were added to the available stock, or removed from it if
-// Delta is negative.
+// StockAdjusted records that Delta units of SKU were added to the available stock, or
+// removed from it if Delta is negative.
 //
-// Version 2 added IdempotencyKey. With it, Redis still gives a repeated request the same answer after it
-// was rebuilt from the journal. The key is "" in version 1, and for the reason external.
+// Version 2 added IdempotencyKey. With it, Redis still gives a repeated request the same
+// answer after it was rebuilt from the journal. The key is "" in version 1, and for the
+// reason external.
 type StockAdjusted struct {
 	versioned
 	SKU            string `json:"sku"`
@@ -68,8 +71,8 @@ func (e StockAdjusted) MarshalJSON() ([]byte, error) {
 	return json.Marshal(fields(e))
 }
 
-// HoldCreated records that Qty units of SKU left the available stock and are held for a shopper, until the
-// event's time plus TTLMs.
+// HoldCreated records that Qty units of SKU left the available stock and are held for a
+// shopper, until the event's time plus TTLMs.
 type HoldCreated struct {
 	versioned
 	HoldID         string `json:"hold_id"`

@@ -112,7 +112,8 @@ func TestEveryVersionHasAGoldenFile(t *testing.T) {
 		eventType := v.event.Type()
 		written[eventType]++
 		if v.version != written[eventType] {
-			t.Errorf("%s: got version %d in versions, want version %d next", eventType, v.version, written[eventType])
+			t.Errorf("%s: got version %d in versions, want version %d next",
+				eventType, v.version, written[eventType])
 		}
 	}
 	for _, eventType := range Types() {
@@ -183,10 +184,12 @@ func TestPayloadShapeChangesOnlyWithItsVersion(t *testing.T) {
 				t.Errorf("%s.v%d: got no field %s, want one", eventType, v.version, name)
 			}
 			if _, isText := value.(string); isText != (kind == "string") {
-				t.Errorf("%s.v%d: got the field %s with %v, want a %s", eventType, v.version, name, value, kind)
+				t.Errorf("%s.v%d: got the field %s with %v, want a %s",
+					eventType, v.version, name, value, kind)
 			}
 			if value == "" || value == 0.0 {
-				t.Errorf("%s.v%d: got the field %s with a zero value, want another", eventType, v.version, name)
+				t.Errorf("%s.v%d: got the field %s with a zero value, want another",
+					eventType, v.version, name)
 			}
 			delete(fields, name)
 		}
@@ -216,7 +219,8 @@ const completeFields = `"hold_id":"h","sku":"s","qty":1,"delta":1,"reason":"r"`
 func TestDecodeRefusesIncompletePayloads(t *testing.T) {
 	t.Parallel()
 	payloads := []string{
-		`null`, `{}`, `[]`, `"x"`, `{"sku":1}`, `{"hold_id":"h"}`, `{`, ``, `{"hold_id":"h","sku":"","qty":0}`,
+		`null`, `{}`, `[]`, `"x"`, `{"sku":1}`, `{"hold_id":"h"}`, `{`, ``,
+		`{"hold_id":"h","sku":"","qty":0}`,
 		`{"sku":"s","delta":1.5,"qty":1.5}`, `{"v":1}`,
 	}
 	for _, version := range []string{`-1`, `"1"`, `"x"`, `1.5`, `[]`, `true`, `1e99`} {
@@ -327,7 +331,11 @@ func TestPayloadTakesEveryStepFromItsVersion(t *testing.T) {
 		if err != nil {
 			t.Errorf("decode %s: %v", payload, err)
 		}
-		if want := (&HoldCancelled{HoldID: "h", SKU: "s", Qty: qty}); !reflect.DeepEqual(got, want) {
+		if want := (&HoldCancelled{
+			HoldID: "h",
+			SKU:    "s",
+			Qty:    qty,
+		}); !reflect.DeepEqual(got, want) {
 			t.Errorf("decode %s: got %+v, want %+v", payload, got, want)
 		}
 	}

@@ -16,7 +16,8 @@ const (
 	replayedHeader = "Idempotency-Replayed"
 )
 
-// handle adapts a handler that returns an error to Gin. It answers an error with its problem document.
+// handle adapts a handler that returns an error to Gin. It answers an error with its
+// problem document.
 func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := handler(c); err != nil {
@@ -25,8 +26,8 @@ func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
 	}
 }
 
-// decided answers a command that was accepted. replayed says that it was accepted for an earlier request, of which this
-// one is a repeat.
+// decided answers a command that was accepted. replayed says that it was accepted for an
+// earlier request, of which this one is a repeat.
 func (a *api) decided(c *gin.Context, status int, position events.Position, replayed bool, body any) error {
 	c.Header(positionHeader, position.String())
 	if replayed {
@@ -44,8 +45,9 @@ func (a *api) write(c *gin.Context, status int, body any) error {
 	return nil
 }
 
-// hangUp closes the client's connection after the answer if the process is about to stop, so that the client opens its
-// next one to another process. Otherwise a request sent just when the server closes the idle connection would be lost.
+// hangUp closes the client's connection after the answer if the process is about to stop,
+// so that the client opens its next one to another process. Otherwise a request sent just
+// when the server closes the idle connection would be lost.
 func (a *api) hangUp(c *gin.Context) {
 	if a.draining() {
 		c.Header("Connection", "close")
@@ -59,8 +61,8 @@ func (a *api) echoRequestID(c *gin.Context) {
 	}
 }
 
-// eventMetadata returns the metadata of the events that the request causes, from its headers X-Request-Id and
-// Traceparent; nil if it has neither.
+// eventMetadata returns the metadata of the events that the request causes, from its
+// headers X-Request-Id and Traceparent; nil if it has neither.
 func eventMetadata(c *gin.Context) map[string]string {
 	requestID := traceHeader(c, "X-Request-Id")
 	traceParent := traceHeader(c, "Traceparent")
@@ -77,8 +79,8 @@ func eventMetadata(c *gin.Context) map[string]string {
 	return metadata
 }
 
-// traceHeader returns a header's value, or "" if the value must not be stored with events: it is longer than 128 bytes, or
-// has characters other than printable ASCII.
+// traceHeader returns a header's value, or "" if the value must not be stored with
+// events: it is longer than 128 bytes, or has characters other than printable ASCII.
 func traceHeader(c *gin.Context, name string) string {
 	value := c.GetHeader(name)
 	unprintable := func(r rune) bool { return r < ' ' || r > '~' }
@@ -88,5 +90,6 @@ func traceHeader(c *gin.Context, name string) string {
 	return value
 }
 
-// livez answers 200 whenever the process can answer. It checks no dependency: restarting would not repair one.
+// livez answers 200 whenever the process can answer. It checks no dependency: restarting
+// would not repair one.
 func (a *api) livez(c *gin.Context) error { return a.write(c, http.StatusOK, gin.H{"status": "alive"}) }

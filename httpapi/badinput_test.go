@@ -9,13 +9,14 @@ import (
 	"testing"
 )
 
-// TestBadRequestsAreRefusedWithTheirFault checks that each bad request gets its own code and a detail that names the fault,
-// and that it changes nothing in Redis.
+// TestBadRequestsAreRefusedWithTheirFault checks that each bad request gets its own code
+// and a detail that names the fault, and that it changes nothing in Redis.
 func TestBadRequestsAreRefusedWithTheirFault(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
-	// field returns the body of a reservation in which one field has the given JSON value; "" leaves the field out.
+	// field returns the body of a reservation in which one field has the given JSON
+	// value; "" leaves the field out.
 	field := func(name, value string) string {
 		all := map[string]string{"sku": `"shirt"`, "qty": "1", "user_id": `"ann"`, "idempotency_key": `"k"`}
 		all[name] = value
@@ -41,29 +42,48 @@ func TestBadRequestsAreRefusedWithTheirFault(t *testing.T) {
 		{"null", "POST", "/holds", `null`, nil, 400, "INVALID_REQUEST", ""},
 		{"two values", "POST", "/holds", field("", "") + "{}", nil, 400, "MALFORMED_BODY", "more than one"},
 		{"unknown field", "POST", "/holds", field("discount", "1"), nil, 400, "MALFORMED_BODY", "discount"},
-		{"too large", "POST", "/holds", field("user_id", `"`+strings.Repeat("x", 70_000)+`"`), nil, 413, "BODY_TOO_LARGE", "65536"},
-		{"wrong content type", "POST", "/holds", field("", ""), []string{"Content-Type", "text/plain"}, 415, "WRONG_CONTENT_TYPE", ""},
-		{"wrong charset", "POST", "/holds", field("", ""), []string{"Content-Type", "application/json; charset=latin1"}, 415, "WRONG_CONTENT_TYPE", ""},
-		{"qty a text", "POST", "/holds", field("qty", `"1"`), nil, 400, "INVALID_REQUEST", "qty must be a whole number"},
-		{"qty a fraction", "POST", "/holds", field("qty", "1.5"), nil, 400, "INVALID_REQUEST", "qty must be a whole number"},
+		{"too large", "POST", "/holds", field("user_id", `"`+strings.Repeat("x", 70_000)+`"`), nil, 413,
+			"BODY_TOO_LARGE", "65536"},
+		{"wrong content type", "POST", "/holds", field("", ""), []string{"Content-Type", "text/plain"}, 415,
+			"WRONG_CONTENT_TYPE", ""},
+		{"wrong charset", "POST", "/holds", field("", ""),
+			[]string{"Content-Type", "application/json; charset=latin1"}, 415, "WRONG_CONTENT_TYPE", ""},
+		{"qty a text", "POST", "/holds", field("qty", `"1"`), nil, 400, "INVALID_REQUEST",
+			"qty must be a whole number"},
+		{"qty a fraction", "POST", "/holds", field("qty", "1.5"), nil, 400, "INVALID_REQUEST",
+			"qty must be a whole number"},
 		{"qty huge", "POST", "/holds", field("qty", "1e30"), nil, 400, "INVALID_REQUEST", "qty"},
-		{"qty 0", "POST", "/holds", field("qty", "0"), nil, 400, "INVALID_REQUEST", "qty must be from 1 to 1000000"},
-		{"sku a number", "POST", "/holds", field("sku", "7"), nil, 400, "INVALID_REQUEST", "sku must be a string"},
-		{"sku with braces", "POST", "/holds", field("sku", `"{a}"`), nil, 400, "INVALID_REQUEST", "letters, digits and"},
+		{"qty 0", "POST", "/holds", field("qty", "0"), nil, 400, "INVALID_REQUEST",
+			"qty must be from 1 to 1000000"},
+		{"sku a number", "POST", "/holds", field("sku", "7"), nil, 400, "INVALID_REQUEST",
+			"sku must be a string"},
+		{"sku with braces", "POST", "/holds", field("sku", `"{a}"`), nil, 400, "INVALID_REQUEST",
+			"letters, digits and"},
 		{"sku with NUL", "POST", "/holds", field("sku", `"a\u0000"`), nil, 400, "INVALID_REQUEST", "sku"},
-		{"no user", "POST", "/holds", field("user_id", ""), nil, 400, "INVALID_REQUEST", "user_id must not be empty"},
-		{"no key", "POST", "/holds", field("idempotency_key", ""), nil, 400, "INVALID_REQUEST", "Idempotency-Key"},
-		{"two keys", "POST", "/holds", field("", ""), []string{"Idempotency-Key", "other"}, 400, "INVALID_REQUEST", "differs"},
-		{"malformed key in the header", "POST", "/holds", field("idempotency_key", ""), []string{"Idempotency-Key", "a b"}, 400, "INVALID_REQUEST", "idempotency_key may hold only"},
+		{"no user", "POST", "/holds", field("user_id", ""), nil, 400, "INVALID_REQUEST",
+			"user_id must not be empty"},
+		{"no key", "POST", "/holds", field("idempotency_key", ""), nil, 400, "INVALID_REQUEST",
+			"Idempotency-Key"},
+		{"two keys", "POST", "/holds", field("", ""), []string{"Idempotency-Key", "other"}, 400,
+			"INVALID_REQUEST", "differs"},
+		{"malformed key in the header", "POST", "/holds", field("idempotency_key", ""),
+			[]string{"Idempotency-Key", "a b"}, 400, "INVALID_REQUEST", "idempotency_key may hold only"},
 		{"ttl 0", "POST", "/holds", field("ttl_seconds", "0"), nil, 400, "INVALID_REQUEST", "ttl_seconds"},
-		{"ttl too long", "POST", "/holds", field("ttl_seconds", "3601"), nil, 400, "INVALID_REQUEST", "from 1 to 3600"},
-		{"ttl absurd", "POST", "/holds", field("ttl_seconds", "9223372036854775807"), nil, 400, "INVALID_REQUEST", "ttl_seconds"},
-		{"confirm without payment", "POST", "/holds/h1/confirm", `{}`, nil, 400, "INVALID_REQUEST", "payment_ref"},
-		{"two hold ids", "POST", "/holds/h1/confirm", `{"hold_id":"h2","payment_ref":"p"}`, nil, 400, "INVALID_REQUEST", "hold_id differs"},
+		{"ttl too long", "POST", "/holds", field("ttl_seconds", "3601"), nil, 400, "INVALID_REQUEST",
+			"from 1 to 3600"},
+		{"ttl absurd", "POST", "/holds", field("ttl_seconds", "9223372036854775807"), nil, 400,
+			"INVALID_REQUEST", "ttl_seconds"},
+		{"confirm without payment", "POST", "/holds/h1/confirm", `{}`, nil, 400, "INVALID_REQUEST",
+			"payment_ref"},
+		{"two hold ids", "POST", "/holds/h1/confirm", `{"hold_id":"h2","payment_ref":"p"}`, nil, 400,
+			"INVALID_REQUEST", "hold_id differs"},
 		{"cancel nothing", "POST", "/holds/cancel", `{}`, nil, 400, "INVALID_REQUEST", "hold_id"},
-		{"malformed hold id in the path", "POST", "/holds/%7Bh%7D/cancel", ``, nil, 400, "INVALID_REQUEST", "hold_id"},
-		{"delta 0", "POST", "/stock/shirt/adjustments", `{"delta":0,"reason":"r","idempotency_key":"k"}`, nil, 400, "INVALID_REQUEST", "delta"},
-		{"malformed sku in the path", "POST", "/stock/a%2Fb/adjustments", `{"delta":1,"reason":"r","idempotency_key":"k"}`, nil, 400, "INVALID_REQUEST", "sku"},
+		{"malformed hold id in the path", "POST", "/holds/%7Bh%7D/cancel", ``, nil, 400, "INVALID_REQUEST",
+			"hold_id"},
+		{"delta 0", "POST", "/stock/shirt/adjustments", `{"delta":0,"reason":"r","idempotency_key":"k"}`,
+			nil, 400, "INVALID_REQUEST", "delta"},
+		{"malformed sku in the path", "POST", "/stock/a%2Fb/adjustments",
+			`{"delta":1,"reason":"r","idempotency_key":"k"}`, nil, 400, "INVALID_REQUEST", "sku"},
 		{"malformed sku to read", "GET", "/stock/%20", "", nil, 400, "INVALID_REQUEST", "sku"},
 		{"unknown route", "GET", "/nothing/here", "", nil, 404, "UNKNOWN_ROUTE", ""},
 		{"trailing slash", "POST", "/holds/", field("", ""), nil, 404, "UNKNOWN_ROUTE", ""},
@@ -92,13 +112,15 @@ func TestBadRequestsAreRefusedWithTheirFault(t *testing.T) {
 	}
 }
 
-// TestRefusedRequestKeepsTheConnection checks that the connection of a refused request is used for the next request.
+// TestRefusedRequestKeepsTheConnection checks that the connection of a refused request is
+// used for the next request.
 func TestRefusedRequestKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.get("/livez")
 	for _, body := range []string{"{", `{"sku":` + strings.Repeat(" ", 70_000), `{"qty":0}`} {
-		request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.url+"/holds", strings.NewReader(body))
+		request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.url+"/holds",
+			strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +142,8 @@ func TestRefusedRequestKeepsTheConnection(t *testing.T) {
 	}
 }
 
-// FuzzReserve checks that the answer to any body is a hold or a problem document, and never a status of 500 or above.
+// FuzzReserve checks that the answer to any body is a hold or a problem document, and
+// never a status of 500 or above.
 func FuzzReserve(f *testing.F) {
 	s := startServer(f)
 	s.redis.Set(s.ctx, "stock:shirt", 1_000_000, 0)

@@ -19,8 +19,9 @@ const (
 	bodyPlainBytes = 1 << 10 // a body up to this size is read into one buffer of its announced size
 )
 
-// decode reads the request's body into a struct. The body must be one JSON object without unknown fields, and nothing may
-// follow it. If emptyAllowed, an empty body counts as an empty object.
+// decode reads the request's body into a struct. The body must be one JSON object without
+// unknown fields, and nothing may follow it. If emptyAllowed, an empty body counts as an
+// empty object.
 func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	body, err := readBody(c)
 	if err != nil {
@@ -43,8 +44,8 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	return nil
 }
 
-// readBody reads at most one byte more than a body may have. net/http discards the rest of a larger body, so that the
-// connection can be used again.
+// readBody reads at most one byte more than a body may have. net/http discards the rest
+// of a larger body, so that the connection can be used again.
 func readBody(c *gin.Context) ([]byte, error) {
 	tooLarge := &requestError{codeTooLarge, fmt.Sprintf("a body may have %d bytes", bodyMaxBytes)}
 	if c.Request.ContentLength > bodyMaxBytes {
@@ -90,7 +91,8 @@ func malformed(err error) error {
 	case errors.As(err, &wrongType):
 		return &requestError{codeMalformed, "the body must be a JSON object"}
 	case errors.As(err, &syntax):
-		return &requestError{codeMalformed, fmt.Sprintf("the body is no JSON: %s at byte %d", syntax.Error(), syntax.Offset)}
+		return &requestError{codeMalformed,
+			fmt.Sprintf("the body is no JSON: %s at byte %d", syntax.Error(), syntax.Offset)}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return &requestError{codeMalformed, "the body ends in the middle of its JSON"}
 	}
@@ -108,8 +110,9 @@ func invalid(field, message string) error {
 	return &commands.ValidationError{Fields: []commands.FieldError{{Field: field, Message: message}}}
 }
 
-// idempotencyKey returns the key from the header Idempotency-Key or from the body. If both are given, they must be equal.
-// The header's value may be quoted, as the IETF draft requires, or not.
+// idempotencyKey returns the key from the header Idempotency-Key or from the body. If
+// both are given, they must be equal. The header's value may be quoted, as the IETF draft
+// requires, or not.
 func idempotencyKey(c *gin.Context, inBody string) (string, error) {
 	header := c.GetHeader("Idempotency-Key")
 	if len(header) >= 2 && header[0] == '"' && header[len(header)-1] == '"' {
@@ -126,7 +129,8 @@ func idempotencyKey(c *gin.Context, inBody string) (string, error) {
 	return "", invalid("idempotency_key", "differs from the header Idempotency-Key")
 }
 
-// holdID returns the hold's id from the path or from the body. If both are given, they must be equal.
+// holdID returns the hold's id from the path or from the body. If both are given, they
+// must be equal.
 func holdID(c *gin.Context, inBody string) (string, error) {
 	inPath := c.Param("id")
 	if inPath != "" && inBody != "" && inPath != inBody {

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// failureLog limits the log entries about requests answered with 503: one per second for each problem code, with the
-// number of requests that failed since the entry before. Without it, an outage would log every request of a crowd.
+// failureLog limits the log entries about requests answered with 503: one per second for
+// each problem code, with the number of requests that failed since the entry before.
+// Without it, an outage would log every request of a crowd.
 type failureLog struct {
 	mu     sync.Mutex
 	byCode map[string]*failures
@@ -20,7 +21,8 @@ type failures struct {
 
 const failureLogInterval = time.Second
 
-// count adds one failed request. It reports whether to log now, and how many requests that log entry stands for.
+// count adds one failed request. It reports whether to log now, and how many requests
+// that log entry stands for.
 func (l *failureLog) count(code string, now time.Time) (requests int, logNow bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// TestFailuresAreLoggedOncePerSecond checks that the first failure of a code is logged at once, the later ones once per
-// second, and that every request is counted in some log entry.
+// TestFailuresAreLoggedOncePerSecond checks that the first failure of a code is logged at
+// once, the later ones once per second, and that every request is counted in some log
+// entry.
 func TestFailuresAreLoggedOncePerSecond(t *testing.T) {
 	t.Parallel()
 	var log failureLog

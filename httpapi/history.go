@@ -29,7 +29,8 @@ type EventAnswer struct {
 	HoldID     string          `json:"hold_id"` // "" if the event concerns no hold
 	Payload    json.RawMessage `json:"payload"` // exactly as stored
 	Metadata   json.RawMessage `json:"metadata"`
-	// CausationID names the direct cause of the event, and CorrelationID the client's request. Both are also in Metadata.
+	// CausationID names the direct cause of the event, and CorrelationID the client's
+	// request. Both are also in Metadata.
 	CausationID   string `json:"causation_id,omitempty"`
 	CorrelationID string `json:"correlation_id,omitempty"`
 }
@@ -37,8 +38,9 @@ type EventAnswer struct {
 // EventsAnswer is a page of events, oldest first.
 type EventsAnswer struct {
 	Events []EventAnswer `json:"events"`
-	// Next is the position of the end of this page: ?after=<next> reads on from there, now or later, without a gap or a
-	// repeat. If there are more events now, the answer also has a Link header with rel="next".
+	// Next is the position of the end of this page: ?after=<next> reads on from there,
+	// now or later, without a gap or a repeat. If there are more events now, the answer
+	// also has a Link header with rel="next".
 	Next string `json:"next"`
 }
 
@@ -46,14 +48,24 @@ type EventsAnswer struct {
 func NewEventAnswer(r *journal.Recorded) EventAnswer {
 	causation, correlation := r.Causes()
 	return EventAnswer{
-		Seq: r.Seq, Position: events.Position{Pool: r.Pool, Seq: r.Seq}.String(), EventID: r.EventID.String(),
-		Type: string(r.Type), Version: events.VersionOf(r.Payload), At: r.At.UTC(), RecordedAt: r.RecordedAt.UTC(),
-		SKU: r.SKU, HoldID: r.HoldID, Payload: r.Payload, Metadata: r.Metadata,
-		CausationID: causation, CorrelationID: correlation,
+		Seq:           r.Seq,
+		Position:      events.Position{Pool: r.Pool, Seq: r.Seq}.String(),
+		EventID:       r.EventID.String(),
+		Type:          string(r.Type),
+		Version:       events.VersionOf(r.Payload),
+		At:            r.At.UTC(),
+		RecordedAt:    r.RecordedAt.UTC(),
+		SKU:           r.SKU,
+		HoldID:        r.HoldID,
+		Payload:       r.Payload,
+		Metadata:      r.Metadata,
+		CausationID:   causation,
+		CorrelationID: correlation,
 	}
 }
 
-// allEvents serves GET /events?type=…&sku=…&hold=…: the events of the journal that match all filters given.
+// allEvents serves GET /events?type=…&sku=…&hold=…: the events of the journal that match
+// all filters given.
 func (a *api) allEvents(c *gin.Context) error {
 	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
 		q.SKU = nameParam(c, "sku", faults)
@@ -61,7 +73,8 @@ func (a *api) allEvents(c *gin.Context) error {
 	})
 }
 
-// stockEvents serves GET /stock/{sku}/events. For a SKU without events it answers an empty page, not 404.
+// stockEvents serves GET /stock/{sku}/events. For a SKU without events it answers an
+// empty page, not 404.
 func (a *api) stockEvents(c *gin.Context) error {
 	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
 		q.SKU = c.Param("sku")
@@ -71,7 +84,8 @@ func (a *api) stockEvents(c *gin.Context) error {
 	})
 }
 
-// holdEvents serves GET /holds/{id}/events. It answers 404 if the journal has no event of the hold.
+// holdEvents serves GET /holds/{id}/events. It answers 404 if the journal has no event of
+// the hold.
 func (a *api) holdEvents(c *gin.Context) error {
 	id := c.Param("id")
 	if id == "" || id != cleanText(id) {
@@ -91,7 +105,8 @@ const (
 	historyLimitMax = 1000
 )
 
-// history answers with a page of the journal. narrow adds the route's own filters to the query.
+// history answers with a page of the journal. narrow adds the route's own filters to the
+// query.
 func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]commands.FieldError)) error {
 	var faults []commands.FieldError
 	q := a.historyQuery(c, &faults)
@@ -122,9 +137,14 @@ func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]comm
 	return a.write(c, http.StatusOK, answer)
 }
 
-// requireHold returns errNoHistory unless the journal has any event of the query's hold, filtered out or not.
+// requireHold returns errNoHistory unless the journal has any event of the query's hold,
+// filtered out or not.
 func (a *api) requireHold(ctx context.Context, q journal.HistoryQuery) error {
-	page, err := journal.ReadHistory(ctx, a.Postgres, journal.HistoryQuery{Pool: q.Pool, HoldID: q.HoldID, Limit: 1})
+	page, err := journal.ReadHistory(ctx, a.Postgres, journal.HistoryQuery{
+		Pool:   q.Pool,
+		HoldID: q.HoldID,
+		Limit:  1,
+	})
 	if err == nil && len(page.Events) == 0 {
 		return errNoHistory
 	}
@@ -138,9 +158,11 @@ func historyError(err error) error {
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, journal.ErrDetached):
-		return &requestError{codeDetached, "the journal no longer has the events right after this position; leave out ?after= to read from its first event"}
+		return &requestError{codeDetached,
+			"the journal no longer has the events right after this position; leave out ?after= to read from its first event"}
 	}
-	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the journal cannot be reached; commands are not affected"}, err)
+	return fmt.Errorf("%w: %w",
+		&requestError{codeUnavailable, "the journal cannot be reached; commands are not affected"}, err)
 }
 
 // position returns the position of a seq in this API's pool, such as main:42.
@@ -148,12 +170,17 @@ func (a *api) position(seq int64) string {
 	return events.Position{Pool: a.Pool.Name(), Seq: seq}.String()
 }
 
-// historyQuery reads the query parameters that all history routes share: after, limit and type.
+// historyQuery reads the query parameters that all history routes share: after, limit and
+// type.
 func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journal.HistoryQuery {
 	add := func(field, message string) {
 		*faults = append(*faults, commands.FieldError{Field: field, Message: message})
 	}
-	q := journal.HistoryQuery{Pool: a.Pool.Name(), Limit: historyLimit, Type: events.Type(c.Query("type"))}
+	q := journal.HistoryQuery{
+		Pool:  a.Pool.Name(),
+		Limit: historyLimit,
+		Type:  events.Type(c.Query("type")),
+	}
 	if after := c.Query("after"); after != "" {
 		position, err := events.ParsePosition(after)
 		if err != nil || position.Pool != q.Pool {
@@ -173,8 +200,9 @@ func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journa
 	return q
 }
 
-// nameParam returns a name from the query string, "" if it is not given. It rejects a name that Postgres cannot store:
-// cleaning it could leave "", which would select all events.
+// nameParam returns a name from the query string, "" if it is not given. It rejects a
+// name that Postgres cannot store: cleaning it could leave "", which would select all
+// events.
 func nameParam(c *gin.Context, field string, faults *[]commands.FieldError) string {
 	name := c.Query(field)
 	if name != cleanText(name) {

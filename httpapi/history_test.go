@@ -23,10 +23,17 @@ import (
 // runJournal runs the journal until it has all events that are in the stream now.
 func (s *testServer) runJournal() {
 	s.t.Helper()
-	writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: s.redis, Log: slog.New(slog.DiscardHandler)}
+	writer := &journal.Writer{
+		Park:  deadletters.ParkEntries,
+		Redis: s.redis,
+		Log:   slog.New(slog.DiscardHandler),
+	}
 	stop := testenv.RunRouter(s.t, func(router *message.Router) {
 		writer.AddTo(router, journal.StreamSubscriberConfig{
-			Redis: s.redis, Postgres: s.postgres.Config().ConnConfig, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler),
+			Redis:    s.redis,
+			Postgres: s.postgres.Config().ConnConfig,
+			Pool:     events.MainPool,
+			Log:      slog.New(slog.DiscardHandler),
 		})
 	})
 	log, err := stream.ReadHead(s.ctx, s.redis, events.MainPool)
@@ -62,15 +69,18 @@ func typesOf(page EventsAnswer) string {
 	return strings.Join(types, " ")
 }
 
-// TestHistoryOfHoldAndSKU checks the events of a hold and of a SKU with all their fields, and each filter.
+// TestHistoryOfHoldAndSKU checks the events of a hold and of a SKU with all their fields,
+// and each filter.
 func TestHistoryOfHoldAndSKU(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.redis.Set(s.ctx, "stock:shirt", 3, 0)
 	s.redis.Set(s.ctx, "stock:sock", 3, 0)
 	id := s.post("/holds", reserveBody, "X-Request-Id", "req-1").text("hold_id")
-	s.post("/holds", `{"sku":"sock","qty":1,"user_id":"bob","idempotency_key":"k2"}`).want(t, "reserve a sock", 201, "")
-	s.post("/holds/"+id+"/confirm", `{"payment_ref":"p1"}`, "X-Request-Id", "req-2").want(t, "confirm", 200, "")
+	s.post("/holds", `{"sku":"sock","qty":1,"user_id":"bob","idempotency_key":"k2"}`).want(t,
+		"reserve a sock", 201, "")
+	s.post("/holds/"+id+"/confirm", `{"payment_ref":"p1"}`, "X-Request-Id", "req-2").want(t, "confirm", 200,
+		"")
 	s.runJournal()
 
 	ofHold, _ := s.history("/holds/" + id + "/events")
@@ -157,8 +167,9 @@ func TestHistoryOfHoldAndSKU(t *testing.T) {
 	}
 }
 
-// TestHistoryLinksGiveEveryEventOnce checks that the Link headers lead to every event once, in order, that the last page
-// names the position to continue from later, and that a position in a detached partition is refused.
+// TestHistoryLinksGiveEveryEventOnce checks that the Link headers lead to every event
+// once, in order, that the last page names the position to continue from later, and that
+// a position in a detached partition is refused.
 func TestHistoryLinksGiveEveryEventOnce(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -204,17 +215,22 @@ func TestHistoryLinksGiveEveryEventOnce(t *testing.T) {
 	}
 }
 
-// TestHistoryRefusesBadParameters checks that an unknown hold is 404, and that a bad parameter is 400 and named.
+// TestHistoryRefusesBadParameters checks that an unknown hold is 404, and that a bad
+// parameter is 400 and named.
 func TestHistoryRefusesBadParameters(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.get("/holds/none/events").want(t, "no such hold", 404, "UNKNOWN_HOLD")
-	s.get("/holds/none/events?after=main:7&type=HOLD_CREATED").want(t, "no such hold, later", 404, "UNKNOWN_HOLD")
+	s.get("/holds/none/events?after=main:7&type=HOLD_CREATED").want(t, "no such hold, later", 404,
+		"UNKNOWN_HOLD")
 	s.get("/holds/%00/events").want(t, "an id that cannot exist", 404, "UNKNOWN_HOLD")
 	for path, field := range map[string]string{
-		"/events?after=42": "after", "/events?after=eu:42": "after", "/events?after=main:-1": "after", "/events?after=main:x": "after",
-		"/events?limit=0": "limit", "/events?limit=1001": "limit", "/events?limit=x": "limit", "/events?limit=-1": "limit",
-		"/events?type=SOLD": "type", "/events?sku=%00": "sku", "/events?hold=%ff": "hold", "/stock/%00/events": "sku",
+		"/events?after=42": "after", "/events?after=eu:42": "after", "/events?after=main:-1": "after",
+		"/events?after=main:x": "after",
+		"/events?limit=0":      "limit", "/events?limit=1001": "limit", "/events?limit=x": "limit",
+		"/events?limit=-1":  "limit",
+		"/events?type=SOLD": "type", "/events?sku=%00": "sku", "/events?hold=%ff": "hold",
+		"/stock/%00/events":       "sku",
 		"/holds/h/events?limit=0": "limit", "/stock/shirt/events?after=x": "after",
 	} {
 		r := s.get(path)
@@ -233,7 +249,8 @@ func TestHistoryRefusesBadParameters(t *testing.T) {
 	s.send(http.MethodPost, "/events", "{}").want(t, "another method", 405, "WRONG_METHOD")
 }
 
-// TestHistoryWithoutPostgresIsUnavailable checks that events are 503 while Postgres is down, and back after its restart.
+// TestHistoryWithoutPostgresIsUnavailable checks that events are 503 while Postgres is
+// down, and back after its restart.
 func TestHistoryWithoutPostgresIsUnavailable(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)

@@ -10,7 +10,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// ReserveRequest is the body of POST /holds. The header Idempotency-Key may carry the key instead.
+// ReserveRequest is the body of POST /holds. The header Idempotency-Key may carry the key
+// instead.
 type ReserveRequest struct {
 	SKU            string `json:"sku"`
 	Qty            int64  `json:"qty"`
@@ -19,7 +20,8 @@ type ReserveRequest struct {
 	IdempotencyKey string `json:"idempotency_key"`
 }
 
-// ReserveAnswer is the hold that a request created. For a repeated request it is the same hold in its present state.
+// ReserveAnswer is the hold that a request created. For a repeated request it is the same
+// hold in its present state.
 type ReserveAnswer struct {
 	HoldID      string    `json:"hold_id"`
 	SKU         string    `json:"sku"`
@@ -56,12 +58,18 @@ func (a *api) reserve(c *gin.Context) error {
 	}
 	c.Header("Location", "/holds/"+r.HoldID)
 	return a.decided(c, http.StatusCreated, r.Position, r.Replayed, ReserveAnswer{
-		HoldID: r.HoldID, SKU: r.SKU, Qty: r.Qty, UserID: r.UserID, Status: string(r.Status),
-		ExpiresAt: r.ExpiresAt, ExpiresInMs: r.ExpiresIn.Milliseconds(),
+		HoldID:      r.HoldID,
+		SKU:         r.SKU,
+		Qty:         r.Qty,
+		UserID:      r.UserID,
+		Status:      string(r.Status),
+		ExpiresAt:   r.ExpiresAt,
+		ExpiresInMs: r.ExpiresIn.Milliseconds(),
 	})
 }
 
-// ttlOf returns the requested time to live, or 0 if the request has none. The command checks the upper limit.
+// ttlOf returns the requested time to live, or 0 if the request has none. The command
+// checks the upper limit.
 func ttlOf(seconds *int64) (time.Duration, error) {
 	const secondsMax = 1 << 32 // more could overflow time.Duration
 	switch {
@@ -73,7 +81,8 @@ func ttlOf(seconds *int64) (time.Duration, error) {
 	return time.Duration(*seconds) * time.Second, nil
 }
 
-// ConfirmRequest is the body of POST /holds/confirm. hold_id may be left out if the path has the id.
+// ConfirmRequest is the body of POST /holds/confirm. hold_id may be left out if the path
+// has the id.
 type ConfirmRequest struct {
 	HoldID     string `json:"hold_id"`
 	PaymentRef string `json:"payment_ref"`
@@ -108,12 +117,18 @@ func (a *api) confirm(c *gin.Context) error {
 		return err
 	}
 	return a.decided(c, http.StatusOK, done.Position, done.Replayed, ConfirmAnswer{
-		OrderID: done.OrderID, HoldID: done.HoldID, SKU: done.SKU, Qty: done.Qty, UserID: done.UserID,
-		Status: string(commands.HoldConfirmed), PaymentRef: done.PaymentRef,
+		OrderID:    done.OrderID,
+		HoldID:     done.HoldID,
+		SKU:        done.SKU,
+		Qty:        done.Qty,
+		UserID:     done.UserID,
+		Status:     string(commands.HoldConfirmed),
+		PaymentRef: done.PaymentRef,
 	})
 }
 
-// CancelRequest is the body of POST /holds/cancel. The body may be left out if the path has the id.
+// CancelRequest is the body of POST /holds/cancel. The body may be left out if the path
+// has the id.
 type CancelRequest struct {
 	HoldID string `json:"hold_id"`
 }
@@ -136,12 +151,17 @@ func (a *api) cancel(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	done, err := a.Commands.Cancel(c.Request.Context(), commands.Cancel{HoldID: id, Metadata: eventMetadata(c)})
+	done, err := a.Commands.Cancel(c.Request.Context(),
+		commands.Cancel{HoldID: id, Metadata: eventMetadata(c)})
 	if err != nil {
 		return err
 	}
 	return a.decided(c, http.StatusOK, done.Position, done.Replayed, CancelAnswer{
-		HoldID: done.HoldID, SKU: done.SKU, Qty: done.Qty, UserID: done.UserID, Status: string(done.Status),
+		HoldID: done.HoldID,
+		SKU:    done.SKU,
+		Qty:    done.Qty,
+		UserID: done.UserID,
+		Status: string(done.Status),
 	})
 }
 
@@ -162,10 +182,17 @@ func (a *api) getHold(c *gin.Context) error {
 	defer cancel()
 	h, err := projections.FindHold(ctx, a.Postgres, cleanText(c.Param("id")))
 	if err != nil {
-		return readError(err, codeUnknownHold, "no such hold in the read tables; a new hold appears within a second")
+		return readError(err, codeUnknownHold,
+			"no such hold in the read tables; a new hold appears within a second")
 	}
 	return a.write(c, http.StatusOK, HoldAnswer{
-		HoldID: h.HoldID, SKU: h.SKU, Qty: h.Qty, UserID: h.UserID, Status: h.Status,
-		ExpiresAt: h.ExpiresAt.UTC(), CreatedAt: h.CreatedAt.UTC(), IdempotencyKey: h.IdempotencyKey,
+		HoldID:         h.HoldID,
+		SKU:            h.SKU,
+		Qty:            h.Qty,
+		UserID:         h.UserID,
+		Status:         h.Status,
+		ExpiresAt:      h.ExpiresAt.UTC(),
+		CreatedAt:      h.CreatedAt.UTC(),
+		IdempotencyKey: h.IdempotencyKey,
 	})
 }

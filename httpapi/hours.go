@@ -10,8 +10,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// HoursAnswer is the hourly activity of a SKU from the read table. From and To are the bounds of the request, or their
-// defaults, widened to whole hours. Hours without activity are left out.
+// HoursAnswer is the hourly activity of a SKU from the read table. From and To are the
+// bounds of the request, or their defaults, widened to whole hours. Hours without
+// activity are left out.
 type HoursAnswer struct {
 	SKU   string       `json:"sku"`
 	From  time.Time    `json:"from"`
@@ -19,7 +20,8 @@ type HoursAnswer struct {
 	Hours []HourAnswer `json:"hours"`
 }
 
-// HourAnswer counts the units of a SKU that were reserved, sold and returned within the hour that begins at Hour.
+// HourAnswer counts the units of a SKU that were reserved, sold and returned within the
+// hour that begins at Hour.
 type HourAnswer struct {
 	Hour      time.Time `json:"hour"`
 	Reserved  int64     `json:"reserved"`
@@ -33,7 +35,8 @@ const (
 	hoursDefault = 24      // the range if a request gives no bounds
 )
 
-// getHours serves GET /stock/{sku}/hours?from=…&to=…: the hours that begin at from or later, and before to.
+// getHours serves GET /stock/{sku}/hours?from=…&to=…: the hours that begin at from or
+// later, and before to.
 func (a *api) getHours(c *gin.Context) error {
 	from, to, err := hoursRange(c, time.Now())
 	if err != nil {
@@ -46,15 +49,26 @@ func (a *api) getHours(c *gin.Context) error {
 	if err != nil {
 		return readError(err, codeUnknownSKU, "no such SKU in the read tables")
 	}
-	answer := HoursAnswer{SKU: sku, From: from, To: to, Hours: make([]HourAnswer, len(found))}
+	answer := HoursAnswer{
+		SKU:   sku,
+		From:  from,
+		To:    to,
+		Hours: make([]HourAnswer, len(found)),
+	}
 	for i, h := range found {
-		answer.Hours[i] = HourAnswer{Hour: h.Hour.UTC(), Reserved: h.Reserved, Sold: h.Sold, Cancelled: h.Cancelled, Expired: h.Expired}
+		answer.Hours[i] = HourAnswer{
+			Hour:      h.Hour.UTC(),
+			Reserved:  h.Reserved,
+			Sold:      h.Sold,
+			Cancelled: h.Cancelled,
+			Expired:   h.Expired,
+		}
 	}
 	return a.write(c, http.StatusOK, answer)
 }
 
-// hoursRange returns the bounds of a request in whole hours. Without to, the range ends with the present hour; without
-// from, it begins a day before its end.
+// hoursRange returns the bounds of a request in whole hours. Without to, the range ends
+// with the present hour; without from, it begins a day before its end.
 func hoursRange(c *gin.Context, now time.Time) (from, to time.Time, err error) {
 	if to, err = timeParam(c, "to", now); err != nil {
 		return from, to, err

@@ -10,7 +10,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// TestHoursOfSKU checks the answer of /stock/{sku}/hours, and that a range which is malformed or too long is refused.
+// TestHoursOfSKU checks the answer of /stock/{sku}/hours, and that a range which is
+// malformed or too long is refused.
 func TestHoursOfSKU(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -40,8 +41,10 @@ func TestHoursOfSKU(t *testing.T) {
 		t.Errorf("a day without activity: got %s, want an empty list", lastDay.raw)
 	}
 	for _, query := range []string{
-		"from=yesterday", "to=2026-01-02", "from=2026-01-02T06:00:00Z&to=2026-01-02T06:00:00Z", "from=2999-01-01T00:00:00Z",
-		"from=2026-01-01T00:00:00Z&to=2026-02-01T01:00:00Z", "to=9999-12-31T23:30:00Z", "from=0000-01-01T00:00:00Z&to=0000-01-01T02:00:00Z",
+		"from=yesterday", "to=2026-01-02", "from=2026-01-02T06:00:00Z&to=2026-01-02T06:00:00Z",
+		"from=2999-01-01T00:00:00Z",
+		"from=2026-01-01T00:00:00Z&to=2026-02-01T01:00:00Z", "to=9999-12-31T23:30:00Z",
+		"from=0000-01-01T00:00:00Z&to=0000-01-01T02:00:00Z",
 	} {
 		s.get("/stock/shirt/hours?"+query).want(t, query, 400, "INVALID_REQUEST")
 	}
@@ -51,7 +54,8 @@ func TestHoursOfSKU(t *testing.T) {
 	s.get("/stock/shirt/hours").want(t, "a table that its projection has not created yet", 503, "NOT_READY")
 }
 
-// TestHoursRangeDefaults checks the range of hours if a request leaves out one or both bounds.
+// TestHoursRangeDefaults checks the range of hours if a request leaves out one or both
+// bounds.
 func TestHoursRangeDefaults(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)

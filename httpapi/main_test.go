@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// testServer is an API server with a Redis server and a Postgres schema of its own, and a client for it.
+// testServer is an API server with a Redis server and a Postgres schema of its own, and a
+// client for it.
 type testServer struct {
 	t           testing.TB
 	ctx         context.Context
@@ -126,7 +127,8 @@ func (r reply) number(field string) float64 {
 	return n
 }
 
-// send sends a request. headers are names and values in turn. The content type of a body is JSON unless headers set it.
+// send sends a request. headers are names and values in turn. The content type of a body
+// is JSON unless headers set it.
 func (s *testServer) send(method, path, body string, headers ...string) reply {
 	s.t.Helper()
 	request, err := http.NewRequestWithContext(s.ctx, method, s.url+path, strings.NewReader(body))
@@ -148,7 +150,12 @@ func (s *testServer) send(method, path, body string, headers ...string) reply {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r := reply{status: response.StatusCode, header: response.Header, raw: string(raw), closed: response.Close}
+	r := reply{
+		status: response.StatusCode,
+		header: response.Header,
+		raw:    string(raw),
+		closed: response.Close,
+	}
 	if err := json.Unmarshal(bytes.TrimSpace(raw), &r.body); err != nil && method != http.MethodHead {
 		s.t.Errorf("%s %s: got %d with the body %q, want a JSON object: %v", method, path, r.status, raw, err)
 	}
@@ -165,8 +172,8 @@ func (s *testServer) get(path string) reply {
 	return s.send(http.MethodGet, path, "")
 }
 
-// want checks the status of an answer, its headers, and, if it is a problem, its code and that all its fields are there.
-// step names the request in messages.
+// want checks the status of an answer, its headers, and, if it is a problem, its code and
+// that all its fields are there. step names the request in messages.
 func (r reply) want(t *testing.T, step string, status int, code string) {
 	t.Helper()
 	if r.status != status || r.text("code") != code {
@@ -218,7 +225,8 @@ func (r reply) wantNumber(t *testing.T, step, field string, want float64) {
 	}
 }
 
-// exec executes SQL. Tests use it to fill the read tables and the journal without running projections.
+// exec executes SQL. Tests use it to fill the read tables and the journal without running
+// projections.
 func (s *testServer) exec(sql string, args ...any) {
 	s.t.Helper()
 	if _, err := s.postgres.Exec(s.ctx, sql, args...); err != nil {

@@ -24,22 +24,26 @@ type ProjectionsAnswer struct {
 
 // RebuildRequest is the body of POST /ops/projections/{name}/rebuild; it may be left out.
 type RebuildRequest struct {
-	// AcceptDifferences swaps the rebuilt tables in even if they differ from the old ones.
+	// AcceptDifferences swaps the rebuilt tables in even if they differ from the old
+	// ones.
 	AcceptDifferences bool `json:"accept_differences"`
 }
 
-// RebuildAnswer is the id of a rebuild that was started or cancelled. GET /ops/projections/{name} shows its progress.
+// RebuildAnswer is the id of a rebuild that was started or cancelled. GET
+// /ops/projections/{name} shows its progress.
 type RebuildAnswer struct {
 	Rebuild int64 `json:"rebuild"`
 }
 
-// OldTablesAnswer is the projection's checkpoint after its old tables were dropped or restored.
+// OldTablesAnswer is the projection's checkpoint after its old tables were dropped or
+// restored.
 type OldTablesAnswer struct {
 	Projection string `json:"projection"`
 	Seq        int64  `json:"seq"`
 }
 
-// opsTimeout bounds the requests that change tables. A swap within it waits for its lock in several short attempts.
+// opsTimeout bounds the requests that change tables. A swap within it waits for its lock
+// in several short attempts.
 const opsTimeout = 25 * time.Second
 
 func (a *api) routeProjections(engine *gin.Engine) {
@@ -75,7 +79,8 @@ func (a *api) getProjection(c *gin.Context) error {
 	return a.write(c, http.StatusOK, all[0])
 }
 
-// startRebuild answers 202 as soon as the rebuild has started. The rebuild runs in the background of this process.
+// startRebuild answers 202 as soon as the rebuild has started. The rebuild runs in the
+// background of this process.
 func (a *api) startRebuild(c *gin.Context) error {
 	p, err := a.projection(c)
 	if err != nil {
@@ -95,7 +100,8 @@ func (a *api) startRebuild(c *gin.Context) error {
 	return a.write(c, http.StatusAccepted, RebuildAnswer{Rebuild: id})
 }
 
-// cancelRebuild cancels the running rebuild, if it is one of the projection that the path names.
+// cancelRebuild cancels the running rebuild, if it is one of the projection that the path
+// names.
 func (a *api) cancelRebuild(c *gin.Context) error {
 	p, err := a.projection(c)
 	if err != nil {
@@ -133,8 +139,11 @@ func (a *api) restoreOld(c *gin.Context) error {
 	})
 }
 
-// changeOld drops or restores the old tables of a projection, and answers with its checkpoint after that.
-func (a *api) changeOld(c *gin.Context, change func(context.Context, projections.Projection) (seq int64, err error)) error {
+// changeOld drops or restores the old tables of a projection, and answers with its
+// checkpoint after that.
+func (a *api) changeOld(
+	c *gin.Context, change func(context.Context, projections.Projection) (seq int64, err error),
+) error {
 	p, err := a.projection(c)
 	if err != nil {
 		return err
@@ -150,9 +159,12 @@ func (a *api) changeOld(c *gin.Context, change func(context.Context, projections
 
 // projection returns the projection that the path names.
 func (a *api) projection(c *gin.Context) (projections.Projection, error) {
-	at := slices.IndexFunc(a.Projections, func(p projections.Projection) bool { return p.Name == c.Param("name") })
+	at := slices.IndexFunc(a.Projections, func(p projections.Projection) bool {
+		return p.Name == c.Param("name")
+	})
 	if at < 0 {
-		return projections.Projection{}, &requestError{codeUnknownProjection, "there is no such projection; GET /ops/projections lists them"}
+		return projections.Projection{}, &requestError{codeUnknownProjection,
+			"there is no such projection; GET /ops/projections lists them"}
 	}
 	return a.Projections[at], nil
 }
@@ -172,7 +184,9 @@ func opsError(err error) error {
 		}
 	}
 	if postgres.IsCode(err, postgres.UndefinedTable) {
-		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the database schema does not match this build; run stockstream migrate up"}, err)
+		return fmt.Errorf("%w: %w",
+			&requestError{codeNotReady,
+				"the database schema does not match this build; run stockstream migrate up"}, err)
 	}
 	return readError(err, codeUnavailable, "")
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// awaitRebuild waits until the newest rebuild of a projection has ended, and returns its state.
+// awaitRebuild waits until the newest rebuild of a projection has ended, and returns its
+// state.
 func (s *testServer) awaitRebuild(name string) (state string) {
 	s.t.Helper()
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
@@ -20,8 +21,9 @@ func (s *testServer) awaitRebuild(name string) (state string) {
 	return state
 }
 
-// TestRebuildThroughTheAPI goes through these steps: a rebuild fails because its table differs, another accepts the
-// differences, and the old tables are restored and dropped. It also checks the refusals.
+// TestRebuildThroughTheAPI goes through these steps: a rebuild fails because its table
+// differs, another accepts the differences, and the old tables are restored and dropped.
+// It also checks the refusals.
 func TestRebuildThroughTheAPI(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -54,7 +56,8 @@ func TestRebuildThroughTheAPI(t *testing.T) {
 		t.Errorf("the rebuild does not show the differences: %v", run)
 	}
 	s.post(path+"/rebuild", `{"accept":true}`).want(t, "an unknown field", 400, "MALFORMED_BODY")
-	s.post(path+"/rebuild", `{"accept_differences":true}`).want(t, "rebuild and accept the differences", 202, "")
+	s.post(path+"/rebuild", `{"accept_differences":true}`).want(t, "rebuild and accept the differences",
+		202, "")
 	if state := s.awaitRebuild("stock_levels"); state != "done" {
 		t.Errorf("state of a rebuild that accepts differences: got %s, want done", state)
 	}
@@ -86,13 +89,15 @@ func TestRebuildThroughTheAPI(t *testing.T) {
 	s.get("/ops/projections").want(t, "a schema that does not match this build", 503, "NOT_READY")
 }
 
-// TestCancelRebuildThroughTheAPI checks that a running rebuild can be cancelled, that other rebuilds are refused while it
-// runs, and that a request about another projection does not cancel it.
+// TestCancelRebuildThroughTheAPI checks that a running rebuild can be cancelled, that
+// other rebuilds are refused while it runs, and that a request about another projection
+// does not cancel it.
 func TestCancelRebuildThroughTheAPI(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'main', 0)`)
-	// A transaction that has read the table delays the swap, and so keeps the rebuild running.
+	// A transaction that has read the table delays the swap, and so keeps the rebuild
+	// running.
 	tx, err := s.postgres.Begin(s.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +109,8 @@ func TestCancelRebuildThroughTheAPI(t *testing.T) {
 	s.post("/ops/projections/holds/rebuild", "").want(t, "rebuild", 202, "")
 	s.post("/ops/projections/orders/rebuild", "").want(t, "rebuild another projection", 409, "REBUILD_RUNS")
 	s.post("/ops/projections/orders/drop-old", "").want(t, "drop-old during a rebuild", 409, "REBUILD_RUNS")
-	s.send("DELETE", "/ops/projections/orders/rebuild", "").want(t, "cancel for another projection", 404, "NO_REBUILD")
+	s.send("DELETE", "/ops/projections/orders/rebuild", "").want(t, "cancel for another projection",
+		404, "NO_REBUILD")
 	s.send("DELETE", "/ops/projections/holds/rebuild", "").want(t, "cancel", 202, "")
 	if state := s.awaitRebuild("holds"); state != "cancelled" {
 		t.Errorf("state of the cancelled rebuild: got %s, want cancelled", state)

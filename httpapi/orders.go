@@ -30,7 +30,8 @@ func (a *api) getOrder(c *gin.Context) error {
 	return a.answerOrder(c, order, err)
 }
 
-// findOrder serves GET /orders?hold_id=…. The answer is one order, because a hold becomes at most one.
+// findOrder serves GET /orders?hold_id=…. The answer is one order, because a hold becomes
+// at most one.
 func (a *api) findOrder(c *gin.Context) error {
 	id := cleanText(c.Query("hold_id"))
 	if id == "" {
@@ -44,20 +45,29 @@ func (a *api) findOrder(c *gin.Context) error {
 
 func (a *api) answerOrder(c *gin.Context, o projections.Order, err error) error {
 	if err != nil {
-		return readError(err, codeUnknownOrder, "no such order in the read tables; a new order appears within a second")
+		return readError(err, codeUnknownOrder,
+			"no such order in the read tables; a new order appears within a second")
 	}
 	return a.write(c, http.StatusOK, OrderAnswer{
-		OrderID: o.OrderID, HoldID: o.HoldID, UserID: o.UserID, SKU: o.SKU, Qty: o.Qty, Status: o.Status,
-		PaymentRef: o.PaymentRef, CreatedAt: o.CreatedAt.UTC(),
+		OrderID:    o.OrderID,
+		HoldID:     o.HoldID,
+		UserID:     o.UserID,
+		SKU:        o.SKU,
+		Qty:        o.Qty,
+		Status:     o.Status,
+		PaymentRef: o.PaymentRef,
+		CreatedAt:  o.CreatedAt.UTC(),
 	})
 }
 
-// readContext returns a context for a query of Postgres. A Postgres that does not answer in time counts as unavailable.
+// readContext returns a context for a query of Postgres. A Postgres that does not answer
+// in time counts as unavailable.
 func readContext(c *gin.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.Request.Context(), readTimeout)
 }
 
 const readTimeout = 3 * time.Second
 
-// cleanText removes invalid UTF-8 and NUL characters, which Postgres rejects and no valid id has.
+// cleanText removes invalid UTF-8 and NUL characters, which Postgres rejects and no valid
+// id has.
 func cleanText(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }

@@ -18,7 +18,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// check returns the check of the given name from an answer of /readyz?verbose, nil if there is none.
+// check returns the check of the given name from an answer of /readyz?verbose, nil if
+// there is none.
 func (r reply) check(name string) map[string]any {
 	checks, _ := r.body["checks"].([]any)
 	for _, c := range checks {
@@ -29,8 +30,9 @@ func (r reply) check(name string) map[string]any {
 	return nil
 }
 
-// TestCommandsWithoutRedisAreUnavailable checks that commands are refused as UNAVAILABLE while Redis is down, that the
-// process stays alive but unready, and that commands work again after Redis has restarted.
+// TestCommandsWithoutRedisAreUnavailable checks that commands are refused as UNAVAILABLE
+// while Redis is down, that the process stays alive but unready, and that commands work
+// again after Redis has restarted.
 func TestCommandsWithoutRedisAreUnavailable(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -39,7 +41,8 @@ func TestCommandsWithoutRedisAreUnavailable(t *testing.T) {
 	if err := s.redisServer.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve without Redis", 503, "UNAVAILABLE")
+	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve without Redis", 503,
+		"UNAVAILABLE")
 	s.get("/stock/shirt").want(t, "read the stock without Redis", 503, "UNAVAILABLE")
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 503} {
 		for _, method := range []string{"GET", "HEAD"} {
@@ -69,11 +72,12 @@ func TestCommandsWithoutRedisAreUnavailable(t *testing.T) {
 		r := s.get("/readyz")
 		return r.status == 200, r.raw
 	})
-	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve after Redis has restarted", 201, "")
+	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t,
+		"reserve after Redis has restarted", 201, "")
 }
 
-// TestCommandsWorkWithoutPostgres checks that, while Postgres is down, commands work, reads are UNAVAILABLE, and the
-// process stays ready and reports the failure.
+// TestCommandsWorkWithoutPostgres checks that, while Postgres is down, commands work,
+// reads are UNAVAILABLE, and the process stays ready and reports the failure.
 func TestCommandsWorkWithoutPostgres(t *testing.T) {
 	t.Parallel()
 	server := testenv.PostgresServer(t)
@@ -99,7 +103,8 @@ func TestCommandsWorkWithoutPostgres(t *testing.T) {
 	}
 	r := s.post("/holds", reserveBody)
 	r.want(t, "reserve without Postgres", 201, "")
-	s.post("/holds/"+r.text("hold_id")+"/confirm", `{"payment_ref":"p"}`).want(t, "confirm without Postgres", 200, "")
+	s.post("/holds/"+r.text("hold_id")+"/confirm", `{"payment_ref":"p"}`).want(t, "confirm without Postgres",
+		200, "")
 	s.get("/holds/h1").want(t, "read without Postgres", 503, "UNAVAILABLE")
 	ready := s.get("/readyz?verbose")
 	if ready.status != 200 {
@@ -116,15 +121,16 @@ func TestCommandsWorkWithoutPostgres(t *testing.T) {
 		t.Errorf("entries in the stream: got %v, want 3", stream["entries"])
 	}
 	if stream["held_by"] != events.ConsumerGroup {
-		t.Errorf("held_by of the stream: got %v, want the journal's group %s", stream["held_by"], events.ConsumerGroup)
+		t.Errorf("held_by of the stream: got %v, want the journal's group %s",
+			stream["held_by"], events.ConsumerGroup)
 	}
 	if stream["oldest"] == nil {
 		t.Errorf("the stream's report has no oldest entry: %v", stream)
 	}
 }
 
-// TestReadTimesOutIfPostgresIsSilent checks that a read answers UNAVAILABLE within 2*readTimeout if Postgres does not answer,
-// and that reads work again after that.
+// TestReadTimesOutIfPostgresIsSilent checks that a read answers UNAVAILABLE within
+// 2*readTimeout if Postgres does not answer, and that reads work again after that.
 func TestReadTimesOutIfPostgresIsSilent(t *testing.T) {
 	t.Parallel()
 	database := testenv.Schema(t)
@@ -151,8 +157,8 @@ func TestReadTimesOutIfPostgresIsSilent(t *testing.T) {
 	})
 }
 
-// TestDrainingProcessStillAcceptsCommands checks that a process which is about to stop is unready, still accepts commands,
-// and closes the connections of its clients.
+// TestDrainingProcessStillAcceptsCommands checks that a process which is about to stop is
+// unready, still accepts commands, and closes the connections of its clients.
 func TestDrainingProcessStillAcceptsCommands(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -170,7 +176,8 @@ func TestDrainingProcessStillAcceptsCommands(t *testing.T) {
 	}
 }
 
-// TestEmptiedRedisDoesNotSell checks that commands are refused as NOT_READY after FLUSHALL, even if the stock is set again.
+// TestEmptiedRedisDoesNotSell checks that commands are refused as NOT_READY after
+// FLUSHALL, even if the stock is set again.
 func TestEmptiedRedisDoesNotSell(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -184,7 +191,8 @@ func TestEmptiedRedisDoesNotSell(t *testing.T) {
 	}
 }
 
-// TestPanicIsInternalErrorWithoutDetails checks that a panic is answered as INTERNAL, and that its text is only in the log.
+// TestPanicIsInternalErrorWithoutDetails checks that a panic is answered as INTERNAL, and
+// that its text is only in the log.
 func TestPanicIsInternalErrorWithoutDetails(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
@@ -209,7 +217,8 @@ func TestPanicIsInternalErrorWithoutDetails(t *testing.T) {
 	}
 }
 
-// TestHealthOnlyServesNoOtherRoutes checks that a process without the API serves only its health.
+// TestHealthOnlyServesNoOtherRoutes checks that a process without the API serves only its
+// health.
 func TestHealthOnlyServesNoOtherRoutes(t *testing.T) {
 	t.Parallel()
 	handler := NewHandler(Config{HealthOnly: true, Log: slog.New(slog.DiscardHandler)})

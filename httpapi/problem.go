@@ -15,7 +15,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Problem is the body of every error answer (RFC 9457). Programs may rely on Code; Title and Detail are for people.
+// Problem is the body of every error answer (RFC 9457). Programs may rely on Code; Title
+// and Detail are for people.
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -24,11 +25,13 @@ type Problem struct {
 	Detail string `json:"detail,omitempty"`
 	// Errors lists the invalid fields of an INVALID_REQUEST.
 	Errors []commands.FieldError `json:"errors,omitempty"`
-	// Available is the number of units left, if the command was refused because of that number.
+	// Available is the number of units left, if the command was refused because of that
+	// number.
 	Available *int64 `json:"available,omitempty"`
 }
 
-// requestError is an error with one of this package's codes. Commands return *commands.Error instead.
+// requestError is an error with one of this package's codes. Commands return
+// *commands.Error instead.
 type requestError struct {
 	code   string
 	detail string
@@ -41,7 +44,8 @@ var (
 	errWrongMethod  = &requestError{codeWrongMethod, "this path does not take this method"}
 )
 
-// Codes of the problems that this package finds. An error of commands brings its own code.
+// Codes of the problems that this package finds. An error of commands brings its own
+// code.
 const (
 	codeInvalid           = "INVALID_REQUEST"
 	codeMalformed         = "MALFORMED_BODY"
@@ -100,7 +104,8 @@ var statuses = map[string]int{
 	codeInternal:           http.StatusInternalServerError,
 }
 
-// fail answers with the problem document for err, and logs the errors that are not the client's.
+// fail answers with the problem document for err, and logs the errors that are not the
+// client's.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
 	switch {
@@ -108,7 +113,8 @@ func (a *api) fail(c *gin.Context, err error) {
 		c.Header("Retry-After", retryAfterSeconds)
 		if requests, logNow := a.failures.count(p.Code, time.Now()); logNow {
 			a.Log.WarnContext(c.Request.Context(), "requests fail",
-				"requests", requests, "code", p.Code, "last", c.Request.Method+" "+c.Request.URL.Path, "error", err)
+				"requests", requests, "code", p.Code, "last", c.Request.Method+" "+c.Request.URL.Path,
+				"error", err)
 		}
 	case p.Status >= http.StatusInternalServerError:
 		a.Log.ErrorContext(c.Request.Context(), "request failed",
@@ -125,7 +131,8 @@ func (a *api) fail(c *gin.Context, err error) {
 	c.Abort()
 }
 
-// problemOf returns the problem document for err. An error without a code is INTERNAL, and its text stays in the log.
+// problemOf returns the problem document for err. An error without a code is INTERNAL,
+// and its text stays in the log.
 func problemOf(err error) Problem {
 	var (
 		invalid *commands.ValidationError
@@ -138,7 +145,8 @@ func problemOf(err error) Problem {
 		p = Problem{Code: codeInvalid, Detail: invalid.Error(), Errors: invalid.Fields}
 	case errors.As(err, &refused):
 		p = Problem{Code: refused.Code, Detail: refused.Detail}
-		if errors.Is(err, commands.ErrSoldOut) || errors.Is(err, commands.ErrInsufficientStock) || errors.Is(err, commands.ErrStockLimit) {
+		if errors.Is(err, commands.ErrSoldOut) || errors.Is(err, commands.ErrInsufficientStock) ||
+			errors.Is(err, commands.ErrStockLimit) {
 			p.Available = &refused.Available
 		}
 	case errors.As(err, &request):
@@ -156,16 +164,20 @@ func problemOf(err error) Problem {
 	return p
 }
 
-// readError turns an error of a read table's query into one with a code of this package. A row that does not exist gets
-// the given code and detail; any other failure is UNAVAILABLE or NOT_READY.
+// readError turns an error of a read table's query into one with a code of this package.
+// A row that does not exist gets the given code and detail; any other failure is
+// UNAVAILABLE or NOT_READY.
 func readError(err error, unknownCode, detail string) error {
 	if errors.Is(err, projections.ErrNotFound) {
 		return &requestError{unknownCode, detail}
 	}
 	if errors.Is(err, projections.ErrTableMissing) {
-		return fmt.Errorf("%w: %w", &requestError{codeNotReady, "the read table does not exist yet; its projection creates it at its first run"}, err)
+		return fmt.Errorf("%w: %w",
+			&requestError{codeNotReady,
+				"the read table does not exist yet; its projection creates it at its first run"}, err)
 	}
-	return fmt.Errorf("%w: %w", &requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}, err)
+	return fmt.Errorf("%w: %w",
+		&requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}, err)
 }
 
 // recover answers 500 if a handler panics.

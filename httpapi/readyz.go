@@ -15,9 +15,10 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Readiness is the answer of GET /readyz. The HTTP status is 200 if this process can serve commands, or, without the API
-// role, if its workers can run; it is 503 otherwise, and while the process is draining. With ?verbose the answer
-// describes every dependency. A failure of Postgres appears there, but does not make the process unready, because
+// Readiness is the answer of GET /readyz. The HTTP status is 200 if this process can
+// serve commands, or, without the API role, if its workers can run; it is 503 otherwise,
+// and while the process is draining. With ?verbose the answer describes every dependency.
+// A failure of Postgres appears there, but does not make the process unready, because
 // commands do not need Postgres.
 type Readiness struct {
 	Status      string             `json:"status"` // ready, unready or draining
@@ -44,8 +45,8 @@ type WorkerReport struct {
 	Since time.Time `json:"since"`
 }
 
-// StreamReport is the size of the stream. Entries in the journal are trimmed, except those that a consumer group has not
-// yet read and acknowledged.
+// StreamReport is the size of the stream. Entries in the journal are trimmed, except
+// those that a consumer group has not yet read and acknowledged.
 type StreamReport struct {
 	Entries int64      `json:"entries"`
 	Oldest  *time.Time `json:"oldest,omitempty"`  // when the first entry was appended
@@ -115,10 +116,16 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	queries.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
 	queries.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
 	queries.Wait()
-	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr), check("postgres", postgresErr), check("schema", schemaErr)}
+	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr),
+		check("postgres", postgresErr), check("schema", schemaErr)}
 	for _, w := range a.Workers {
 		s := w.Status()
-		report.Workers = append(report.Workers, WorkerReport{Name: s.Name, State: string(s.State), Error: s.Error, Since: s.Since.UTC().Truncate(time.Millisecond)})
+		report.Workers = append(report.Workers, WorkerReport{
+			Name:  s.Name,
+			State: string(s.State),
+			Error: s.Error,
+			Since: s.Since.UTC().Truncate(time.Millisecond),
+		})
 	}
 	if streamErr == nil {
 		report.Stream = &StreamReport{Entries: streamState.Entries, HeldBy: streamState.HeldBy}
@@ -143,7 +150,10 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	}
 	for _, lag := range lags {
 		report.Projections = append(report.Projections, ProjectionReport{
-			Name: lag.Projection, Checkpoint: lag.Checkpoint, LagEvents: lag.Events, LagSeconds: lag.Age.Seconds(),
+			Name:       lag.Projection,
+			Checkpoint: lag.Checkpoint,
+			LagEvents:  lag.Events,
+			LagSeconds: lag.Age.Seconds(),
 		})
 	}
 }

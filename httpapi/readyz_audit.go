@@ -7,8 +7,9 @@ import (
 	"github.com/stockstream/stockstream/audit"
 )
 
-// AuditReport is the result of the last audit, whichever process ran it, with the field names of `stockstream audit -o
-// json`. A difference that the audit found appears here, but does not make the process unready.
+// AuditReport is the result of the last audit, whichever process ran it, with the field
+// names of `stockstream audit -o json`. A difference that the audit found appears here,
+// but does not make the process unready.
 type AuditReport struct {
 	OK          bool           `json:"ok"`
 	Outcome     string         `json:"outcome"`     // clean, parked, incomplete or differs
@@ -17,12 +18,14 @@ type AuditReport struct {
 	TookMs      int64          `json:"took_ms"`
 	Full        bool           `json:"full"` // the audit began at seq 0
 	Differences audit.Findings `json:"differences"`
-	Parked      audit.Findings `json:"parked"`     // differences that dead letters explain
-	Pending     audit.Findings `json:"pending"`    // stock counters set by hand; the next command records them
-	Incomplete  []string       `json:"incomplete"` // parts that could not be compared, and why
+	Parked      audit.Findings `json:"parked"` // differences that dead letters explain
+	// stock counters set by hand; the next command records them
+	Pending    audit.Findings `json:"pending"`
+	Incomplete []string       `json:"incomplete"` // parts that could not be compared, and why
 }
 
-// firstDifferences is how many differences of each kind /readyz?verbose shows; `stockstream audit` shows more.
+// firstDifferences is how many differences of each kind /readyz?verbose shows;
+// `stockstream audit` shows more.
 const firstDifferences = 3
 
 // lastAudit returns the report of the last audit, or nil if there was none.
@@ -32,8 +35,16 @@ func (a *api) lastAudit(ctx context.Context) (*AuditReport, error) {
 		return nil, err
 	}
 	return &AuditReport{
-		OK: last.OK, Outcome: string(last.Verdict), Seq: last.Seq, Finished: at.UTC(), TookMs: last.TookMs, Full: last.Full,
-		Differences: firstOf(last.Differences), Parked: firstOf(last.Parked), Pending: firstOf(last.Pending), Incomplete: last.Incomplete,
+		OK:          last.OK,
+		Outcome:     string(last.Verdict),
+		Seq:         last.Seq,
+		Finished:    at.UTC(),
+		TookMs:      last.TookMs,
+		Full:        last.Full,
+		Differences: firstOf(last.Differences),
+		Parked:      firstOf(last.Parked),
+		Pending:     firstOf(last.Pending),
+		Incomplete:  last.Incomplete,
 	}, nil
 }
 

@@ -10,7 +10,8 @@ import (
 
 const reserveBody = `{"sku":"shirt","qty":1,"user_id":"ann","idempotency_key":"k1"}`
 
-// TestCommandRoutes goes through every route that changes something and checks its answers: success, repeat and refusal.
+// TestCommandRoutes goes through every route that changes something and checks its
+// answers: success, repeat and refusal.
 func TestCommandRoutes(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -47,7 +48,8 @@ func TestCommandRoutes(t *testing.T) {
 		again.wantHeader(t, "reserve again at "+path, "Idempotency-Replayed", "true")
 		again.wantHeader(t, "reserve again at "+path, "Stockstream-Position", "main:2")
 	}
-	s.post("/holds", `{"sku":"shirt","qty":2,"user_id":"ann","idempotency_key":"k1"}`).want(t, "reserve with the key of another request", 422, "IDEMPOTENCY_MISMATCH")
+	s.post("/holds", `{"sku":"shirt","qty":2,"user_id":"ann","idempotency_key":"k1"}`).want(t,
+		"reserve with the key of another request", 422, "IDEMPOTENCY_MISMATCH")
 
 	order := s.post("/holds/confirm", `{"hold_id":"`+id+`","payment_ref":"p1"}`)
 	order.want(t, "confirm", 200, "")
@@ -61,10 +63,12 @@ func TestCommandRoutes(t *testing.T) {
 		t.Errorf("confirm again: got %s, want the first answer %s", again.raw, order.raw)
 	}
 	again.wantHeader(t, "confirm again", "Idempotency-Replayed", "true")
-	s.post("/holds/confirm", `{"hold_id":"`+id+`","payment_ref":"p2"}`).want(t, "confirm with another payment", 409, "HOLD_CONFIRMED")
+	s.post("/holds/confirm", `{"hold_id":"`+id+`","payment_ref":"p2"}`).want(t,
+		"confirm with another payment", 409, "HOLD_CONFIRMED")
 	s.post("/holds/"+id+"/cancel", "").want(t, "cancel a confirmed hold", 409, "HOLD_CONFIRMED")
 
-	second := s.post("/holds", `{"sku":"shirt","qty":2,"user_id":"bob","ttl_seconds":60}`, "Idempotency-Key", "k2")
+	second := s.post("/holds", `{"sku":"shirt","qty":2,"user_id":"bob","ttl_seconds":60}`,
+		"Idempotency-Key", "k2")
 	second.want(t, "reserve the rest", 201, "")
 	soldOut := s.post("/holds", `{"sku":"shirt","qty":1,"user_id":"eve"}`, "Idempotency-Key", "k3")
 	soldOut.want(t, "reserve without stock", 409, "SOLD_OUT")
@@ -79,18 +83,21 @@ func TestCommandRoutes(t *testing.T) {
 		cancelled.wantText(t, step, "status", "CANCELLED")
 		cancelled.wantHeader(t, step, "Idempotency-Replayed", replayed)
 	}
-	s.post("/holds/"+second.text("hold_id")+"/confirm", `{"payment_ref":"p"}`).want(t, "confirm a cancelled hold", 409, "HOLD_CANCELLED")
-	s.post("/holds/none/confirm", `{"payment_ref":"p"}`).want(t, "confirm an unknown hold", 404, "UNKNOWN_HOLD")
+	s.post("/holds/"+second.text("hold_id")+"/confirm", `{"payment_ref":"p"}`).want(t,
+		"confirm a cancelled hold", 409, "HOLD_CANCELLED")
+	s.post("/holds/none/confirm", `{"payment_ref":"p"}`).want(t, "confirm an unknown hold", 404,
+		"UNKNOWN_HOLD")
 	s.post("/holds/none/cancel", `{}`).want(t, "cancel an unknown hold", 404, "UNKNOWN_HOLD")
-	s.post("/stock/shirt/adjustments", `{"delta":-3,"reason":"broken","idempotency_key":"a2"}`).want(t, "remove more stock than there is", 409, "INSUFFICIENT_STOCK")
+	s.post("/stock/shirt/adjustments", `{"delta":-3,"reason":"broken","idempotency_key":"a2"}`).want(t,
+		"remove more stock than there is", 409, "INSUFFICIENT_STOCK")
 	live := s.get("/stock/shirt")
 	live.want(t, "read the stock", 200, "")
 	live.wantNumber(t, "read the stock", "available", 2)
 	s.get("/stock/sock").want(t, "read the stock of an unknown SKU", 404, "UNKNOWN_SKU")
 }
 
-// TestConfirmAndCancelAfterDeadlineAreRefused checks that a hold cannot be confirmed or cancelled after its deadline, even
-// before the saga has expired it.
+// TestConfirmAndCancelAfterDeadlineAreRefused checks that a hold cannot be confirmed or
+// cancelled after its deadline, even before the saga has expired it.
 func TestConfirmAndCancelAfterDeadlineAreRefused(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -100,11 +107,13 @@ func TestConfirmAndCancelAfterDeadlineAreRefused(t *testing.T) {
 	id := r.text("hold_id")
 	deadline := time.NewTimer(time.Duration(r.number("expires_in_ms")) * time.Millisecond)
 	<-deadline.C
-	s.post("/holds/"+id+"/confirm", `{"payment_ref":"p"}`).want(t, "confirm after the deadline", 410, "HOLD_EXPIRED")
+	s.post("/holds/"+id+"/confirm", `{"payment_ref":"p"}`).want(t, "confirm after the deadline",
+		410, "HOLD_EXPIRED")
 	s.post("/holds/"+id+"/cancel", "").want(t, "cancel after the deadline", 410, "HOLD_EXPIRED")
 }
 
-// TestReadRoutes checks the answers from the read tables, for rows that exist and for rows that do not.
+// TestReadRoutes checks the answers from the read tables, for rows that exist and for
+// rows that do not.
 func TestReadRoutes(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -129,8 +138,8 @@ func TestReadRoutes(t *testing.T) {
 	s.get("/holds/h1").want(t, "a table that its projection has not created yet", 503, "NOT_READY")
 }
 
-// TestRequestIDAndTraceReachTheEvents checks that the client's request id and trace are stored with the events, and that a
-// request id which is too long is not.
+// TestRequestIDAndTraceReachTheEvents checks that the client's request id and trace are
+// stored with the events, and that a request id which is too long is not.
 func TestRequestIDAndTraceReachTheEvents(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -154,11 +163,13 @@ func TestRequestIDAndTraceReachTheEvents(t *testing.T) {
 	}
 }
 
-// TestEveryCommandCodeHasAStatus checks that no code of package commands is answered with 500.
+// TestEveryCommandCodeHasAStatus checks that no code of package commands is answered with
+// 500.
 func TestEveryCommandCodeHasAStatus(t *testing.T) {
 	t.Parallel()
 	for _, code := range []string{
-		"SOLD_OUT", "INSUFFICIENT_STOCK", "STOCK_LIMIT", "UNKNOWN_SKU", "UNKNOWN_HOLD", "HOLD_CONFIRMED", "HOLD_CANCELLED", "HOLD_EXPIRED",
+		"SOLD_OUT", "INSUFFICIENT_STOCK", "STOCK_LIMIT", "UNKNOWN_SKU", "UNKNOWN_HOLD", "HOLD_CONFIRMED",
+		"HOLD_CANCELLED", "HOLD_EXPIRED",
 		"IDEMPOTENCY_MISMATCH", "STATE_INVALID", "NOT_READY", "STALE", "UNAVAILABLE",
 	} {
 		status := statuses[code]

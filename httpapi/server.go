@@ -29,7 +29,8 @@ type Config struct {
 	Rebuilds    *rebuild.Background
 	// Workers are the workers of this process whose state /readyz?verbose shows.
 	Workers []*worker.Worker
-	// Draining is closed when the process is about to stop. /readyz then answers 503, while commands still work.
+	// Draining is closed when the process is about to stop. /readyz then answers 503,
+	// while commands still work.
 	Draining <-chan struct{}
 	// HealthOnly serves only /livez and /readyz.
 	HealthOnly bool
@@ -41,8 +42,8 @@ type api struct {
 	failures failureLog
 }
 
-// NewServer returns a server for the API, without a listener. Its time and size limits are strict enough for untrusted
-// clients.
+// NewServer returns a server for the API, without a listener. Its time and size limits
+// are strict enough for untrusted clients.
 func NewServer(config Config) *http.Server {
 	return &http.Server{
 		Handler:           NewHandler(config),
@@ -87,7 +88,8 @@ func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds/cancel", a.handle(a.cancel))
 	engine.POST("/holds/:id/confirm", a.handle(a.confirm))
 	engine.POST("/holds/:id/cancel", a.handle(a.cancel))
-	for _, command := range []string{"reserve", "confirm", "cancel"} { // these are paths of commands, not ids of holds
+	// these are paths of commands, not ids of holds
+	for _, command := range []string{"reserve", "confirm", "cancel"} {
 		engine.GET("/holds/"+command, func(c *gin.Context) {
 			c.Header("Allow", http.MethodPost)
 			a.fail(c, errWrongMethod)

@@ -8,7 +8,8 @@ import (
 	"github.com/stockstream/stockstream/commands"
 )
 
-// AdjustRequest is the body of POST /stock/{sku}/adjustments. The header Idempotency-Key may carry the key instead.
+// AdjustRequest is the body of POST /stock/{sku}/adjustments. The header Idempotency-Key
+// may carry the key instead.
 type AdjustRequest struct {
 	Delta          int64  `json:"delta"`
 	Reason         string `json:"reason"`
@@ -40,10 +41,12 @@ func (a *api) adjust(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.decided(c, http.StatusOK, done.Position, done.Replayed, StockAnswer{SKU: done.SKU, Available: done.Available})
+	return a.decided(c, http.StatusOK, done.Position, done.Replayed,
+		StockAnswer{SKU: done.SKU, Available: done.Available})
 }
 
-// getStock answers with the counter in Redis. The number may change at once: only a hold guarantees units.
+// getStock answers with the counter in Redis. The number may change at once: only a hold
+// guarantees units.
 func (a *api) getStock(c *gin.Context) error {
 	available, err := a.Commands.Available(c.Request.Context(), c.Param("sku"))
 	if err != nil {

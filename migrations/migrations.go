@@ -1,4 +1,5 @@
-// Package migrations embeds the schema as numbered SQL files and applies them with golang-migrate.
+// Package migrations embeds the schema as numbered SQL files and applies them with
+// golang-migrate.
 package migrations
 
 import (
@@ -36,7 +37,8 @@ func latest() uint {
 	return m.Version
 }
 
-// Up migrates the database to Latest. It may be called again, and by several processes at once.
+// Up migrates the database to Latest. It may be called again, and by several processes at
+// once.
 func Up(ctx context.Context, databaseURL string) error {
 	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Up() })
 }
@@ -88,13 +90,15 @@ func open(db *sql.DB) (*migrate.Migrate, error) {
 // ErrSchema is Check's error for a schema that is not at this build's version.
 var ErrSchema = errors.New("the schema is not at this build's version")
 
-// Version returns the schema's version, or 0 for an empty database. dirty is true if a migration failed half-way.
+// Version returns the schema's version, or 0 for an empty database. dirty is true if a
+// migration failed half-way.
 func Version(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) (version uint, dirty bool, err error) {
 	err = db.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations`).Scan(&version, &dirty)
 	const undefinedTable = "42P01"
-	if fault := new(pgconn.PgError); errors.Is(err, pgx.ErrNoRows) || errors.As(err, &fault) && fault.Code == undefinedTable {
+	if fault := new(pgconn.PgError); errors.Is(err, pgx.ErrNoRows) ||
+		errors.As(err, &fault) && fault.Code == undefinedTable {
 		return 0, false, nil
 	}
 	if err != nil {
@@ -103,8 +107,8 @@ func Version(ctx context.Context, db interface {
 	return version, dirty, nil
 }
 
-// Check fails with ErrSchema unless the schema's version is Latest. A newer version is refused too, because it may lack
-// columns or tables that this build writes.
+// Check fails with ErrSchema unless the schema's version is Latest. A newer version is
+// refused too, because it may lack columns or tables that this build writes.
 func Check(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) error {
@@ -115,9 +119,11 @@ func Check(ctx context.Context, db interface {
 	case dirty:
 		return fmt.Errorf("%w: the migration to version %d was left half done, and Postgres has rolled it back; in schema_migrations, set version to the version before it and dirty to false, then run `stockstream migrate up`", ErrSchema, version)
 	case version < Latest:
-		return fmt.Errorf("%w: it is at version %d, this build needs %d; run `stockstream migrate up`", ErrSchema, version, Latest)
+		return fmt.Errorf("%w: it is at version %d, this build needs %d; run `stockstream migrate up`",
+			ErrSchema, version, Latest)
 	case version > Latest:
-		return fmt.Errorf("%w: it is at version %d, this build knows only %d; use a newer build", ErrSchema, version, Latest)
+		return fmt.Errorf("%w: it is at version %d, this build knows only %d; use a newer build",
+			ErrSchema, version, Latest)
 	}
 	return nil
 }

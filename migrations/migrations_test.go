@@ -34,12 +34,14 @@ func objects(t *testing.T, conn *pgx.Conn) string {
 	return text
 }
 
-// TestUpAndDownCanBeRepeated migrates up twice at once and once more, then down, and up again.
+// TestUpAndDownCanBeRepeated migrates up twice at once and once more, then down, and up
+// again.
 func TestUpAndDownCanBeRepeated(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)
 	conn := connect(t, url)
-	if err := migrations.Check(t.Context(), conn); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), "migrate up") {
+	if err := migrations.Check(t.Context(), conn); !errors.Is(err, migrations.ErrSchema) ||
+		!strings.Contains(err.Error(), "migrate up") {
 		t.Errorf("an empty database: got %v, want ErrSchema with the advice to run migrate up", err)
 	}
 	var both sync.WaitGroup
@@ -71,8 +73,8 @@ func TestUpAndDownCanBeRepeated(t *testing.T) {
 	}
 }
 
-// TestCheckRefusesOtherVersions checks that an older, a newer and a half-migrated schema are refused, each with its own
-// advice.
+// TestCheckRefusesOtherVersions checks that an older, a newer and a half-migrated schema
+// are refused, each with its own advice.
 func TestCheckRefusesOtherVersions(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)
@@ -90,7 +92,8 @@ func TestCheckRefusesOtherVersions(t *testing.T) {
 		if _, err := tx.Exec(t.Context(), "UPDATE schema_migrations SET "+set); err != nil {
 			t.Fatal(err)
 		}
-		if err := migrations.Check(t.Context(), tx); !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), want) {
+		if err := migrations.Check(t.Context(), tx); !errors.Is(err, migrations.ErrSchema) ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want ErrSchema with %q", set, err, want)
 		}
 		if err := tx.Rollback(t.Context()); err != nil {
@@ -99,7 +102,8 @@ func TestCheckRefusesOtherVersions(t *testing.T) {
 	}
 }
 
-// TestUpFailsSoonWithoutADatabase checks that Up returns an error, and does not hang, if the database cannot be reached.
+// TestUpFailsSoonWithoutADatabase checks that Up returns an error, and does not hang, if
+// the database cannot be reached.
 func TestUpFailsSoonWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -49,8 +49,9 @@ const (
 	constraintsOf = `SELECT coalesce(string_agg(conname, ' ' ORDER BY conname), '') FROM pg_constraint WHERE contype IN ('p', 'u', 'c') AND conrelid = `
 )
 
-// TestPartitioningTheJournalKeepsItsRows checks that migration 4 keeps every event of a journal and does not rewrite its
-// table, and that the migration down merges the partitions without losing an event.
+// TestPartitioningTheJournalKeepsItsRows checks that migration 4 keeps every event of a
+// journal and does not rewrite its table, and that the migration down merges the
+// partitions without losing an event.
 func TestPartitioningTheJournalKeepsItsRows(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)

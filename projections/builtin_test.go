@@ -11,7 +11,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestBuiltInShowsHowHoldsEnd projects a hold that ends in each way, and one that does not end.
+// TestBuiltInShowsHowHoldsEnd projects a hold that ends in each way, and one that does
+// not end.
 func TestBuiltInShowsHowHoldsEnd(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -33,7 +34,8 @@ func TestBuiltInShowsHowHoldsEnd(t *testing.T) {
 	f.wantFirstRows()
 }
 
-// wantFirstRows checks every column of one row of each table that TestBuiltInShowsHowHoldsEnd fills.
+// wantFirstRows checks every column of one row of each table that
+// TestBuiltInShowsHowHoldsEnd fills.
 func (f *fixture) wantFirstRows() {
 	f.t.Helper()
 	h, err := FindHold(f.ctx, f.db, "b")
@@ -106,8 +108,8 @@ func (f *fixture) wantFirstRows() {
 	}
 }
 
-// TestConfirmationIsProjectedAfterTheDeadline projects a hold whose deadline passed long ago: projections compare no
-// deadline with the clock.
+// TestConfirmationIsProjectedAfterTheDeadline projects a hold whose deadline passed long
+// ago: projections compare no deadline with the clock.
 func TestConfirmationIsProjectedAfterTheDeadline(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -117,8 +119,8 @@ func TestConfirmationIsProjectedAfterTheDeadline(t *testing.T) {
 	f.wantHold("a", "CONFIRMED")
 }
 
-// TestSecondEndOfHoldIsParked checks that a second end of a hold is parked and changes no row, whether it arrives in
-// the batch of the first end or later.
+// TestSecondEndOfHoldIsParked checks that a second end of a hold is parked and changes no
+// row, whether it arrives in the batch of the first end or later.
 func TestSecondEndOfHoldIsParked(t *testing.T) {
 	t.Parallel()
 	for _, batchMax := range []int{1, 100} {
@@ -167,7 +169,8 @@ func drawHistory(t *rapid.T) []events.Event {
 	return list
 }
 
-// TestReadTablesHaveTheSumsOfTheEvents compares stock_levels and sku_hours with a plain addition of the events.
+// TestReadTablesHaveTheSumsOfTheEvents compares stock_levels and sku_hours with a plain
+// addition of the events.
 func TestReadTablesHaveTheSumsOfTheEvents(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -185,7 +188,8 @@ func TestReadTablesHaveTheSumsOfTheEvents(t *testing.T) {
 	})
 }
 
-// wantSums compares the row of stock_levels, and the sums of all hours, with the sums of the events.
+// wantSums compares the row of stock_levels, and the sums of all hours, with the sums of
+// the events.
 func wantSums(t *rapid.T, list []events.Event, levels, hours string) {
 	var level stockDelta
 	var total SKUHour
@@ -215,7 +219,8 @@ func wantSums(t *rapid.T, list []events.Event, levels, hours string) {
 	if levels != wantLevels {
 		t.Fatalf("stock_levels: got %s, want %s", levels, wantLevels)
 	}
-	wantHours := fmt.Sprintf("(shirt,%d,%d,%d,%d)", total.Reserved, total.Sold, total.Cancelled, total.Expired)
+	wantHours := fmt.Sprintf("(shirt,%d,%d,%d,%d)", total.Reserved, total.Sold, total.Cancelled,
+		total.Expired)
 	if total.Reserved == 0 {
 		wantHours = ""
 	}

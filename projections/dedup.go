@@ -13,9 +13,10 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// dedup is the middleware that applies each event once. It begins the transaction, drops the events that the
-// checkpoint already accounts for, and moves the checkpoint in the same transaction as the rows. It refuses a batch
-// that begins beyond the next event: a hole in the journal is never skipped.
+// dedup is the middleware that applies each event once. It begins the transaction, drops
+// the events that the checkpoint already accounts for, and moves the checkpoint in the
+// same transaction as the rows. It refuses a batch that begins beyond the next event: a
+// hole in the journal is never skipped.
 func dedup(p Projection) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		return func(msg *message.Message) ([]*message.Message, error) {
@@ -28,9 +29,11 @@ func dedup(p Projection) message.HandlerMiddleware {
 	}
 }
 
-// applyFresh passes the events of a batch that are beyond the checkpoint to next, and moves the checkpoint past them.
-// Both happen in one transaction, which it begins on db.
-func applyFresh(msg *message.Message, db Beginner, p Projection, batch *journal.Batch, next message.HandlerFunc) error {
+// applyFresh passes the events of a batch that are beyond the checkpoint to next, and
+// moves the checkpoint past them. Both happen in one transaction, which it begins on db.
+func applyFresh(
+	msg *message.Message, db Beginner, p Projection, batch *journal.Batch, next message.HandlerFunc,
+) error {
 	ctx := msg.Context()
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		checkpoint, err := worker.ReadCheckpoint(ctx, tx, p.Name, batch.Pool)
@@ -62,8 +65,8 @@ func applyFresh(msg *message.Message, db Beginner, p Projection, batch *journal.
 	})
 }
 
-// explainHole returns journal.ErrDetached, which names the partitions to attach, if the missing events are in detached
-// partitions. Otherwise it returns hole.
+// explainHole returns journal.ErrDetached, which names the partitions to attach, if the
+// missing events are in detached partitions. Otherwise it returns hole.
 func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, hole error) error {
 	if detached := journal.CheckComplete(ctx, tx, pool, checkpoint); errors.Is(detached, journal.ErrDetached) {
 		return detached
@@ -71,7 +74,8 @@ func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, 
 	return hole
 }
 
-// eventsAfter returns the events of a batch beyond the checkpoint, or journal.ErrHole if one of them is missing.
+// eventsAfter returns the events of a batch beyond the checkpoint, or journal.ErrHole if
+// one of them is missing.
 func eventsAfter(checkpoint int64, batch []events.Envelope) ([]events.Envelope, error) {
 	for len(batch) > 0 && batch[0].Seq <= checkpoint {
 		batch = batch[1:]
@@ -79,7 +83,8 @@ func eventsAfter(checkpoint int64, batch []events.Envelope) ([]events.Envelope, 
 	for i := range batch {
 		want := checkpoint + 1 + int64(i)
 		if batch[i].Seq != want {
-			return nil, fmt.Errorf("%w: the journal lacks event %d; the next event is %d", journal.ErrHole, want, batch[i].Seq)
+			return nil, fmt.Errorf("%w: the journal lacks event %d; the next event is %d",
+				journal.ErrHole, want, batch[i].Seq)
 		}
 	}
 	return batch, nil

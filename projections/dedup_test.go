@@ -15,7 +15,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestHoleStopsProjection checks that a projection stops at a missing event, and that its status reports the hole.
+// TestHoleStopsProjection checks that a projection stops at a missing event, and that its
+// status reports the hole.
 func TestHoleStopsProjection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -35,8 +36,9 @@ func TestHoleStopsProjection(t *testing.T) {
 	}
 }
 
-// TestDetachedPartitionStopsProjection checks that a projection stops if it needs events of a detached partition, that
-// its status names the command that attaches the partition, and that the projection continues after that.
+// TestDetachedPartitionStopsProjection checks that a projection stops if it needs events
+// of a detached partition, that its status names the command that attaches the partition,
+// and that the projection continues after that.
 func TestDetachedPartitionStopsProjection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -52,7 +54,8 @@ func TestDetachedPartitionStopsProjection(t *testing.T) {
 	workers, _ := f.run(0, f.notes(neverFails))
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		status := workers[0].Status()
-		return strings.Contains(status.Error, "stockstream journal attach events_1"), fmt.Sprintf("%+v", status)
+		return strings.Contains(status.Error, "stockstream journal attach events_1"), fmt.Sprintf("%+v",
+			status)
 	})
 	f.wantRows("notes", "")
 	if _, err := journal.AttachPartition(f.ctx, f.db, "events_1"); err != nil {
@@ -90,7 +93,8 @@ func TestEventsAfterTrimsDuplicatesAndFindsHoles(t *testing.T) {
 	for _, test := range tests {
 		fresh, err := eventsAfter(test.checkpoint, test.batch)
 		if hole := errors.Is(err, journal.ErrHole); hole != test.hole {
-			t.Errorf("after %d of %v: got error %v, want ErrHole: %t", test.checkpoint, test.batch, err, test.hole)
+			t.Errorf("after %d of %v: got error %v, want ErrHole: %t",
+				test.checkpoint, test.batch, err, test.hole)
 		}
 		if err == nil && len(fresh) != test.fresh {
 			t.Errorf("after %d of %v: got %v, want %d events", test.checkpoint, test.batch, fresh, test.fresh)
@@ -98,8 +102,8 @@ func TestEventsAfterTrimsDuplicatesAndFindsHoles(t *testing.T) {
 	}
 }
 
-// TestCheckpointMovedBackIsFenced checks that a batch is refused with ErrFenced, and not as a hole in the journal, if the
-// checkpoint was moved back since the worker left it.
+// TestCheckpointMovedBackIsFenced checks that a batch is refused with ErrFenced, and not
+// as a hole in the journal, if the checkpoint was moved back since the worker left it.
 func TestCheckpointMovedBackIsFenced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

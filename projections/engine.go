@@ -20,11 +20,12 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// AddTo adds one handler per projection to the router, and returns the handlers' workers in the order of list. The
-// caller runs and closes the router. The middlewares are added in the order in which a batch passes through them.
+// AddTo adds one handler per projection to the router, and returns the handlers' workers
+// in the order of list. The caller runs and closes the router. The middlewares are added
+// in the order in which a batch passes through them.
 //
-// A transient error (a lost connection, a deadlock, a shutdown) parks no event. It fails the delivery, and the worker
-// starts again at the checkpoint.
+// A transient error (a lost connection, a deadlock, a shutdown) parks no event. It fails
+// the delivery, and the worker starts again at the checkpoint.
 func AddTo(router *message.Router, config Config, list ...Projection) []*worker.Worker {
 	workers := make([]*worker.Worker, len(list))
 	pages := journal.NewPageCache(config.Pool)
@@ -39,17 +40,21 @@ func AddTo(router *message.Router, config Config, list ...Projection) []*worker.
 			Prepare:  func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
 		})
 		apply := func(msg *message.Message) error { return applyReady(p, msg) }
-		handler := router.AddConsumerHandler("projection "+p.Name, journal.Topic(config.Pool), subscriber, apply)
+		handler := router.AddConsumerHandler("projection "+p.Name, journal.Topic(config.Pool), subscriber,
+			apply)
 		handler.AddMiddleware(worker.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
 		workers[i] = subscriber.Worker
 	}
 	return workers
 }
 
-// Replay applies events to a projection as its handler does: through the same middlewares, in one transaction, which
-// it begins on db. It skips the events that the checkpoint accounts for, and parks those that cannot be applied. The
-// tables, the checkpoint and the dead letters are those in db's search_path.
-func Replay(ctx context.Context, db Beginner, p Projection, pool string, list []events.Envelope, log *slog.Logger) error {
+// Replay applies events to a projection as its handler does: through the same
+// middlewares, in one transaction, which it begins on db. It skips the events that the
+// checkpoint accounts for, and parks those that cannot be applied. The tables, the
+// checkpoint and the dead letters are those in db's search_path.
+func Replay(
+	ctx context.Context, db Beginner, p Projection, pool string, list []events.Envelope, log *slog.Logger,
+) error {
 	msg := message.NewMessage("", nil)
 	msg.SetContext(ctx)
 	handler := park(p, log)(func(msg *message.Message) ([]*message.Message, error) {
@@ -58,14 +63,16 @@ func Replay(ctx context.Context, db Beginner, p Projection, pool string, list []
 	return applyFresh(msg, db, p, &journal.Batch{Pool: pool, Events: list}, handler)
 }
 
-// applyReady is the innermost handler: it applies the events that dedup and park let through.
+// applyReady is the innermost handler: it applies the events that dedup and park let
+// through.
 func applyReady(p Projection, msg *message.Message) error {
 	batch := txBatchOf(msg)
 	return p.Apply(msg.Context(), batch.tx, batch.ready)
 }
 
-// txBatch is a batch of events and the transaction that applies it. The middlewares pass it on in the context of its
-// message, since a Watermill handler takes nothing but a message.
+// txBatch is a batch of events and the transaction that applies it. The middlewares pass
+// it on in the context of its message, since a Watermill handler takes nothing but a
+// message.
 type txBatch struct {
 	tx    pgx.Tx
 	pool  string

@@ -15,7 +15,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestTransientErrorParksNoEvent checks that after an error that can pass, the worker starts again at the checkpoint.
+// TestTransientErrorParksNoEvent checks that after an error that can pass, the worker
+// starts again at the checkpoint.
 func TestTransientErrorParksNoEvent(t *testing.T) {
 	t.Parallel()
 	for name, transient := range map[string]error{
@@ -45,7 +46,8 @@ func TestTransientErrorParksNoEvent(t *testing.T) {
 	}
 }
 
-// TestKilledConnectionsApplyEachEventOnce terminates the worker's session five times while it works through a backlog.
+// TestKilledConnectionsApplyEachEventOnce terminates the worker's session five times
+// while it works through a backlog.
 func TestKilledConnectionsApplyEachEventOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -77,8 +79,9 @@ func TestKilledConnectionsApplyEachEventOnce(t *testing.T) {
 	f.wantParked("notes")
 }
 
-// TestAddedProjectionCatchesUp adds a projection to a journal with history, while the other projections run. It creates
-// its table and applies the journal from the first event.
+// TestAddedProjectionCatchesUp adds a projection to a journal with history, while the
+// other projections run. It creates its table and applies the journal from the first
+// event.
 func TestAddedProjectionCatchesUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -107,8 +107,8 @@ func (f *fixture) await(list ...Projection) {
 	}
 }
 
-// notes returns a projection that writes the seq and hold id of each event into the table notes, and then calls fail
-// with the event. Apply returns the error that fail returns.
+// notes returns a projection that writes the seq and hold id of each event into the table
+// notes, and then calls fail with the event. Apply returns the error that fail returns.
 func (f *fixture) notes(fail func(Event) error) Projection {
 	return Projection{
 		Name:   "notes",
@@ -185,11 +185,12 @@ func (f *fixture) wantCheckpoint(projection string, want int64) {
 	}
 }
 
-// wantParked checks the seqs of a source's parked letters, and returns their errors in the same order. It returns an
-// empty text for each missing letter.
+// wantParked checks the seqs of a source's parked letters, and returns their errors in
+// the same order. It returns an empty text for each missing letter.
 func (f *fixture) wantParked(source string, want ...int64) []string {
 	f.t.Helper()
-	rows, err := f.db.Query(f.ctx, `SELECT seq, error FROM dead_letters WHERE source = $1 AND status = 'parked' ORDER BY seq`, source)
+	rows, err := f.db.Query(f.ctx,
+		`SELECT seq, error FROM dead_letters WHERE source = $1 AND status = 'parked' ORDER BY seq`, source)
 	if err != nil {
 		f.t.Fatal(err)
 	}

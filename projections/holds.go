@@ -39,8 +39,8 @@ type Hold struct {
 	IdempotencyKey string
 }
 
-// The statuses of a hold. A hold whose deadline has passed stays ACTIVE until its HOLD_CANCELLED event arrives: the
-// projection never compares a deadline with a clock.
+// The statuses of a hold. A hold whose deadline has passed stays ACTIVE until its
+// HOLD_CANCELLED event arrives: the projection never compares a deadline with a clock.
 const (
 	holdActive    = "ACTIVE"
 	holdConfirmed = "CONFIRMED"
@@ -65,8 +65,8 @@ const holdsSchema = `
 
 // The fold.
 
-// holdChanges are the changes of holds by one batch: the rows to insert, with the status they have at the end of the
-// batch, and the rows of earlier batches whose hold ended.
+// holdChanges are the changes of holds by one batch: the rows to insert, with the status
+// they have at the end of the batch, and the rows of earlier batches whose hold ended.
 type holdChanges struct {
 	created       []Hold
 	createdIndex  map[string]int // hold id to index in created
@@ -106,8 +106,8 @@ func cancelledStatus(reason string) string {
 	return holdCancelled
 }
 
-// end sets the final status of a hold. If the hold ended before in this batch, the second end goes to the database,
-// where the update finds no active row and fails.
+// end sets the final status of a hold. If the hold ended before in this batch, the second
+// end goes to the database, where the update finds no active row and fails.
 func (c *holdChanges) end(holdID, status string) {
 	i, inBatch := c.createdIndex[holdID]
 	if inBatch && c.created[i].Status == holdActive {
@@ -134,7 +134,8 @@ func (c *holdChanges) insertCreated(ctx context.Context, tx pgx.Tx) error {
 	if len(c.created) == 0 {
 		return nil
 	}
-	columns := []string{"hold_id", "sku", "qty", "user_id", "status", "expires_at", "created_at", "idempotency_key"}
+	columns := []string{"hold_id", "sku", "qty", "user_id", "status", "expires_at", "created_at",
+		"idempotency_key"}
 	rows := pgx.CopyFromSlice(len(c.created), func(i int) ([]any, error) {
 		h := &c.created[i]
 		return []any{h.HoldID, h.SKU, h.Qty, h.UserID, h.Status, h.ExpiresAt, h.CreatedAt, h.IdempotencyKey}, nil
@@ -143,7 +144,8 @@ func (c *holdChanges) insertCreated(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// updateEnded fails if a hold does not exist or has ended before. The engine then parks the event that ends it.
+// updateEnded fails if a hold does not exist or has ended before. The engine then parks
+// the event that ends it.
 func (c *holdChanges) updateEnded(ctx context.Context, tx pgx.Tx) error {
 	if len(c.endedIDs) == 0 {
 		return nil

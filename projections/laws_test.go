@@ -18,7 +18,8 @@ func TestLaws(t *testing.T) {
 	}
 }
 
-// TestLawsPerEvent checks the example of docs/how-to-add-a-projection.md against the laws.
+// TestLawsPerEvent checks the example of docs/how-to-add-a-projection.md against the
+// laws.
 func TestLawsPerEvent(t *testing.T) {
 	t.Parallel()
 	projectiontest.CheckLaws(t, projections.SKUHoursPerEvent)

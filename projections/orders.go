@@ -11,8 +11,9 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Orders is the projection of orders, one row per confirmed hold. Every HOLD_CONFIRMED event becomes an order, however
-// late it is projected: the command checked the deadline before it appended the event.
+// Orders is the projection of orders, one row per confirmed hold. Every HOLD_CONFIRMED
+// event becomes an order, however late it is projected: the command checked the deadline
+// before it appended the event.
 func Orders() Projection {
 	return Projection{
 		Name:   "orders",

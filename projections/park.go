@@ -15,12 +15,14 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// park is the middleware that keeps one bad event from stopping a projection. For each batch it
+// park is the middleware that keeps one bad event from stopping a projection. For each
+// batch it
 //
 //  1. decodes the events that the projection wants,
 //  2. passes them on to be applied,
-//  3. if that fails for good, bisects the batch down to the event that cannot be applied and parks it as a dead
-//     letter, together with every later event of the same sequence key. All other events are applied.
+//  3. if that fails for good, bisects the batch down to the event that cannot be applied
+//     and parks it as a dead letter, together with every later event of the same sequence
+//     key. All other events are applied.
 func park(p Projection, log *slog.Logger) message.HandlerMiddleware {
 	return func(next message.HandlerFunc) message.HandlerFunc {
 		return func(msg *message.Message) ([]*message.Message, error) {
@@ -55,9 +57,11 @@ func park(p Projection, log *slog.Logger) message.HandlerMiddleware {
 	}
 }
 
-// applyInSavepoint passes events to next within a savepoint, so that a failure rolls back only their own writes. It
-// turns a panic into an error.
-func applyInSavepoint(ctx context.Context, msg *message.Message, next message.HandlerFunc, tx pgx.Tx, ready []Event) error {
+// applyInSavepoint passes events to next within a savepoint, so that a failure rolls back
+// only their own writes. It turns a panic into an error.
+func applyInSavepoint(
+	ctx context.Context, msg *message.Message, next message.HandlerFunc, tx pgx.Tx, ready []Event,
+) error {
 	return pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) (err error) {
 		defer func() {
 			if value := recover(); value != nil {
@@ -79,18 +83,20 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
-// bisection applies one batch, and collects the dead letters of the events that it could not apply.
+// bisection applies one batch, and collects the dead letters of the events that it could
+// not apply.
 type bisection struct {
 	projection Projection
 	try        func([]Event) error
-	// blocked has the sequence keys with a parked event, and the seq of the first such event in this batch. The seq is
-	// 0 if the event was parked with an earlier batch.
+	// blocked has the sequence keys with a parked event, and the seq of the first such
+	// event in this batch. The seq is 0 if the event was parked with an earlier batch.
 	blocked map[string]int64
 	letters []deadletters.Letter
 }
 
-// decode returns the events that the projection wants, decoded. It parks an event that cannot be decoded, and an event
-// of a type that this build does not know: a newer build may have written it, and skipping it would lose it.
+// decode returns the events that the projection wants, decoded. It parks an event that
+// cannot be decoded, and an event of a type that this build does not know: a newer build
+// may have written it, and skipping it would lose it.
 func (b *bisection) decode(fresh []events.Envelope) []Event {
 	ready := make([]Event, 0, len(fresh))
 	for i := range fresh {
@@ -111,8 +117,9 @@ func (b *bisection) decode(fresh []events.Envelope) []Event {
 	return ready
 }
 
-// apply applies events in order. If they fail for good, it applies the first half and then the second half; a single
-// event that fails for good is parked. It returns transient errors.
+// apply applies events in order. If they fail for good, it applies the first half and
+// then the second half; a single event that fails for good is parked. It returns
+// transient errors.
 func (b *bisection) apply(list []Event) error {
 	ready := make([]Event, 0, len(list))
 	for _, e := range list {
@@ -140,7 +147,8 @@ func (b *bisection) apply(list []Event) error {
 	return b.apply(ready[middle:])
 }
 
-// parkIfBlocked parks an event that follows a parked event of its sequence key, and reports whether it did.
+// parkIfBlocked parks an event that follows a parked event of its sequence key, and
+// reports whether it did.
 func (b *bisection) parkIfBlocked(e *events.Envelope) bool {
 	key := b.projection.Key(e)
 	first, blocked := b.blocked[key]

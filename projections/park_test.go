@@ -11,8 +11,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestFailingEventIsParkedWithItsKey checks that an event that fails is parked with the later ones of its key, and that
-// all other events are applied, with batches of any size.
+// TestFailingEventIsParkedWithItsKey checks that an event that fails is parked with the
+// later ones of its key, and that all other events are applied, with batches of any size.
 func TestFailingEventIsParkedWithItsKey(t *testing.T) {
 	t.Parallel()
 	failures := map[string]func() error{
@@ -63,8 +63,9 @@ func TestFailingEventIsParkedWithItsKey(t *testing.T) {
 	}
 }
 
-// TestUnreadableEventsAreParked checks that events of an unknown type and events with an incomplete payload are parked,
-// and that an event of a known type that the projection does not want is skipped.
+// TestUnreadableEventsAreParked checks that events of an unknown type and events with an
+// incomplete payload are parked, and that an event of a known type that the projection
+// does not want is skipped.
 func TestUnreadableEventsAreParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -9,7 +9,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// SKUHoursPerEvent is sku_hours written with PerEvent. docs/how-to-add-a-projection.md starts with it.
+// SKUHoursPerEvent is sku_hours written with PerEvent. docs/how-to-add-a-projection.md
+// starts with it.
 func SKUHoursPerEvent() Projection {
 	return Projection{
 		Name:   "sku_hours",

@@ -9,9 +9,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// permanent reports whether the event itself caused an error, so that trying again cannot help. If Postgres returned
-// an error and the cause is in doubt, the answer is no. A stopped worker is visible and loses no event; but a good
-// event that was parked because a disk was full, a table was missing or a shutdown was in progress has to be found and
+// permanent reports whether the event itself caused an error, so that trying again cannot
+// help. If Postgres returned an error and the cause is in doubt, the answer is no. A
+// stopped worker is visible and loses no event; but a good event that was parked because
+// a disk was full, a table was missing or a shutdown was in progress has to be found and
 // repaired.
 func permanent(err error) bool {
 	var fromPostgres *pgconn.PgError

@@ -35,8 +35,9 @@ func TestPermanent(t *testing.T) {
 		"an ended session":                {io.EOF, false},
 		"a session that ended mid-answer": {io.ErrUnexpectedEOF, false},
 		"a closed connection":             {net.ErrClosed, false},
-		"a reset connection":              {&net.OpError{Op: "read", Err: errors.New("connection reset by peer")}, false},
-		"a statement that was not sent":   {notSent(t, f), false},
+		"a reset connection": {&net.OpError{Op: "read", Err: errors.New("connection reset by peer")},
+			false},
+		"a statement that was not sent": {notSent(t, f), false},
 	} {
 		if got := permanent(fmt.Errorf("apply: %w", test.err)); got != test.want {
 			t.Errorf("%s (%v): got permanent: %t, want %t", name, test.err, got, test.want)

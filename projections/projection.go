@@ -11,24 +11,26 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Projection is a read model of the journal. SQL in Schema and Apply uses unqualified table names, so that a rebuild
-// can run it in another schema.
+// Projection is a read model of the journal. SQL in Schema and Apply uses unqualified
+// table names, so that a rebuild can run it in another schema.
 type Projection struct {
 	// Name identifies the projection's checkpoint and its dead letters. Never change it.
 	Name string
 	// Tables are the tables that the projection owns. It alone writes to them.
 	Tables []string
-	// Schema creates the tables, with CREATE TABLE IF NOT EXISTS and CREATE INDEX IF NOT EXISTS. It runs if none of
-	// the tables exists; see CreateTables.
+	// Schema creates the tables, with CREATE TABLE IF NOT EXISTS and CREATE INDEX IF NOT
+	// EXISTS. It runs if none of the tables exists; see CreateTables.
 	Schema string
 	// Wants are the types of the events that Apply receives.
 	Wants []events.Type
-	// Key returns the sequence key of an event. Events of one key are applied in order: if one is parked, the later
-	// ones of its key are parked behind it. Key must also work for an event whose payload cannot be decoded.
+	// Key returns the sequence key of an event. Events of one key are applied in order:
+	// if one is parked, the later ones of its key are parked behind it. Key must also
+	// work for an event whose payload cannot be decoded.
 	Key func(*events.Envelope) string
-	// Apply writes a batch in the given transaction. An error parks events, unless Postgres or the connection caused
-	// it: the engine then bisects the batch to find the events that cannot be applied. Apply is therefore called
-	// again with the batch or a part of it, after its writes were rolled back, and must have no effect but its
+	// Apply writes a batch in the given transaction. An error parks events, unless
+	// Postgres or the connection caused it: the engine then bisects the batch to find the
+	// events that cannot be applied. Apply is therefore called again with the batch or a
+	// part of it, after its writes were rolled back, and must have no effect but its
 	// writes.
 	Apply func(ctx context.Context, tx pgx.Tx, batch []Event) error
 }
@@ -39,7 +41,8 @@ type Event struct {
 	Payload events.Event // *events.HoldCreated, *events.HoldConfirmed, …
 }
 
-// BuiltIn returns the projections that every installation runs. A projection is registered by its line here.
+// BuiltIn returns the projections that every installation runs. A projection is
+// registered by its line here.
 func BuiltIn() []Projection {
 	return []Projection{
 		Holds(),
@@ -55,9 +58,9 @@ func ByHold(e *events.Envelope) string { return e.HoldID }
 // BySKU is the sequence key of read tables with one row per SKU.
 func BySKU(e *events.Envelope) string { return e.SKU }
 
-// PerEvent makes an Apply from a function that queues the SQL for one event. The statements of a batch are sent to
-// Postgres together. This is the easy way to write a projection. The fast way adds a batch up in memory and writes
-// each row once.
+// PerEvent makes an Apply from a function that queues the SQL for one event. The
+// statements of a batch are sent to Postgres together. This is the easy way to write a
+// projection. The fast way adds a batch up in memory and writes each row once.
 func PerEvent(queue func(e Event, sql *pgx.Batch) error) func(context.Context, pgx.Tx, []Event) error {
 	return func(ctx context.Context, tx pgx.Tx, batch []Event) error {
 		var sql pgx.Batch
@@ -84,7 +87,8 @@ func Names(list []Projection) []string {
 	return names
 }
 
-// Named returns the built-in projections with the given names. It refuses an unknown name and a name given twice.
+// Named returns the built-in projections with the given names. It refuses an unknown name
+// and a name given twice.
 func Named(names ...string) ([]Projection, error) {
 	builtIn := BuiltIn()
 	list := make([]Projection, 0, len(names))

@@ -11,8 +11,9 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// SKUHours is the projection of the units of each SKU that were reserved, sold, cancelled and expired in each hour. A
-// confirmation or cancellation counts in the hour in which it happened, not in the hour of its hold.
+// SKUHours is the projection of the units of each SKU that were reserved, sold, cancelled
+// and expired in each hour. A confirmation or cancellation counts in the hour in which it
+// happened, not in the hour of its hold.
 func SKUHours() Projection {
 	return Projection{
 		Name:   "sku_hours",
@@ -124,9 +125,11 @@ func (h *skuHours) write(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// FindSKUHours returns the hours of a SKU that begin at from or later and before to, earliest first. An hour without
-// an event of the SKU has no row.
-func FindSKUHours(ctx context.Context, db postgres.Querier, sku string, from, to time.Time) ([]SKUHour, error) {
+// FindSKUHours returns the hours of a SKU that begin at from or later and before to,
+// earliest first. An hour without an event of the SKU has no row.
+func FindSKUHours(
+	ctx context.Context, db postgres.Querier, sku string, from, to time.Time,
+) ([]SKUHour, error) {
 	const query = `
 		SELECT sku, hour, reserved, sold, cancelled, expired FROM sku_hours
 		WHERE sku = $1 AND hour >= $2 AND hour < $3 ORDER BY hour`

@@ -7,12 +7,13 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestSKUHoursCountsInTheHourOfTheEvent checks that each event counts in its own hour, and that hours start as in UTC,
-// in a session of any time zone.
+// TestSKUHoursCountsInTheHourOfTheEvent checks that each event counts in its own hour,
+// and that hours start as in UTC, in a session of any time zone.
 func TestSKUHoursCountsInTheHourOfTheEvent(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.config.RuntimeParams["timezone"] = "Asia/Kathmandu" // UTC+5:45: its hours start 15 minutes later than in UTC
+	// UTC+5:45: its hours start 15 minutes later than in UTC
+	f.config.RuntimeParams["timezone"] = "Asia/Kathmandu"
 	f.journal(
 		adjusted(20),
 		created("a", 1),
@@ -40,8 +41,19 @@ func TestSKUHoursCountsInTheHourOfTheEvent(t *testing.T) {
 	three := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	want := []SKUHour{
 		{SKU: "shirt", Hour: three, Reserved: 3},
-		{SKU: "shirt", Hour: three.Add(time.Hour), Reserved: 4, Sold: 1},
-		{SKU: "shirt", Hour: three.Add(2 * time.Hour), Reserved: 8, Cancelled: 2, Expired: 4},
+		{
+			SKU:      "shirt",
+			Hour:     three.Add(time.Hour),
+			Reserved: 4,
+			Sold:     1,
+		},
+		{
+			SKU:       "shirt",
+			Hour:      three.Add(2 * time.Hour),
+			Reserved:  8,
+			Cancelled: 2,
+			Expired:   4,
+		},
 	}
 	got := f.hours("shirt", three, three.Add(3*time.Hour))
 	if len(got) != len(want) {

@@ -10,8 +10,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// StockLevels is the projection of the units available, held and sold per SKU. Their sum changes only when stock is
-// adjusted.
+// StockLevels is the projection of the units available, held and sold per SKU. Their sum
+// changes only when stock is adjusted.
 func StockLevels() Projection {
 	return Projection{
 		Name:   "stock_levels",
@@ -87,8 +87,9 @@ func (d stockDeltas) of(sku string) *stockDelta {
 
 // The SQL.
 
-// write inserts a row of zeros for each new SKU, and then adds the deltas. One INSERT … ON CONFLICT would not do: the
-// row that it proposes must satisfy the constraints by itself, and a delta may be negative although the sum is not.
+// write inserts a row of zeros for each new SKU, and then adds the deltas. One INSERT …
+// ON CONFLICT would not do: the row that it proposes must satisfy the constraints by
+// itself, and a delta may be negative although the sum is not.
 func (d stockDeltas) write(ctx context.Context, tx pgx.Tx) error {
 	const insert = `
 		INSERT INTO stock_levels (sku, available, held, sold) SELECT sku, 0, 0, 0 FROM unnest($1::text[]) AS sku

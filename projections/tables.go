@@ -10,17 +10,21 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Beginner begins a transaction. A connection, a pool of connections and a transaction are Beginners.
+// Beginner begins a transaction. A connection, a pool of connections and a transaction
+// are Beginners.
 type Beginner interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// CreateTables creates the missing tables of projections by running their Schema. Any number of processes may call it
-// at the same time, and repeatedly. For each projection:
+// CreateTables creates the missing tables of projections by running their Schema. Any
+// number of processes may call it at the same time, and repeatedly. For each projection:
 //
-//   - If all its tables exist, CreateTables changes nothing. A later change of its Schema takes effect with a rebuild.
-//   - If none exists, it creates them and deletes the checkpoint, so that the projection starts at the first event.
-//   - If only some exist, it returns an error that tells the operator to rebuild the projection.
+//   - If all its tables exist, CreateTables changes nothing. A later change of its Schema
+//     takes effect with a rebuild.
+//   - If none exists, it creates them and deletes the checkpoint, so that the projection
+//     starts at the first event.
+//   - If only some exist, it returns an error that tells the operator to rebuild the
+//     projection.
 func CreateTables(ctx context.Context, db Beginner, list ...Projection) error {
 	for _, p := range list {
 		err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return createTables(ctx, tx, p) })
@@ -36,8 +40,8 @@ func createTables(ctx context.Context, tx pgx.Tx, p Projection) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	// The lock is needed although Schema says IF NOT EXISTS: two sessions that create the same table at the same
-	// moment still collide.
+	// The lock is needed although Schema says IF NOT EXISTS: two sessions that create the
+	// same table at the same moment still collide.
 	const lock = `SELECT pg_advisory_xact_lock(` + postgres.LockKey + `)`
 	if _, err := tx.Exec(ctx, lock, postgres.TablesLock(p.Name)); err != nil {
 		return err
@@ -88,12 +92,11 @@ func DropTables(ctx context.Context, db Beginner, list ...Projection) error {
 				}
 			}
 		}
-		var haveCheckpoints bool
-		const query = `SELECT to_regclass('checkpoints') IS NOT NULL`
-		if err := tx.QueryRow(ctx, query).Scan(&haveCheckpoints); err != nil || !haveCheckpoints {
+		haveCheckpoints, err := postgres.TableExists(ctx, tx, "checkpoints")
+		if err != nil || !haveCheckpoints {
 			return err
 		}
-		_, err := tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = ANY($1)`, Names(list))
+		_, err = tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = ANY($1)`, Names(list))
 		return err
 	})
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestCreateTablesKeepsExistingTables creates tables from eight sessions at once and then again, and checks that a
-// second call keeps rows and checkpoint.
+// TestCreateTablesKeepsExistingTables creates tables from eight sessions at once and then
+// again, and checks that a second call keeps rows and checkpoint.
 func TestCreateTablesKeepsExistingTables(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -49,8 +49,9 @@ func TestProjectionStartsAgainAfterItsTablesWereDropped(t *testing.T) {
 	f.wantRows("notes", "(1,a)\n(2,b)\n(3,c)")
 }
 
-// TestCreateTablesRefusesIncompleteTables checks that a projection with only some of its tables is refused with advice
-// to rebuild it, and that a Schema must create every table in Tables.
+// TestCreateTablesRefusesIncompleteTables checks that a projection with only some of its
+// tables is refused with advice to rebuild it, and that a Schema must create every table
+// in Tables.
 func TestCreateTablesRefusesIncompleteTables(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

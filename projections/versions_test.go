@@ -10,7 +10,8 @@ func TestEventsOfEveryVersionAreApplied(t *testing.T) {
 	f := newFixture(t)
 	f.journalRaw("STOCK_ADJUSTED", `{"sku":"shirt","delta":5,"reason":"delivery"}`)
 	f.journalRaw("STOCK_ADJUSTED", `{"v":1,"sku":"shirt","delta":1,"reason":"found"}`)
-	f.journalRaw("STOCK_ADJUSTED", `{"v":2,"sku":"shirt","delta":-2,"reason":"broken","idempotency_key":"count-1"}`)
+	f.journalRaw("STOCK_ADJUSTED",
+		`{"v":2,"sku":"shirt","delta":-2,"reason":"broken","idempotency_key":"count-1"}`)
 	f.journal(adjusted(10), created("a", 1))
 	f.run(0, BuiltIn()...)
 	f.await(BuiltIn()...)
@@ -18,14 +19,17 @@ func TestEventsOfEveryVersionAreApplied(t *testing.T) {
 	f.wantParked("stock_levels")
 }
 
-// TestEventOfNewerVersionIsParked checks that an event that only a newer build can read is parked with the later ones
-// of its key, and that projections that do not want it continue.
+// TestEventOfNewerVersionIsParked checks that an event that only a newer build can read
+// is parked with the later ones of its key, and that projections that do not want it
+// continue.
 func TestEventOfNewerVersionIsParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.journal(adjusted(5), created("a", 1))
-	f.journalRaw("STOCK_ADJUSTED", `{"v":3,"sku":"shirt","delta":{"units":4},"reason":"delivery","idempotency_key":"k"}`)
-	f.journalRaw("STOCK_ADJUSTED", `{"v":2,"sku":"sock","delta":1,"reason":"delivery","idempotency_key":"k2"}`)
+	f.journalRaw("STOCK_ADJUSTED",
+		`{"v":3,"sku":"shirt","delta":{"units":4},"reason":"delivery","idempotency_key":"k"}`)
+	f.journalRaw("STOCK_ADJUSTED",
+		`{"v":2,"sku":"sock","delta":1,"reason":"delivery","idempotency_key":"k2"}`)
 	f.journal(confirmed("a", 1))
 	f.run(0, BuiltIn()...)
 	f.await(BuiltIn()...)

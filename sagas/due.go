@@ -17,8 +17,9 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// dueSubscriber delivers the holds of one pool whose deadline has passed by Redis's clock: one message per hold, with the
-// hold's id as its UUID. Expiries need no order, so it delivers up to dueInFlight holds at once.
+// dueSubscriber delivers the holds of one pool whose deadline has passed by Redis's
+// clock: one message per hold, with the hold's id as its UUID. Expiries need no order, so
+// it delivers up to dueInFlight holds at once.
 type dueSubscriber struct {
 	*worker.Worker
 	redis redis.Cmdable
@@ -33,12 +34,14 @@ const (
 
 var _ message.Subscriber = (*dueSubscriber)(nil)
 
-// newDueSubscriber returns a subscriber for one pool's due holds. It does not close the client.
+// newDueSubscriber returns a subscriber for one pool's due holds. It does not close the
+// client.
 func newDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *dueSubscriber {
 	return &dueSubscriber{Worker: worker.New("saga", log), redis: client, pool: pool}
 }
 
-// Subscribe implements message.Subscriber. The topic must be the key of the pool's set of due holds.
+// Subscribe implements message.Subscriber. The topic must be the key of the pool's set of
+// due holds.
 func (s *dueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	if topic != s.pool.DueKey() {
 		return nil, fmt.Errorf("subscribe to %q: this subscriber reads only %q", topic, s.pool.DueKey())
@@ -63,14 +66,16 @@ func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) er
 	}
 }
 
-// sweep delivers each hold that is due at its start once, in batches, whether or not the hold can be handled:
+// sweep delivers each hold that is due at its start once, in batches, whether or not the
+// hold can be handled:
 //
-//  1. It reads the due holds with the earliest deadlines. A handled hold leaves the due set, so the next batch is
-//     usually read from the same offset.
-//  2. A hold of the batch before that is read again is still in the set: it was not handled, or Redis's clock was set
-//     back. sweep moves the offset past it, so that it does not block the others. The next sweep tries it again.
-//  3. If no hold of a batch could be handled, and each error would also meet every other hold (Redis is unavailable, for
-//     example), the sweep stops.
+//  1. It reads the due holds with the earliest deadlines. A handled hold leaves the due
+//     set, so the next batch is usually read from the same offset.
+//  2. A hold of the batch before that is read again is still in the set: it was not
+//     handled, or Redis's clock was set back. sweep moves the offset past it, so that it
+//     does not block the others. The next sweep tries it again.
+//  3. If no hold of a batch could be handled, and each error would also meet every other
+//     hold (Redis is unavailable, for example), the sweep stops.
 func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -96,7 +101,9 @@ func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 			break
 		}
 		read := len(batch)
-		batch = slices.DeleteFunc(batch, func(holdID string) bool { return slices.Contains(previous, holdID) })
+		batch = slices.DeleteFunc(batch, func(holdID string) bool {
+			return slices.Contains(previous, holdID)
+		})
 		offset += int64(read - len(batch))
 
 		faults, err := deliverAll(ctx, out, batch)
@@ -118,9 +125,12 @@ func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 	return nil
 }
 
-// deliverAll delivers the holds at once, waits until each is acknowledged or refused, and returns the errors of those
-// that were refused. If ctx ends, it delivers no further hold, but still waits for the holds in flight.
-func deliverAll(ctx context.Context, out chan<- *message.Message, holdIDs []string) (faults []error, err error) {
+// deliverAll delivers the holds at once, waits until each is acknowledged or refused, and
+// returns the errors of those that were refused. If ctx ends, it delivers no further
+// hold, but still waits for the holds in flight.
+func deliverAll(
+	ctx context.Context, out chan<- *message.Message, holdIDs []string,
+) (faults []error, err error) {
 	handling, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
 	var inFlight []*worker.Delivery
@@ -141,7 +151,8 @@ func deliverAll(ctx context.Context, out chan<- *message.Message, holdIDs []stri
 	return faults, err
 }
 
-// concernsOneHold reports whether other holds may be handled although this error was returned for one hold.
+// concernsOneHold reports whether other holds may be handled although this error was
+// returned for one hold.
 func concernsOneHold(err error) bool {
 	return !errors.Is(err, commands.ErrNotReady) &&
 		!errors.Is(err, commands.ErrStale) &&

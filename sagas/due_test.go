@@ -17,9 +17,12 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// sweepDue sweeps once over a set of due holds and returns how often each hold was delivered. handle decides the result
-// of each delivery; a hold leaves the set only if handle removes it.
-func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID string) error) (delivered map[string]int, err error) {
+// sweepDue sweeps once over a set of due holds and returns how often each hold was
+// delivered. handle decides the result of each delivery; a hold leaves the set only if
+// handle removes it.
+func sweepDue(
+	t *testing.T, holds int, handle func(client *redis.Client, holdID string) error,
+) (delivered map[string]int, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -53,8 +56,9 @@ func sweepDue(t *testing.T, holds int, handle func(client *redis.Client, holdID 
 	return delivered, err
 }
 
-// TestSweepDeliversEachDueHoldOnce checks that a sweep delivers every due hold once and ends, whether the holds are
-// handled or not. A hold that was handled can still be due if Redis's clock was set back.
+// TestSweepDeliversEachDueHoldOnce checks that a sweep delivers every due hold once and
+// ends, whether the holds are handled or not. A hold that was handled can still be due if
+// Redis's clock was set back.
 func TestSweepDeliversEachDueHoldOnce(t *testing.T) {
 	t.Parallel()
 	const holds = 2*dueInFlight + 10
@@ -69,7 +73,10 @@ func TestSweepDeliversEachDueHoldOnce(t *testing.T) {
 	}{
 		"handled":                {handle: removeFromSet},
 		"handled, but still due": {handle: func(*redis.Client, string) error { return nil }},
-		"none handled":           {handle: func(*redis.Client, string) error { return broken }, unhandled: holds},
+		"none handled": {
+			handle:    func(*redis.Client, string) error { return broken },
+			unhandled: holds,
+		},
 		"some handled, but still due": {unhandled: holds / 2, handle: func(_ *redis.Client, holdID string) error {
 			if odd(holdID) {
 				return broken
@@ -111,12 +118,14 @@ func TestSweepDeliversEachDueHoldOnce(t *testing.T) {
 	}
 }
 
-// TestSweepStopsWhenCommandsAreRefused checks that a sweep stops after the first batch if commands refuse every hold for
-// a reason that concerns all holds. It goes on if one hold was handled, or failed for a reason of its own.
+// TestSweepStopsWhenCommandsAreRefused checks that a sweep stops after the first batch if
+// commands refuse every hold for a reason that concerns all holds. It goes on if one hold
+// was handled, or failed for a reason of its own.
 func TestSweepStopsWhenCommandsAreRefused(t *testing.T) {
 	t.Parallel()
 	const holds = 2 * dueInFlight
-	for _, refusal := range []*commands.Error{commands.ErrNotReady, commands.ErrStale, commands.ErrUnavailable} {
+	for _, refusal := range []*commands.Error{commands.ErrNotReady, commands.ErrStale,
+		commands.ErrUnavailable} {
 		for name, c := range map[string]struct {
 			first error // the result of the first hold; all others get the refusal
 			want  int   // holds delivered
@@ -139,7 +148,8 @@ func TestSweepStopsWhenCommandsAreRefused(t *testing.T) {
 				if err == nil {
 					t.Fatal("got no error, want the refusal")
 				}
-				if want := "no due hold can be handled: " + refusal.Error(); c.want == dueInFlight && err.Error() != want {
+				if want := "no due hold can be handled: " + refusal.Error(); c.want == dueInFlight &&
+					err.Error() != want {
 					t.Errorf("got the error %q, want %q", err, want)
 				}
 			})
@@ -147,12 +157,13 @@ func TestSweepStopsWhenCommandsAreRefused(t *testing.T) {
 	}
 }
 
-// TestShutdownFinishesTheHoldInFlight checks that a hold which was delivered can still be handled after the sweep's
-// context is cancelled.
+// TestShutdownFinishesTheHoldInFlight checks that a hold which was delivered can still be
+// handled after the sweep's context is cancelled.
 func TestShutdownFinishesTheHoldInFlight(t *testing.T) {
 	t.Parallel()
 	client := testenv.RedisClient(t, testenv.Redis(t))
-	client.ZAdd(t.Context(), events.MainPool.DueKey(), redis.Z{Score: 1, Member: "h1"}, redis.Z{Score: 1, Member: "h2"})
+	client.ZAdd(t.Context(), events.MainPool.DueKey(), redis.Z{Score: 1, Member: "h1"},
+		redis.Z{Score: 1, Member: "h2"})
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	out := make(chan *message.Message)

@@ -18,7 +18,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Expiry cancels due holds with the reason "expired". The same command returns their units to the stock.
+// Expiry cancels due holds with the reason "expired". The same command returns their
+// units to the stock.
 type Expiry struct {
 	Commands *commands.Service
 	Redis    redis.Cmdable
@@ -50,8 +51,9 @@ func (x *Expiry) handle(msg *message.Message) error {
 // handleResult turns the result of Cancel into the result of the delivery:
 //
 //   - The hold is cancelled, or there was nothing to cancel: the message is acknowledged.
-//   - Cancel will always refuse this hold: the hold becomes a dead letter and leaves the due set. An operator who has
-//     repaired it puts it back with ZADD holds:due 0 <hold_id>.
+//   - Cancel will always refuse this hold: the hold becomes a dead letter and leaves the
+//     due set. An operator who has repaired it puts it back with ZADD holds:due 0
+//     <hold_id>.
 //   - Any other error: the message is refused, and a later sweep delivers the hold again.
 func (x *Expiry) handleResult(ctx context.Context, holdID string, err error) error {
 	switch {
@@ -70,15 +72,16 @@ func (x *Expiry) handleResult(ctx context.Context, holdID string, err error) err
 	return nil
 }
 
-// nothingToCancel reports whether the hold was confirmed or cancelled before, or is not due. Cancel's script has then
-// already corrected the due set.
+// nothingToCancel reports whether the hold was confirmed or cancelled before, or is not
+// due. Cancel's script has then already corrected the due set.
 func nothingToCancel(err error) bool {
 	return errors.Is(err, commands.ErrHoldConfirmed) ||
 		errors.Is(err, commands.ErrHoldCancelled) ||
 		errors.Is(err, commands.ErrNotDue)
 }
 
-// isPermanent reports whether Cancel would refuse the hold at every further try. Unknown errors count as temporary.
+// isPermanent reports whether Cancel would refuse the hold at every further try. Unknown
+// errors count as temporary.
 func isPermanent(err error) bool {
 	var malformed *commands.ValidationError
 	return errors.Is(err, commands.ErrStateInvalid) ||

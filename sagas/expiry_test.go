@@ -24,7 +24,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// fixture is a pool with 100 shirts, on a Redis server and in a Postgres schema of its own.
+// fixture is a pool with 100 shirts, on a Redis server and in a Postgres schema of its
+// own.
 type fixture struct {
 	t        *testing.T
 	ctx      context.Context
@@ -56,10 +57,16 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// hold reserves a shirt and returns the id of the hold. If due, it moves the deadline into the past.
+// hold reserves a shirt and returns the id of the hold. If due, it moves the deadline
+// into the past.
 func (f *fixture) hold(key string, due bool) string {
 	f.t.Helper()
-	r, err := f.service.Reserve(f.ctx, commands.Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: key})
+	r, err := f.service.Reserve(f.ctx, commands.Reserve{
+		SKU:            "shirt",
+		Qty:            1,
+		UserID:         "ann",
+		IdempotencyKey: key,
+	})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -112,7 +119,8 @@ func (f *fixture) awaitDue(want int64) {
 	f.t.Helper()
 	testenv.Eventually(f.t, 15*time.Second, func() (bool, string) {
 		got, err := f.redis.ZCard(f.ctx, "holds:due").Result()
-		return err == nil && got == want, fmt.Sprintf("got %d holds in the due set (%v), want %d", got, err, want)
+		return err == nil && got == want, fmt.Sprintf("got %d holds in the due set (%v), want %d",
+			got, err, want)
 	})
 }
 
@@ -127,8 +135,9 @@ func (f *fixture) wantStock(want int64) {
 	}
 }
 
-// TestDueHoldsExpireOnce checks that three instances of the saga together cancel each due hold once, that its units
-// return to the stock, and that holds before their deadline stay.
+// TestDueHoldsExpireOnce checks that three instances of the saga together cancel each due
+// hold once, that its units return to the stock, and that holds before their deadline
+// stay.
 func TestDueHoldsExpireOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -168,14 +177,16 @@ func TestDueHoldsExpireOnce(t *testing.T) {
 	}
 }
 
-// TestInvalidDueEntriesBecomeDeadLetters checks that a due entry which cannot be cancelled is dead-lettered and does not
-// block the other holds, and that a repaired hold expires once it is back in the due set.
+// TestInvalidDueEntriesBecomeDeadLetters checks that a due entry which cannot be
+// cancelled is dead-lettered and does not block the other holds, and that a repaired hold
+// expires once it is back in the due set.
 func TestInvalidDueEntriesBecomeDeadLetters(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	broken := f.hold("k1", true)
 	f.redis.HDel(f.ctx, "hold:"+broken, "expires_at")
-	f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"}, redis.Z{Score: 2, Member: "{odd}\x00"})
+	f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 1, Member: "never-was"},
+		redis.Z{Score: 2, Member: "{odd}\x00"})
 	f.hold("k2", true)
 	saga := f.run()
 	f.awaitDue(0)
@@ -192,8 +203,9 @@ func TestInvalidDueEntriesBecomeDeadLetters(t *testing.T) {
 	f.wantStock(100)
 }
 
-// TestOnlyPermanentErrorsAreParked checks that a hold is dead-lettered and leaves the due set if the error is permanent
-// for this hold. After any other error, known or unknown, the hold stays in the set to be tried again.
+// TestOnlyPermanentErrorsAreParked checks that a hold is dead-lettered and leaves the due
+// set if the error is permanent for this hold. After any other error, known or unknown,
+// the hold stays in the set to be tried again.
 func TestOnlyPermanentErrorsAreParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -229,8 +241,8 @@ func TestOnlyPermanentErrorsAreParked(t *testing.T) {
 	}
 }
 
-// TestEndedOrEarlyHoldsAreAcknowledged checks that a due entry is acknowledged if its hold has ended or is not due yet,
-// and that the due set is corrected.
+// TestEndedOrEarlyHoldsAreAcknowledged checks that a due entry is acknowledged if its
+// hold has ended or is not due yet, and that the due set is corrected.
 func TestEndedOrEarlyHoldsAreAcknowledged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -269,8 +281,8 @@ func TestEndedOrEarlyHoldsAreAcknowledged(t *testing.T) {
 	f.wantLetters(0)
 }
 
-// TestHoldStaysDueWhileCommandsAreRefused checks that a hold stays in the due set, without a dead letter, while the pool is
-// not open and while Redis is unavailable.
+// TestHoldStaysDueWhileCommandsAreRefused checks that a hold stays in the due set,
+// without a dead letter, while the pool is not open and while Redis is unavailable.
 func TestHoldStaysDueWhileCommandsAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -304,8 +316,8 @@ func TestHoldStaysDueWhileCommandsAreRefused(t *testing.T) {
 	f.wantStock(100)
 }
 
-// TestHoldsExpireWithoutPostgres checks that holds expire while Postgres is unavailable. A hold that would become a dead
-// letter waits for Postgres without blocking the others.
+// TestHoldsExpireWithoutPostgres checks that holds expire while Postgres is unavailable.
+// A hold that would become a dead letter waits for Postgres without blocking the others.
 func TestHoldsExpireWithoutPostgres(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -324,12 +336,14 @@ func TestHoldsExpireWithoutPostgres(t *testing.T) {
 	f.wantStock(100)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		got := saga.Status().Error
-		reported := strings.Contains(got, "1 due holds were not handled; the first error: ") && strings.Contains(got, "connect")
+		reported := strings.Contains(got, "1 due holds were not handled; the first error: ") &&
+			strings.Contains(got, "connect")
 		return reported, got
 	})
 }
 
-// TestExpiryResumesWhenRedisReturns checks that the saga waits while Redis is down and continues without help.
+// TestExpiryResumesWhenRedisReturns checks that the saga waits while Redis is down and
+// continues without help.
 func TestExpiryResumesWhenRedisReturns(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

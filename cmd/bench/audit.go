@@ -26,10 +26,12 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// newEventsPerAudit is the number of events between a full audit and the audit that continues from it.
+// newEventsPerAudit is the number of events between a full audit and the audit that
+// continues from it.
 const newEventsPerAudit = 10_000
 
-// benchAudit measures a full audit of a long journal, and an audit that continues from it after 10,000 more events.
+// benchAudit measures a full audit of a long journal, and an audit that continues from it
+// after 10,000 more events.
 func benchAudit(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
@@ -61,7 +63,8 @@ func benchAudit(ctx context.Context, o options, s *servers) error {
 		}
 		continued = append(continued, took.Seconds())
 	}
-	fmt.Printf("\naudit of %d events with %d live holds, compared with Redis and the read tables\n", o.history, o.history/10)
+	fmt.Printf("\naudit of %d events with %d live holds, compared with Redis and the read tables\n",
+		o.history, o.history/10)
 	fmt.Printf("  full, events/s                                  %8.0f\n", median(full))
 	fmt.Printf("  after %d more events, seconds                %8.2f\n", newEventsPerAudit, median(continued))
 	printGoal("full audit, in thousands of events/s", median(full)/1000, 200)
@@ -79,8 +82,8 @@ func timeAudit(ctx context.Context, config audit.Config, full bool) (*audit.Repo
 	return report, took, err
 }
 
-// fillRedis writes the state in Redis that belongs to the read tables, as it would be a day later: without ended holds and
-// idempotency keys, which have expired by then.
+// fillRedis writes the state in Redis that belongs to the read tables, as it would be a
+// day later: without ended holds and idempotency keys, which have expired by then.
 func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, end int) error {
 	keys := events.MainPool
 	pipe := client.Pipeline()
@@ -99,7 +102,8 @@ func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, en
 		pipe.Set(ctx, keys.StockKey(sku), available, 0)
 		pipe.HSet(ctx, keys.MetaKey(), "stock:"+sku, available)
 	}
-	rows, err = pool.Query(ctx, `SELECT hold_id, sku, qty, user_id, (extract(epoch FROM expires_at) * 1000)::bigint FROM holds WHERE status = 'ACTIVE'`)
+	rows, err = pool.Query(ctx,
+		`SELECT hold_id, sku, qty, user_id, (extract(epoch FROM expires_at) * 1000)::bigint FROM holds WHERE status = 'ACTIVE'`)
 	if err != nil {
 		return err
 	}
@@ -110,7 +114,8 @@ func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, en
 		if err := rows.Scan(&id, &sku, &qty, &user, &expiresAt); err != nil {
 			return err
 		}
-		pipe.HSet(ctx, keys.HoldKey(id), "sku", sku, "qty", qty, "user_id", user, "state", "ACTIVE", "expires_at", expiresAt)
+		pipe.HSet(ctx, keys.HoldKey(id), "sku", sku, "qty", qty, "user_id", user, "state", "ACTIVE",
+			"expires_at", expiresAt)
 		pipe.ZAdd(ctx, keys.DueKey(), redis.Z{Score: float64(expiresAt), Member: id})
 		if pipe.Len() > 5000 {
 			if _, err := pipe.Exec(ctx); err != nil {
@@ -122,8 +127,8 @@ func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, en
 	return errors.Join(err, rows.Err())
 }
 
-// sellAndProject adds count events with commands (half of them holds, half confirmations) and waits until the journal and
-// all projections have reached the end of Redis's log.
+// sellAndProject adds count events with commands (half of them holds, half confirmations)
+// and waits until the journal and all projections have reached the end of Redis's log.
 func sellAndProject(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (err error) {
 	service, err := commands.NewService(events.MainPool, client, commands.DefaultConfig())
 	if err != nil {
@@ -152,8 +157,17 @@ func sellAndProject(ctx context.Context, client *redis.Client, pool *pgxpool.Poo
 		return err
 	}
 	writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
-	writer.AddTo(router, journal.StreamSubscriberConfig{Redis: client, Postgres: session, Pool: events.MainPool, Log: slog.Default()})
-	projections.AddTo(router, projections.Config{Postgres: session, Pool: events.MainPool, Log: slog.Default()}, projections.BuiltIn()...)
+	writer.AddTo(router, journal.StreamSubscriberConfig{
+		Redis:    client,
+		Postgres: session,
+		Pool:     events.MainPool,
+		Log:      slog.Default(),
+	})
+	projections.AddTo(router, projections.Config{
+		Postgres: session,
+		Pool:     events.MainPool,
+		Log:      slog.Default(),
+	}, projections.BuiltIn()...)
 	var running sync.WaitGroup
 	running.Go(func() { err = router.Run(ctx) })
 	defer running.Wait()
@@ -177,7 +191,12 @@ func reserveAndConfirm(ctx context.Context, service *commands.Service, count int
 	for range count {
 		n := lastKey.Add(1)
 		group.Go(func() error {
-			hold, err := service.Reserve(ctx, commands.Reserve{SKU: "sku-" + strconv.Itoa(int(n)%historySKUs), Qty: 1, UserID: "buyer", IdempotencyKey: "audit-" + strconv.Itoa(int(n))})
+			hold, err := service.Reserve(ctx, commands.Reserve{
+				SKU:            "sku-" + strconv.Itoa(int(n)%historySKUs),
+				Qty:            1,
+				UserID:         "buyer",
+				IdempotencyKey: "audit-" + strconv.Itoa(int(n)),
+			})
 			if err == nil {
 				_, err = service.Confirm(ctx, commands.Confirm{HoldID: hold.HoldID, PaymentRef: "pay"})
 			}

@@ -31,7 +31,8 @@ type reserveAnswer struct {
 	ExpiresInMs int64     `json:"expires_in_ms"`
 }
 
-// serveBaseline runs one of the servers with which StockStream is compared, until ctx ends.
+// serveBaseline runs one of the servers with which StockStream is compared, until ctx
+// ends.
 func serveBaseline(ctx context.Context, kind, addr, database string) error {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
@@ -68,8 +69,13 @@ func decodeRequest(c *gin.Context) (reserveRequest, bool) {
 
 func writeAnswer(c *gin.Context, r reserveRequest, holdID string) {
 	body, err := json.Marshal(reserveAnswer{
-		HoldID: holdID, SKU: r.SKU, Qty: r.Qty, UserID: r.UserID, Status: "ACTIVE",
-		ExpiresAt: time.Now().Add(5 * time.Minute), ExpiresInMs: 300_000,
+		HoldID:      holdID,
+		SKU:         r.SKU,
+		Qty:         r.Qty,
+		UserID:      r.UserID,
+		Status:      "ACTIVE",
+		ExpiresAt:   time.Now().Add(5 * time.Minute),
+		ExpiresInMs: 300_000,
 	})
 	if err != nil {
 		c.Status(http.StatusInternalServerError)
@@ -78,7 +84,8 @@ func writeAnswer(c *gin.Context, r reserveRequest, holdID string) {
 	c.Data(http.StatusCreated, "application/json", body)
 }
 
-// noop decodes the same request and gives the same answer as StockStream, but does nothing in between.
+// noop decodes the same request and gives the same answer as StockStream, but does
+// nothing in between.
 func noop(c *gin.Context) {
 	if request, ok := decodeRequest(c); ok {
 		writeAnswer(c, request, "01a20bdd-39fd-7a21-a675-898cf43f1947")
@@ -92,8 +99,9 @@ const postgresSchema = `
 	CREATE TABLE plain_holds (hold_id uuid PRIMARY KEY, sku text NOT NULL, qty bigint NOT NULL, user_id text NOT NULL, expires_at timestamptz NOT NULL);
 	INSERT INTO plain_stock VALUES ('hot', 1000000000)`
 
-// reserveInPostgres is the same API as it is usually built: the stock is one row, and one transaction writes the stock, the
-// hold and the idempotency key. The statements are sent in one batch.
+// reserveInPostgres is the same API as it is usually built: the stock is one row, and one
+// transaction writes the stock, the hold and the idempotency key. The statements are sent
+// in one batch.
 func reserveInPostgres(c *gin.Context, pool *pgxpool.Pool) {
 	request, ok := decodeRequest(c)
 	if !ok {
@@ -103,8 +111,10 @@ func reserveInPostgres(c *gin.Context, pool *pgxpool.Pool) {
 	err := pgx.BeginFunc(c.Request.Context(), pool, func(tx pgx.Tx) error {
 		var sql pgx.Batch
 		sql.Queue(`INSERT INTO plain_keys (key, hold_id) VALUES ($1, $2)`, request.IdempotencyKey, holdID)
-		sql.Queue(`INSERT INTO plain_holds VALUES ($1, $2, $3, $4, now() + interval '5 minutes')`, holdID, request.SKU, request.Qty, request.UserID)
-		sql.Queue(`UPDATE plain_stock SET qty = qty - $2 WHERE sku = $1 AND qty >= $2`, request.SKU, request.Qty).Exec(
+		sql.Queue(`INSERT INTO plain_holds VALUES ($1, $2, $3, $4, now() + interval '5 minutes')`,
+			holdID, request.SKU, request.Qty, request.UserID)
+		sql.Queue(`UPDATE plain_stock SET qty = qty - $2 WHERE sku = $1 AND qty >= $2`,
+			request.SKU, request.Qty).Exec(
 			func(updated pgconn.CommandTag) error {
 				if updated.RowsAffected() != 1 {
 					return errors.New("sold out")

@@ -35,9 +35,10 @@ func emptyPostgres(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// writeHistory replaces the journal by one of count events: deliveries for 100 SKUs, and holds. liveHolds of the holds
-// stay live for another 40 minutes at least; of the others, three quarters are confirmed and one quarter is cancelled. The
-// read tables are emptied. Redis is not changed.
+// writeHistory replaces the journal by one of count events: deliveries for 100 SKUs, and
+// holds. liveHolds of the holds stay live for another 40 minutes at least; of the others,
+// three quarters are confirmed and one quarter is cancelled. The read tables are emptied.
+// Redis is not changed.
 func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int) error {
 	if least := historySKUs + liveHolds; count < least {
 		return fmt.Errorf("a history with %d live holds needs at least %d events", liveHolds, least)
@@ -59,7 +60,8 @@ func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int)
 		id := pgtype.UUID{Bytes: uuid.Must(uuid.NewV7()), Valid: true}
 		sku, holdID := skuAndHoldOf(event)
 		at := time.UnixMilli(began + historySpan.Milliseconds()*int64(seq)/int64(count))
-		return []any{events.MainPool.Name(), int64(seq), id, string(event.Type()), sku, holdID, payload, []byte("{}"), at}, err
+		return []any{events.MainPool.Name(), int64(seq), id, string(event.Type()), sku, holdID, payload,
+			[]byte("{}"), at}, err
 	}))
 	if err != nil {
 		return fmt.Errorf("write a history: %w", err)
@@ -76,11 +78,16 @@ func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int)
 	return err
 }
 
-// eventsWithLiveHolds returns a function that returns the next of count events. Exactly liveHolds of their holds never end.
+// eventsWithLiveHolds returns a function that returns the next of count events. Exactly
+// liveHolds of their holds never end.
 func eventsWithLiveHolds(count, liveHolds int) func() events.Event {
 	var queue, endings []events.Event
 	for i := range historySKUs {
-		queue = append(queue, &events.StockAdjusted{SKU: "sku-" + strconv.Itoa(i), Delta: int64(count), Reason: "delivery"})
+		queue = append(queue, &events.StockAdjusted{
+			SKU:    "sku-" + strconv.Itoa(i),
+			Delta:  int64(count),
+			Reason: "delivery",
+		})
 	}
 	ended := (count - historySKUs - liveHolds) / 2
 	holds := ended + liveHolds
@@ -92,19 +99,42 @@ func eventsWithLiveHolds(count, liveHolds int) func() events.Event {
 		case len(endings) > historyGap || n == holds && len(endings) > 0:
 			queue, endings = endings[:1], endings[1:]
 		case n == holds: // all holds have ended; one event is left if the number is odd
-			queue = []events.Event{&events.StockAdjusted{SKU: "sku-0", Delta: 1, Reason: "delivery"}}
+			queue = []events.Event{&events.StockAdjusted{
+				SKU:    "sku-0",
+				Delta:  1,
+				Reason: "delivery",
+			}}
 		default:
 			n++
 			id := events.NewID()
 			sku := "sku-" + strconv.Itoa(n%historySKUs)
-			queue = []events.Event{&events.HoldCreated{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", TTLMs: historyTTL.Milliseconds(), IdempotencyKey: "k" + id}}
+			queue = []events.Event{&events.HoldCreated{
+				HoldID:         id,
+				SKU:            sku,
+				Qty:            1,
+				UserID:         "buyer",
+				TTLMs:          historyTTL.Milliseconds(),
+				IdempotencyKey: "k" + id,
+			}}
 			switch {
 			case live*holds < n*liveHolds: // spreads the live holds evenly
 				live++
 			case n%4 == 0:
-				endings = append(endings, &events.HoldCancelled{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", Reason: events.ReasonRequested})
+				endings = append(endings, &events.HoldCancelled{
+					HoldID: id,
+					SKU:    sku,
+					Qty:    1,
+					UserID: "buyer",
+					Reason: events.ReasonRequested,
+				})
 			default:
-				endings = append(endings, &events.HoldConfirmed{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", PaymentRef: "pay-" + id})
+				endings = append(endings, &events.HoldConfirmed{
+					HoldID:     id,
+					SKU:        sku,
+					Qty:        1,
+					UserID:     "buyer",
+					PaymentRef: "pay-" + id,
+				})
 			}
 		}
 		event := queue[0]

@@ -27,9 +27,15 @@ type serverProcess struct {
 	cmd   *exec.Cmd
 }
 
-// launch starts a server and waits until it answers GET ready: with 200, or with any status if ready is "/".
+// launch starts a server and waits until it answers GET ready: with 200, or with any
+// status if ready is "/".
 func launch(ctx context.Context, name, addr, ready, program string, args ...string) (*serverProcess, error) {
-	t := &serverProcess{name: name, addr: addr, ready: ready, cmd: exec.Command(program, args...)} //nolint:gosec // our own programs
+	t := &serverProcess{
+		name:  name,
+		addr:  addr,
+		ready: ready,
+		cmd:   exec.Command(program, args...),
+	} //nolint:gosec // our own programs
 	t.cmd.Stderr = os.Stderr
 	if err := t.cmd.Start(); err != nil {
 		return nil, err
@@ -67,13 +73,15 @@ func freeAddr(ctx context.Context) (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// launchService starts StockStream with the given roles on the benchmark's Redis and Postgres.
+// launchService starts StockStream with the given roles on the benchmark's Redis and
+// Postgres.
 func launchService(ctx context.Context, o options, s *servers, roles string) (*serverProcess, error) {
 	addr, err := freeAddr(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return launch(ctx, "stockstream "+roles, addr, "/readyz", o.binary, "serve", "--roles", roles, "--http-addr", addr,
+	return launch(ctx, "stockstream "+roles, addr, "/readyz", o.binary, "serve", "--roles", roles,
+		"--http-addr", addr,
 		"--redis-url", s.redis.URL(), "--database-url", s.postgres.URL(), "--log-level", "error")
 }
 
@@ -91,8 +99,9 @@ func launchBaseline(ctx context.Context, kind string, s *servers) (*serverProces
 
 const allRoles = "api,journal,projections,sagas"
 
-// benchHTTP measures the accepted reservations of one SKU per second. It measures StockStream twice: with the role api
-// only, and with all roles, so that the journal and the projections work on the same machine during the sale.
+// benchHTTP measures the accepted reservations of one SKU per second. It measures
+// StockStream twice: with the role api only, and with all roles, so that the journal and
+// the projections work on the same machine during the sale.
 func benchHTTP(ctx context.Context, o options, s *servers) error {
 	conn, err := pgx.Connect(ctx, s.postgres.URL())
 	if err != nil {
@@ -125,7 +134,9 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	}
 	for _, connections := range []int{64, 256} {
 		of := func(name string) float64 {
-			return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 { return l.perSecond })
+			return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 {
+				return l.perSecond
+			})
 		}
 		fmt.Printf("\naccepted reserves/s of one hot SKU over HTTP, %d connections\n", connections)
 		fmt.Printf("  Gin handler that decodes and does nothing   %8.0f\n", of("noop"))
@@ -134,9 +145,12 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(allRoles))
 		for _, name := range []string{"noop", "api"} {
 			spent := func(process int) float64 {
-				return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 { return float64(l.cpu[process].Nanoseconds()) / 1000 })
+				return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 {
+					return float64(l.cpu[process].Nanoseconds()) / 1000
+				})
 			}
-			fmt.Printf("  CPU per reservation, %s: client %.1f µs, server %.1f µs, Redis %.1f µs\n", name, spent(0), spent(1), spent(2))
+			fmt.Printf("  CPU per reservation, %s: client %.1f µs, server %.1f µs, Redis %.1f µs\n",
+				name, spent(0), spent(1), spent(2))
 		}
 		printGoal("role api / Gin handler", of("api")/of("noop"), 0.5)
 		printGoal("all roles / Gin handler", of(allRoles)/of("noop"), 0.5)
@@ -146,7 +160,9 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	return nil
 }
 
-func measureServer(ctx context.Context, o options, s *servers, name string, connections int) (loadResult, error) {
+func measureServer(
+	ctx context.Context, o options, s *servers, name string, connections int,
+) (loadResult, error) {
 	var t *serverProcess
 	var err error
 	if name == "noop" || name == "postgres" {
@@ -161,8 +177,8 @@ func measureServer(ctx context.Context, o options, s *servers, name string, conn
 	return measureAccepted(ctx, t.addr, connections, o.seconds, os.Getpid(), t.cmd.Process.Pid, s.redis.Pid())
 }
 
-// catchUp journals and projects all events, and then empties the stream. So the next measurement does not share the machine
-// with work that this one left.
+// catchUp journals and projects all events, and then empties the stream. So the next
+// measurement does not share the machine with work that this one left.
 func catchUp(ctx context.Context, o options, s *servers, client *redis.Client, conn *pgx.Conn) error {
 	log, err := stream.ReadHead(ctx, client, events.MainPool)
 	if err != nil {
@@ -190,11 +206,13 @@ func catchUp(ctx context.Context, o options, s *servers, client *redis.Client, c
 // checkCaughtUp fails unless the journal and every projection have reached seq.
 func checkCaughtUp(ctx context.Context, conn *pgx.Conn, seq int64) error {
 	var readers, lowest int64
-	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers, &lowest); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers,
+		&lowest); err != nil {
 		return err
 	}
 	if want := int64(1 + len(projections.BuiltIn())); readers < want || lowest < seq {
-		return fmt.Errorf("%d of %d readers have a checkpoint, and the lowest is at seq %d of %d", readers, want, lowest, seq)
+		return fmt.Errorf("%d of %d readers have a checkpoint, and the lowest is at seq %d of %d",
+			readers, want, lowest, seq)
 	}
 	return nil
 }

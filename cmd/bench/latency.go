@@ -14,8 +14,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// benchLatency measures the time from a hold's 201 to its row in the table holds, at a constant rate. It watches every 40th
-// hold with a query every 0.5 ms, so the figures are up to 0.5 ms too high.
+// benchLatency measures the time from a hold's 201 to its row in the table holds, at a
+// constant rate. It watches every 40th hold with a query every 0.5 ms, so the figures are
+// up to 0.5 ms too high.
 func benchLatency(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
@@ -48,8 +49,11 @@ func benchLatency(ctx context.Context, o options, s *servers) error {
 	return w.err
 }
 
-// reserveAtRate sends reservations at a constant rate: each at its due time, even if earlier answers are late.
-func reserveAtRate(ctx context.Context, addr string, rate int, duration time.Duration, w *watcher) (achieved float64, err error) {
+// reserveAtRate sends reservations at a constant rate: each at its due time, even if
+// earlier answers are late.
+func reserveAtRate(
+	ctx context.Context, addr string, rate int, duration time.Duration, w *watcher,
+) (achieved float64, err error) {
 	const connections = 64
 	slots := make(chan time.Time, rate) // at most one second's reservations wait for a connection
 	var group sync.WaitGroup

@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// connection is one keep-alive HTTP connection that sends reservations. It uses no HTTP client, to take as little CPU time
-// as possible from the server, which runs on the same machine.
+// connection is one keep-alive HTTP connection that sends reservations. It uses no HTTP
+// client, to take as little CPU time as possible from the server, which runs on the same
+// machine.
 type connection struct {
 	conn    net.Conn
 	reader  *bufio.Reader
@@ -28,7 +29,8 @@ var lastKey atomic.Int64
 
 const keyDigits = 12
 
-// dial opens a connection and prepares its request. The key has a fixed length, so that it can be replaced in place.
+// dial opens a connection and prepares its request. The key has a fixed length, so that
+// it can be replaced in place.
 func dial(ctx context.Context, addr string) (*connection, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -36,12 +38,19 @@ func dial(ctx context.Context, addr string) (*connection, error) {
 	}
 	zeros := bytes.Repeat([]byte("0"), keyDigits)
 	body := fmt.Sprintf(`{"sku":"hot","qty":1,"user_id":"buyer","idempotency_key":"k%s"}`, zeros)
-	request := fmt.Appendf(nil, "POST /holds HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	request := fmt.Appendf(nil,
+		"POST /holds HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	at := bytes.LastIndex(request, zeros)
-	return &connection{conn: conn, reader: bufio.NewReader(conn), request: request, key: request[at : at+keyDigits]}, nil
+	return &connection{
+		conn:    conn,
+		reader:  bufio.NewReader(conn),
+		request: request,
+		key:     request[at : at+keyDigits],
+	}, nil
 }
 
-// reserve sends a reservation with a new key and returns the answer's body. Every status except 201 is an error.
+// reserve sends a reservation with a new key and returns the answer's body. Every status
+// except 201 is an error.
 func (c *connection) reserve() ([]byte, error) {
 	n := lastKey.Add(1)
 	for i := keyDigits - 1; i >= 0; i-- {
@@ -98,9 +107,12 @@ type loadResult struct {
 	cpu       []time.Duration // CPU time per reservation, of each watched process
 }
 
-// measureAccepted measures the reservations per second that a server accepts over a number of connections, and the CPU time
-// per reservation of the processes with the watched pids.
-func measureAccepted(ctx context.Context, addr string, connections int, duration time.Duration, watched ...int) (done loadResult, err error) {
+// measureAccepted measures the reservations per second that a server accepts over a
+// number of connections, and the CPU time per reservation of the processes with the
+// watched pids.
+func measureAccepted(
+	ctx context.Context, addr string, connections int, duration time.Duration, watched ...int,
+) (done loadResult, err error) {
 	setSchedulingPolicy(ctx, "--batch")
 	defer setSchedulingPolicy(ctx, "--other")
 	var count atomic.Int64

@@ -1,5 +1,6 @@
-// Command bench measures StockStream and the baselines that it is compared with, in one run, on servers that it starts
-// itself. The ratios matter more than the figures, which depend on the machine.
+// Command bench measures StockStream and the baselines that it is compared with, in one
+// run, on servers that it starts itself. The ratios matter more than the figures, which
+// depend on the machine.
 package main
 
 import (
@@ -44,7 +45,8 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "number of interleaved rounds; the figures are medians")
 	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "duration of one measurement over HTTP")
 	flag.IntVar(&o.events, "events", 300_000, "number of events for pipeline")
-	flag.IntVar(&o.history, "history", 1_000_000, "number of events in the journal for rebuild, restore and audit")
+	flag.IntVar(&o.history, "history", 1_000_000,
+		"number of events in the journal for rebuild, restore and audit")
 	flag.IntVar(&o.rate, "rate", 2000, "reservations per second for latency")
 	flag.StringVar(&o.binary, "binary", "bin/stockstream", "path of the program to measure")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to this file")
@@ -67,7 +69,8 @@ func main() {
 	}
 }
 
-// servers are the Redis and the Postgres of a run, with the durability settings of production.
+// servers are the Redis and the Postgres of a run, with the durability settings of
+// production.
 type servers struct {
 	redis    *local.Redis
 	postgres *local.Postgres
@@ -80,11 +83,13 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	fmt.Printf("%d CPUs, %s, appendfsync always; medians of %d interleaved rounds\n", runtime.NumCPU(), runtime.Version(), o.rounds)
+	fmt.Printf("%d CPUs, %s, appendfsync always; medians of %d interleaved rounds\n",
+		runtime.NumCPU(), runtime.Version(), o.rounds)
 	parts := []struct {
 		name string
 		run  func(context.Context, options, *servers) error
-	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}, {"rebuild", benchRebuild}, {"restore", benchRestore}, {"audit", benchAudit}}
+	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}, {"rebuild", benchRebuild},
+		{"restore", benchRestore}, {"audit", benchAudit}}
 	for _, part := range parts {
 		if o.only != "" && o.only != part.name {
 			continue
@@ -105,7 +110,11 @@ func startServers(ctx context.Context) (*servers, error) {
 	if s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(dir, "redis")}); err != nil {
 		return nil, err
 	}
-	s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{Dir: filepath.Join(dir, "postgres"), Settings: map[string]string{"max_connections": "300"}})
+	s.postgres, err = local.StartPostgres(ctx,
+		local.PostgresOptions{
+			Dir:      filepath.Join(dir, "postgres"),
+			Settings: map[string]string{"max_connections": "300"},
+		})
 	if err != nil {
 		return nil, errors.Join(err, s.redis.Kill())
 	}
@@ -121,7 +130,9 @@ func startServers(ctx context.Context) (*servers, error) {
 }
 
 // open returns clients for both servers, and a function that closes them.
-func (s *servers) open(ctx context.Context) (client *redis.Client, pool *pgxpool.Pool, closeBoth func(), err error) {
+func (s *servers) open(
+	ctx context.Context,
+) (client *redis.Client, pool *pgxpool.Pool, closeBoth func(), err error) {
 	if pool, err = pgxpool.New(ctx, s.postgres.URL()); err != nil {
 		return nil, nil, nil, err
 	}

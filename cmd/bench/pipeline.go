@@ -24,8 +24,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// benchPipeline measures how fast a backlog of events is journaled from the stream, and then projected into the read
-// tables. The baseline is watermill-redisstream's own subscriber, with one transaction per event.
+// benchPipeline measures how fast a backlog of events is journaled from the stream, and
+// then projected into the read tables. The baseline is watermill-redisstream's own
+// subscriber, with one transaction per event.
 func benchPipeline(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
@@ -80,7 +81,8 @@ func fillStream(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, c
 			return err
 		}
 		pipe.XAdd(ctx, &redis.XAddArgs{Stream: events.MainPool.StreamKey(), Values: []any{
-			"event_id", uuid.Must(uuid.NewV7()).String(), "type", string(event.Type()), "payload", payload, "metadata", "{}",
+			"event_id", uuid.Must(uuid.NewV7()).String(), "type", string(event.Type()), "payload", payload,
+			"metadata", "{}",
 			"seq", seq, "at", time.Now().UnixMilli(),
 		}})
 		if seq%1000 == 0 || seq == count {
@@ -92,12 +94,16 @@ func fillStream(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, c
 	return client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", count).Err()
 }
 
-// backlogEvents returns a function that returns the next event: deliveries for 100 SKUs, and then holds. Of ten holds,
-// seven are confirmed, two expire and one stays live.
+// backlogEvents returns a function that returns the next event: deliveries for 100 SKUs,
+// and then holds. Of ten holds, seven are confirmed, two expire and one stays live.
 func backlogEvents(count int) func() events.Event {
 	var queue []events.Event
 	for i := range 100 {
-		queue = append(queue, &events.StockAdjusted{SKU: "sku-" + strconv.Itoa(i), Delta: int64(count), Reason: "delivery"})
+		queue = append(queue, &events.StockAdjusted{
+			SKU:    "sku-" + strconv.Itoa(i),
+			Delta:  int64(count),
+			Reason: "delivery",
+		})
 	}
 	n := 0
 	return func() events.Event {
@@ -105,12 +111,31 @@ func backlogEvents(count int) func() events.Event {
 			n++
 			id := events.NewID()
 			sku := "sku-" + strconv.Itoa(n%100)
-			queue = append(queue, &events.HoldCreated{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", TTLMs: 300_000, IdempotencyKey: "k" + id})
+			queue = append(queue, &events.HoldCreated{
+				HoldID:         id,
+				SKU:            sku,
+				Qty:            1,
+				UserID:         "buyer",
+				TTLMs:          300_000,
+				IdempotencyKey: "k" + id,
+			})
 			switch n % 10 {
 			case 0, 1, 2, 3, 4, 5, 6:
-				queue = append(queue, &events.HoldConfirmed{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", PaymentRef: "pay-" + id})
+				queue = append(queue, &events.HoldConfirmed{
+					HoldID:     id,
+					SKU:        sku,
+					Qty:        1,
+					UserID:     "buyer",
+					PaymentRef: "pay-" + id,
+				})
 			case 7, 8:
-				queue = append(queue, &events.HoldCancelled{HoldID: id, SKU: sku, Qty: 1, UserID: "buyer", Reason: events.ReasonExpired})
+				queue = append(queue, &events.HoldCancelled{
+					HoldID: id,
+					SKU:    sku,
+					Qty:    1,
+					UserID: "buyer",
+					Reason: events.ReasonExpired,
+				})
 			}
 		}
 		event := queue[0]
@@ -124,7 +149,11 @@ func timeJournal(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, 
 	return timeUntilCaughtUp(ctx, pool, count, []string{journal.CheckpointName}, func(router *message.Router) {
 		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
 		writer.AddTo(router, journal.StreamSubscriberConfig{
-			Redis: client, Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Keep: 10 * time.Minute, Log: slog.Default(),
+			Redis:    client,
+			Postgres: pool.Config().ConnConfig,
+			Pool:     events.MainPool,
+			Keep:     10 * time.Minute,
+			Log:      slog.Default(),
 		})
 	})
 }
@@ -133,14 +162,18 @@ func timeJournal(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, 
 func timeProjections(ctx context.Context, pool *pgxpool.Pool, count int) (float64, error) {
 	return timeUntilCaughtUp(ctx, pool, count, projections.Names(projections.BuiltIn()), func(router *message.Router) {
 		projections.AddTo(router, projections.Config{
-			Postgres: pool.Config().ConnConfig, Pool: events.MainPool, Log: slog.Default(),
+			Postgres: pool.Config().ConnConfig,
+			Pool:     events.MainPool,
+			Log:      slog.Default(),
 		}, projections.BuiltIn()...)
 	})
 }
 
-// timeUntilCaughtUp runs the handlers that add adds until the readers' checkpoints have reached the backlog's end, and
-// returns the events per second.
-func timeUntilCaughtUp(ctx context.Context, pool *pgxpool.Pool, count int, readers []string, add func(*message.Router)) (perSecond float64, err error) {
+// timeUntilCaughtUp runs the handlers that add adds until the readers' checkpoints have
+// reached the backlog's end, and returns the events per second.
+func timeUntilCaughtUp(
+	ctx context.Context, pool *pgxpool.Pool, count int, readers []string, add func(*message.Router),
+) (perSecond float64, err error) {
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 	if err != nil {
 		return 0, err
@@ -162,17 +195,23 @@ func timeUntilCaughtUp(ctx context.Context, pool *pgxpool.Pool, count int, reade
 	return float64(count) / elapsed.Seconds(), errors.Join(err, closeErr)
 }
 
-// journalWithPlainSubscriber writes events with watermill-redisstream's own subscriber: one message per entry, and one
-// transaction per message.
-func journalWithPlainSubscriber(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
+// journalWithPlainSubscriber writes events with watermill-redisstream's own subscriber:
+// one message per entry, and one transaction per message.
+func journalWithPlainSubscriber(
+	ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int,
+) (float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if _, err := pool.Exec(ctx, `DROP TABLE IF EXISTS plain_journal; CREATE TABLE plain_journal (event_id uuid PRIMARY KEY, payload jsonb NOT NULL)`); err != nil {
+	if _, err := pool.Exec(ctx,
+		`DROP TABLE IF EXISTS plain_journal; CREATE TABLE plain_journal (event_id uuid PRIMARY KEY, payload jsonb NOT NULL)`); err != nil {
 		return 0, err
 	}
 	own := redis.NewClient(client.Options()) // the subscriber closes its client
 	subscriber, err := redisstream.NewSubscriber(redisstream.SubscriberConfig{
-		Client: own, Unmarshaller: events.Codec{}, ConsumerGroup: "stock", OldestId: "0",
+		Client:        own,
+		Unmarshaller:  events.Codec{},
+		ConsumerGroup: "stock",
+		OldestId:      "0",
 	}, watermill.NopLogger{})
 	if err != nil {
 		return 0, err
@@ -186,7 +225,8 @@ func journalWithPlainSubscriber(ctx context.Context, client *redis.Client, pool 
 	for range count {
 		msg := <-messages
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, `INSERT INTO plain_journal VALUES ($1, $2) ON CONFLICT DO NOTHING`, msg.UUID, []byte(msg.Payload))
+			_, err := tx.Exec(ctx, `INSERT INTO plain_journal VALUES ($1, $2) ON CONFLICT DO NOTHING`,
+				msg.UUID, []byte(msg.Payload))
 			return err
 		})
 		if err != nil {

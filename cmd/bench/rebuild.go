@@ -21,8 +21,9 @@ import (
 // rebuiltProjections are the projections that are rebuilt together.
 var rebuiltProjections = []string{"holds", "orders", "stock_levels"}
 
-// benchRebuild measures a rebuild of three projections from a long journal: its speed, the memory of its process, and the
-// lag of the read tables while the service sells and rebuilds run one after the other.
+// benchRebuild measures a rebuild of three projections from a long journal: its speed,
+// the memory of its process, and the lag of the read tables while the service sells and
+// rebuilds run one after the other.
 func benchRebuild(ctx context.Context, o options, s *servers) error {
 	pool, err := pgxpool.New(ctx, s.postgres.URL())
 	if err != nil {
@@ -53,7 +54,8 @@ func benchRebuild(ctx context.Context, o options, s *servers) error {
 			return err
 		}
 	}
-	fmt.Printf("\nrebuild of %d projections together, from a journal of %d events\n", len(rebuiltProjections), o.history)
+	fmt.Printf("\nrebuild of %d projections together, from a journal of %d events\n",
+		len(rebuiltProjections), o.history)
 	fmt.Printf("  events/s, with comparison, swap and start of the process           %8.0f\n", median(whole))
 	fmt.Printf("  events/s, with comparison and swap                                 %8.0f\n", median(replay))
 	fmt.Printf("  peak memory of the process, MiB                                    %8.0f\n", median(memory))
@@ -62,9 +64,11 @@ func benchRebuild(ctx context.Context, o options, s *servers) error {
 	return rebuildUnderLoad(ctx, o, s, pool)
 }
 
-// rebuildAll runs `stockstream projections rebuild` and returns the peak memory of its process in MiB.
+// rebuildAll runs `stockstream projections rebuild` and returns the peak memory of its
+// process in MiB.
 func rebuildAll(ctx context.Context, o options, s *servers) (peakMiB float64, err error) {
-	args := slices.Concat([]string{"projections", "rebuild"}, rebuiltProjections, []string{"--database-url", s.postgres.URL()})
+	args := slices.Concat([]string{"projections", "rebuild"}, rebuiltProjections,
+		[]string{"--database-url", s.postgres.URL()})
 	cmd := exec.CommandContext(ctx, o.binary, args...) //nolint:gosec // our own program
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -89,7 +93,8 @@ func dropOld(ctx context.Context, pool *pgxpool.Pool) error {
 		return err
 	}
 	for _, p := range list {
-		err := rebuild.DropOld(ctx, rebuild.Config{Postgres: pool.Config().ConnConfig, Pool: events.MainPool}, p)
+		err := rebuild.DropOld(ctx,
+			rebuild.Config{Postgres: pool.Config().ConnConfig, Pool: events.MainPool}, p)
 		if err != nil {
 			return err
 		}
@@ -97,13 +102,15 @@ func dropOld(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// rebuildUnderLoad sells at a constant rate while rebuilds run, and measures the time from a hold's 201 to its row in the
-// table holds.
+// rebuildUnderLoad sells at a constant rate while rebuilds run, and measures the time
+// from a hold's 201 to its row in the table holds.
 func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.Pool) error {
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
 	defer client.Close()
-	// Sets Redis's log head to the journal's end, with stock for a new SKU: enough for Redis not to be restored first.
-	err := errors.Join(client.FlushAll(ctx).Err(), client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", o.history).Err(),
+	// Sets Redis's log head to the journal's end, with stock for a new SKU: enough for
+	// Redis not to be restored first.
+	err := errors.Join(client.FlushAll(ctx).Err(),
+		client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", o.history).Err(),
 		client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err())
 	if err != nil {
 		return err
@@ -140,7 +147,9 @@ func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.
 		return errors.Join(err, errors.New("no hold was watched; sell longer"))
 	}
 	slices.Sort(w.took)
-	at := func(q float64) time.Duration { return w.took[int(q*float64(len(w.took)-1))].Round(time.Millisecond) }
+	at := func(q float64) time.Duration {
+		return w.took[int(q*float64(len(w.took)-1))].Round(time.Millisecond)
+	}
 	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %d reserves/s, while %d rebuilds ran; %d holds watched\n", rate, rebuilds, len(w.took))
 	fmt.Printf("  p50 %s   p90 %s   p99 %s   max %s\n", at(0.5), at(0.9), at(0.99), at(1))
 	printGoal("1 s / p99", 1/at(0.99).Seconds(), 1)

@@ -14,7 +14,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// benchRestore measures how long it takes to restore an empty Redis from the journal, with ended holds and keys.
+// benchRestore measures how long it takes to restore an empty Redis from the journal,
+// with ended holds and keys.
 func benchRestore(ctx context.Context, o options, s *servers) error {
 	client, pool, closeBoth, err := s.open(ctx)
 	if err != nil {
@@ -38,15 +39,19 @@ func benchRestore(ctx context.Context, o options, s *servers) error {
 		perSecond = append(perSecond, float64(o.history)/seconds)
 		writingSeconds = append(writingSeconds, writing)
 	}
-	fmt.Printf("\nRedis restored from %d events: %d live holds, %d ended ones, %d keys\n", done.Seq, done.LiveHolds, done.EndedHolds, done.Keys)
+	fmt.Printf("\nRedis restored from %d events: %d live holds, %d ended ones, %d keys\n",
+		done.Seq, done.LiveHolds, done.EndedHolds, done.Keys)
 	fmt.Printf("  events/s                                        %8.0f\n", median(perSecond))
 	fmt.Printf("  seconds of it to remove and write keys          %8.1f\n", median(writingSeconds))
 	printGoal("Redis from the journal, in thousands of events/s", median(perSecond)/1000, 100)
 	return reset(ctx, client, pool)
 }
 
-// restoreOnce restores Redis and returns the seconds that it took, and the seconds that writing to Redis took.
-func restoreOnce(ctx context.Context, client *redis.Client, pool *pgxpool.Pool) (done recovery.Rebuilt, seconds, writing float64, err error) {
+// restoreOnce restores Redis and returns the seconds that it took, and the seconds that
+// writing to Redis took.
+func restoreOnce(
+	ctx context.Context, client *redis.Client, pool *pgxpool.Pool,
+) (done recovery.Rebuilt, seconds, writing float64, err error) {
 	r := recovery.New(recovery.Config{
 		Pool:       events.MainPool,
 		Redis:      client,

@@ -31,7 +31,8 @@ import (
 	"github.com/stockstream/stockstream/sagas"
 )
 
-// app is a running process: its clients, and the parts that its roles need. newApp builds it, run runs it and closes it.
+// app is a running process: its clients, and the parts that its roles need. newApp builds
+// it, run runs it and closes it.
 type app struct {
 	config   *Config
 	log      *slog.Logger
@@ -56,7 +57,8 @@ const (
 	schemaInterval  = time.Second      // between checks of a schema that is not at this build's version
 )
 
-// newApp builds the parts in dependency order. Redis and Postgres need not be reachable yet; the port must be free.
+// newApp builds the parts in dependency order. Redis and Postgres need not be reachable
+// yet; the port must be free.
 func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err error) {
 	a = &app{
 		config:   config,
@@ -78,7 +80,8 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if a.redis, err = redisClient(config); err != nil {
 		return a, err
 	}
-	a.onClose(func() { _ = wait.AtMost(time.Second, a.redis.Close) }) // Close blocks while Redis does not respond
+	// Close blocks while Redis does not respond
+	a.onClose(func() { _ = wait.AtMost(time.Second, a.redis.Close) })
 	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
 		return a, fmt.Errorf("database URL: %w", err)
 	}
@@ -132,9 +135,11 @@ func (a *app) close() {
 
 // addWorkers adds the handlers of this process's roles to one Watermill Router.
 func (a *app) addWorkers() (err error) {
-	// The Router's own messages are logged at debug level: each worker logs why its handler failed.
+	// The Router's own messages are logged at debug level: each worker logs why its
+	// handler failed.
 	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelDebug}
-	a.router, err = message.NewRouter(message.RouterConfig{}, watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
+	a.router, err = message.NewRouter(message.RouterConfig{},
+		watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
 	if err != nil {
 		return fmt.Errorf("create the Watermill router: %w", err)
 	}
@@ -171,12 +176,14 @@ func (a *app) addWorkers() (err error) {
 	return nil
 }
 
-// takesCommands reports whether this process decides commands: those of the API, or the saga's cancellations.
+// takesCommands reports whether this process decides commands: those of the API, or the
+// saga's cancellations.
 func (a *app) takesCommands() bool { return a.config.has(roleAPI) || a.config.has(roleSagas) }
 
-// ready returns nil if this process can do its work; /readyz answers 503 otherwise. A process that takes commands is
-// ready when the pool is open, and stays ready while Postgres is away. Every other process needs Postgres, and the role
-// journal also needs Redis.
+// ready returns nil if this process can do its work; /readyz answers 503 otherwise. A
+// process that takes commands is ready when the pool is open, and stays ready while
+// Postgres is away. Every other process needs Postgres, and the role journal also needs
+// Redis.
 func (a *app) ready(ctx context.Context) error {
 	if a.takesCommands() {
 		return a.commands.Ready(ctx)
@@ -192,8 +199,9 @@ func (a *app) ready(ctx context.Context) error {
 // addr returns the address that the app listens on, as host:port.
 func (a *app) addr() string { return a.listener.Addr().String() }
 
-// run serves until ctx ends or a part fails, and then shuts down in this order: requests, rebuilds, workers (each of
-// which finishes its batch), clients. It returns the first error.
+// run serves until ctx ends or a part fails, and then shuts down in this order: requests,
+// rebuilds, workers (each of which finishes its batch), clients. It returns the first
+// error.
 func (a *app) run(ctx context.Context) error {
 	defer a.close()
 	group, ctx := errgroup.WithContext(ctx)
@@ -221,7 +229,8 @@ func (a *app) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// awaitSchema waits until the schema is at this build's version. It returns false if ctx ended first.
+// awaitSchema waits until the schema is at this build's version. It returns false if ctx
+// ended first.
 func (a *app) awaitSchema(ctx context.Context) bool {
 	logWaiting := skipRepeats(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
 	for {
@@ -239,15 +248,16 @@ func (a *app) awaitSchema(ctx context.Context) bool {
 	}
 }
 
-// runWorkers runs the Router until the app is drained. The Router does not see ctx, because the workers must go on
-// while the last requests are answered.
+// runWorkers runs the Router until the app is drained. The Router does not see ctx,
+// because the workers must go on while the last requests are answered.
 func (a *app) runWorkers(ctx context.Context) error {
 	if len(a.workers) == 0 {
 		return nil
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- a.router.Run(context.WithoutCancel(ctx)) }()
-	// The Router may only be closed once it runs: an earlier Close waits for handlers that were never started.
+	// The Router may only be closed once it runs: an earlier Close waits for handlers
+	// that were never started.
 	for _, reached := range []<-chan struct{}{a.router.Running(), a.drained} {
 		select {
 		case <-reached:
@@ -269,14 +279,18 @@ func workersEnded(ctx context.Context, err error) error {
 	return nil
 }
 
-// runAudits runs audits in the background. Only the role journal does so, because it is the only role that needs both
-// Redis and Postgres in any combination of roles.
+// runAudits runs audits in the background. Only the role journal does so, because it is
+// the only role that needs both Redis and Postgres in any combination of roles.
 func (a *app) runAudits(ctx context.Context) error {
 	if !a.config.has(roleJournal) || a.config.Audit == 0 {
 		return nil
 	}
 	schedule := &audit.Schedule{
-		Config:   audit.Config{Postgres: a.postgres.Config().ConnConfig, Redis: a.redis, Pool: a.pool},
+		Config: audit.Config{
+			Postgres: a.postgres.Config().ConnConfig,
+			Redis:    a.redis,
+			Pool:     a.pool,
+		},
 		Interval: a.config.Audit,
 		DB:       a.postgres,
 		Log:      a.log,

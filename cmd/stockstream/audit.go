@@ -35,7 +35,8 @@ func newAudit(config *Config) *cobra.Command {
 			defer cancel()
 			report, err := runAudit(ctx, config, full)
 			if err != nil && ctx.Err() != nil && cmd.Context().Err() == nil {
-				return fmt.Errorf("no audit was possible within %s (--timeout allows more): %w (%w)", timeout, ctx.Err(), err)
+				return fmt.Errorf("no audit was possible within %s (--timeout allows more): %w (%w)",
+					timeout, ctx.Err(), err)
 			}
 			if err != nil {
 				return fmt.Errorf("no audit was possible: %w", err)
@@ -50,7 +51,8 @@ func newAudit(config *Config) *cobra.Command {
 		},
 	}
 	addOutput(command, &form, "table or json")
-	command.Flags().BoolVar(&full, "full", false, "start at the first event, and also look for keys and rows that no event explains")
+	command.Flags().BoolVar(&full, "full", false,
+		"start at the first event, and also look for keys and rows that no event explains")
 	command.Flags().DurationVar(&timeout, "timeout", time.Hour, "the longest time that the audit may take")
 	return command
 }
@@ -65,7 +67,11 @@ func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, er
 	if err != nil {
 		return nil, err
 	}
-	return audit.Run(ctx, audit.Config{Postgres: postgres, Redis: client, Pool: events.MainPool}, full)
+	return audit.Run(ctx, audit.Config{
+		Postgres: postgres,
+		Redis:    client,
+		Pool:     events.MainPool,
+	}, full)
 }
 
 func printAudit(out io.Writer, report *audit.Report, form output) error {
@@ -73,7 +79,8 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 		return printDocument(out, report)
 	}
 	c := report.Compared
-	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n", report.Verdict, report.From, report.Seq,
+	fmt.Fprintf(out, "%s: seq %d to %d, %d events, %d SKUs, %d holds, %d entries of the stream, in %s\n",
+		report.Verdict, report.From, report.Seq,
 		c.Events, c.SKUs, c.Holds, c.Entries, time.Duration(report.TookMs)*time.Millisecond)
 	for _, text := range report.Incomplete {
 		fmt.Fprintln(out, "incomplete:", text)
@@ -91,9 +98,10 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 	return nil
 }
 
-// printRemedies prints the commands that rebuild the stores that differ: Redis and the read tables. The journal and the
-// stream cannot be rebuilt. printAudit does not call it for an incomplete audit, because then this build itself may be
-// at fault, and a rebuild would spread the fault.
+// printRemedies prints the commands that rebuild the stores that differ: Redis and the
+// read tables. The journal and the stream cannot be rebuilt. printAudit does not call it
+// for an incomplete audit, because then this build itself may be at fault, and a rebuild
+// would spread the fault.
 func printRemedies(out io.Writer, report *audit.Report) {
 	wrong := map[string]bool{}
 	for _, d := range slices.Concat(report.Differences.First, report.Parked.First) {
@@ -109,7 +117,8 @@ func printRemedies(out io.Writer, report *audit.Report) {
 		}
 	}
 	if len(tables) > 0 {
-		fmt.Fprintf(out, "`stockstream projections rebuild %s --accept-differences` rebuilds the read tables from the journal, including the events behind dead letters\n", strings.Join(tables, " "))
+		fmt.Fprintf(out,
+			"`stockstream projections rebuild %s --accept-differences` rebuilds the read tables from the journal, including the events behind dead letters\n", strings.Join(tables, " "))
 	}
 }
 
@@ -120,7 +129,8 @@ func printFindingsTable(out io.Writer, heading string, found audit.Findings) {
 	}
 	fmt.Fprintf(out, "%s\tKIND\tKEY\tSEQ\tEXPECTED\tFOUND\tBECAUSE\n", heading)
 	for _, d := range found.First {
-		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Store, d.Kind, d.Key, d.Seq, orDash(d.Expected), orDash(d.Found), orDash(d.Because))
+		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
+			d.Store, d.Kind, d.Key, d.Seq, orDash(d.Expected), orDash(d.Found), orDash(d.Because))
 	}
 	if rest := found.Count - len(found.First); rest > 0 {
 		fmt.Fprintf(out, "and %d more\n", rest)

@@ -16,20 +16,23 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// auditFixture is a fixture with ten journaled events, two SKUs and four holds. Its service is stopped, so that nothing
-// changes during an audit except by the test.
+// auditFixture is a fixture with ten journaled events, two SKUs and four holds. Its
+// service is stopped, so that nothing changes during an audit except by the test.
 type auditFixture struct {
 	*fixture
 	live, paid, cancelled, expired string // ids of holds in these states
-	hour, mugHour                  string // keys of the last rows of sku_hours of shirt and mug, as an audit names them
+	// keys of the last rows of sku_hours of shirt and mug, as an audit names them
+	hour, mugHour string
 }
 
 func newAuditFixture(t *testing.T) *auditFixture {
 	t.Helper()
 	s := &auditFixture{fixture: newFixture(t)}
 	v := s.serve("--audit-interval", "0").awaitReady()
-	s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", `{"delta":20,"reason":"delivery","idempotency_key":"a1"}`))
-	s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", `{"delta":-3,"reason":"broken","idempotency_key":"a2"}`))
+	s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments",
+		`{"delta":20,"reason":"delivery","idempotency_key":"a1"}`))
+	s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments",
+		`{"delta":-3,"reason":"broken","idempotency_key":"a2"}`))
 	s.redis.Set(s.ctx, "stock:mug", 8, 0)
 	s.live = v.mustReserve("shirt", "k1", 2, 600)
 	s.paid = v.mustReserve("shirt", "k2", 3, 600)
@@ -59,7 +62,8 @@ func (s *fixture) mustBeOK(status int, answer map[string]any, err error) {
 	}
 }
 
-// runAudit runs an audit that waits only 200 ms for the journal and the projections, because no event follows.
+// runAudit runs an audit that waits only 200 ms for the journal and the projections,
+// because no event follows.
 func (s *auditFixture) runAudit(full bool) *audit.Report {
 	s.t.Helper()
 	return s.auditWaiting(full, 200*time.Millisecond)
@@ -73,7 +77,11 @@ func (s *fixture) runAudit(full bool) *audit.Report {
 func (s *fixture) auditWaiting(full bool, wait time.Duration) *audit.Report {
 	s.t.Helper()
 	report, err := audit.Run(s.ctx, audit.Config{
-		Postgres: testenv.ParseURL(s.t, s.dbURL), Redis: s.redis, Pool: events.MainPool, Wait: wait, LockWait: 30 * time.Second,
+		Postgres: testenv.ParseURL(s.t, s.dbURL),
+		Redis:    s.redis,
+		Pool:     events.MainPool,
+		Wait:     wait,
+		LockWait: 30 * time.Second,
 	}, full)
 	if err != nil {
 		s.t.Fatalf("audit (full: %t): %v", full, err)
@@ -81,7 +89,8 @@ func (s *fixture) auditWaiting(full bool, wait time.Duration) *audit.Report {
 	return report
 }
 
-// wantCleanAudit runs an audit and checks that it finds no difference, nothing parked, and is complete.
+// wantCleanAudit runs an audit and checks that it finds no difference, nothing parked,
+// and is complete.
 func (s *fixture) wantCleanAudit(full bool) *audit.Report {
 	s.t.Helper()
 	report := s.runAudit(full)
@@ -139,7 +148,8 @@ func (s *fixture) saveTable(table string) (restore func()) {
 	}
 }
 
-// rewriteStream replaces the stream by a copy in which change has edited the entry with the given seq.
+// rewriteStream replaces the stream by a copy in which change has edited the entry with
+// the given seq.
 func (s *fixture) rewriteStream(seq string, change func(values map[string]any)) {
 	s.t.Helper()
 	entries, err := s.redis.XRange(s.ctx, "inventory.events", "-", "+").Result()
@@ -151,7 +161,11 @@ func (s *fixture) rewriteStream(seq string, change func(values map[string]any)) 
 		if entry.Values["seq"] == seq {
 			change(entry.Values)
 		}
-		if err := s.redis.XAdd(s.ctx, &redis.XAddArgs{Stream: "inventory.events", ID: entry.ID, Values: entry.Values}).Err(); err != nil {
+		if err := s.redis.XAdd(s.ctx, &redis.XAddArgs{
+			Stream: "inventory.events",
+			ID:     entry.ID,
+			Values: entry.Values,
+		}).Err(); err != nil {
 			s.t.Fatal(err)
 		}
 	}

@@ -16,11 +16,13 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// shopperRounds counts the calls of startShoppers, so that no two use the same idempotency keys.
+// shopperRounds counts the calls of startShoppers, so that no two use the same
+// idempotency keys.
 var shopperRounds atomic.Int64
 
-// startShoppers starts shoppers that reserve, confirm, cancel and let holds expire until stop is called. stop returns the
-// number of holds that they made. From time to time, a shopper also sets a stock counter by hand, like an operator.
+// startShoppers starts shoppers that reserve, confirm, cancel and let holds expire until
+// stop is called. stop returns the number of holds that they made. From time to time, a
+// shopper also sets a stock counter by hand, like an operator.
 func (v *service) startShoppers(count int) (stop func() int64) {
 	s := v.fixture
 	round := shopperRounds.Add(1)
@@ -31,7 +33,8 @@ func (v *service) startShoppers(count int) (stop func() int64) {
 		group.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				sku := fmt.Sprintf("sku-%d", (shopper+i)%7)
-				status, hold, err := v.reserve(sku, fmt.Sprintf("s%d-%d-%d", round, shopper, i), 1+i%3, 1+i%2*600)
+				status, hold, err := v.reserve(sku, fmt.Sprintf("s%d-%d-%d", round, shopper, i), 1+i%3,
+					1+i%2*600)
 				if ctx.Err() != nil {
 					return
 				}
@@ -42,12 +45,14 @@ func (v *service) startShoppers(count int) (stop func() int64) {
 				made.Add(1)
 				switch i % 4 {
 				case 0:
-					_, _, err = s.send(http.MethodPost, v.url+"/holds/"+hold+"/confirm", `{"payment_ref":"p-`+hold+`"}`)
+					_, _, err = s.send(http.MethodPost, v.url+"/holds/"+hold+"/confirm",
+						`{"payment_ref":"p-`+hold+`"}`)
 				case 1:
 					_, _, err = s.send(http.MethodPost, v.url+"/holds/"+hold+"/cancel", ``)
 				case 2:
 					if i%50 == 2 {
-						err = s.redis.IncrBy(ctx, "stock:"+sku, 10).Err() // like an operator, without a command
+						// like an operator, without a command
+						err = s.redis.IncrBy(ctx, "stock:"+sku, 10).Err()
 					}
 				}
 				if err != nil && ctx.Err() == nil {
@@ -70,8 +75,9 @@ func (s *fixture) stockSKUs() {
 	}
 }
 
-// TestAuditUnderLoadRaisesNoFalseAlarm runs 30 audits, full and incremental, while shoppers buy and the background audit
-// runs. It checks that no audit finds a difference, and that the incremental audits skip no event.
+// TestAuditUnderLoadRaisesNoFalseAlarm runs 30 audits, full and incremental, while
+// shoppers buy and the background audit runs. It checks that no audit finds a difference,
+// and that the incremental audits skip no event.
 func TestAuditUnderLoadRaisesNoFalseAlarm(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -113,8 +119,9 @@ func TestAuditUnderLoadRaisesNoFalseAlarm(t *testing.T) {
 	s.wantCleanAudit(true)
 }
 
-// TestBackgroundAuditReportsADifference checks that every process shows the last audit in /readyz, that a difference is
-// logged as an error while the service stays ready, and that the audit is clean again after the difference is gone.
+// TestBackgroundAuditReportsADifference checks that every process shows the last audit in
+// /readyz, that a difference is logged as an error while the service stays ready, and
+// that the audit is clean again after the difference is gone.
 func TestBackgroundAuditReportsADifference(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -127,8 +134,10 @@ func TestBackgroundAuditReportsADifference(t *testing.T) {
 		testenv.Eventually(t, 30*time.Second, func() (bool, string) {
 			status, ready, err := s.send(http.MethodGet, api.url+"/readyz?verbose", "")
 			last, _ := ready["audit"].(map[string]any)
-			return err == nil && status == http.StatusOK && last["outcome"] == outcome && last["ok"] == (outcome == "clean") &&
-				last["seq"] == 2.0 && strings.Contains(fmt.Sprint(last["differences"], last["parked"]), first), fmt.Sprintf("%d %v (%v)", status, ready, err)
+			return err == nil && status == http.StatusOK && last["outcome"] == outcome &&
+				last["ok"] == (outcome == "clean") &&
+				last["seq"] == 2.0 && strings.Contains(fmt.Sprint(last["differences"], last["parked"]),
+				first), fmt.Sprintf("%d %v (%v)", status, ready, err)
 		})
 	}
 	await("clean", "")
@@ -145,8 +154,8 @@ func TestBackgroundAuditReportsADifference(t *testing.T) {
 	await("clean", "")
 }
 
-// TestConcurrentAuditsReadEachEventOnce checks that an incremental audit reads only new events, and that two audits at the
-// same time run one after the other.
+// TestConcurrentAuditsReadEachEventOnce checks that an incremental audit reads only new
+// events, and that two audits at the same time run one after the other.
 func TestConcurrentAuditsReadEachEventOnce(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -169,7 +178,8 @@ func TestConcurrentAuditsReadEachEventOnce(t *testing.T) {
 		}
 		read := reports[0].Compared.Events + reports[1].Compared.Events
 		if want := reports[0].Seq - verified; read != want {
-			t.Errorf("round %d: the two audits read %d events, want %d: %+v and %+v", round, read, want, reports[0], reports[1])
+			t.Errorf("round %d: the two audits read %d events, want %d: %+v and %+v",
+				round, read, want, reports[0], reports[1])
 		}
 		if round > 0 && reports[0].Full != reports[1].Full {
 			t.Errorf("round %d: one audit was full: %+v and %+v", round, reports[0], reports[1])
@@ -178,8 +188,8 @@ func TestConcurrentAuditsReadEachEventOnce(t *testing.T) {
 	}
 }
 
-// TestKilledAuditLeavesAConsistentState kills audits at different moments under load. The next audit must be clean: a killed
-// audit has stored either all of its state or none.
+// TestKilledAuditLeavesAConsistentState kills audits at different moments under load. The
+// next audit must be clean: a killed audit has stored either all of its state or none.
 func TestKilledAuditLeavesAConsistentState(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)

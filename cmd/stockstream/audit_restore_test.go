@@ -8,8 +8,9 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestAuditIsCleanAfterARestore empties Redis under load. After Redis is restored from the journal, an audit that continues
-// from the last one is clean, and so is a full audit after further sales.
+// TestAuditIsCleanAfterARestore empties Redis under load. After Redis is restored from
+// the journal, an audit that continues from the last one is clean, and so is a full audit
+// after further sales.
 func TestAuditIsCleanAfterARestore(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestAuditIsIncompleteIfAStoreCannotBeCompared checks that a store that cannot be compared makes the audit incomplete, not
-// clean or different.
+// TestAuditIsIncompleteIfAStoreCannotBeCompared checks that a store that cannot be
+// compared makes the audit incomplete, not clean or different.
 func TestAuditIsIncompleteIfAStoreCannotBeCompared(t *testing.T) {
 	t.Parallel()
 	s := newAuditFixture(t)
@@ -66,8 +66,9 @@ func wantIncomplete(t *testing.T, name string, report *audit.Report, reason stri
 	}
 }
 
-// TestAuditListsPendingAndParkedFindings checks that a counter that was set by hand is listed as pending, and that rows and
-// keys behind a dead letter are listed as parked for as long as the letter is parked.
+// TestAuditListsPendingAndParkedFindings checks that a counter that was set by hand is
+// listed as pending, and that rows and keys behind a dead letter are listed as parked for
+// as long as the letter is parked.
 func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 	t.Parallel()
 	s := newAuditFixture(t)
@@ -95,18 +96,22 @@ func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 	for _, full := range []bool{true, false, false} {
 		report := s.runAudit(full)
 		if report.Verdict != audit.VerdictParked || report.OK {
-			t.Errorf("parked (full: %t): got %s, ok %t, want parked and not ok", full, report.Verdict, report.OK)
+			t.Errorf("parked (full: %t): got %s, ok %t, want parked and not ok",
+				full, report.Verdict, report.OK)
 		}
 		if got := keysOfFindings(report.Parked); !slices.Equal(got, want) {
 			t.Fatalf("parked (full: %t): got %q, want %q", full, got, want)
 		}
 		if report.Parked.First[0].Because == "" {
-			t.Errorf("parked (full: %t): got %+v, want the dead letter as the reason", full, report.Parked.First[0])
+			t.Errorf("parked (full: %t): got %+v, want the dead letter as the reason",
+				full, report.Parked.First[0])
 		}
 	}
-	// A resolved letter no longer explains a difference. The audit has stored which keys to check again.
+	// A resolved letter no longer explains a difference. The audit has stored which keys
+	// to check again.
 	s.exec(`UPDATE dead_letters SET status = 'resolved'`)
-	if got := keysOfFindings(s.runAudit(false).Differences); !slices.Equal(got, append(want, "redis count holds:due")) && len(got) != 4 {
+	if got := keysOfFindings(s.runAudit(false).Differences); !slices.Equal(got,
+		append(want, "redis count holds:due")) && len(got) != 4 {
 		t.Errorf("resolved: got %q, want %q", got, want)
 	}
 	s.exec(`UPDATE holds SET status = 'CONFIRMED' WHERE hold_id = $1`, s.paid)
@@ -118,8 +123,8 @@ func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 	}
 }
 
-// TestAuditContinuesAfterADetach checks that an audit continues on a journal with detached partitions, and that a full audit
-// is refused.
+// TestAuditContinuesAfterADetach checks that an audit continues on a journal with
+// detached partitions, and that a full audit is refused.
 func TestAuditContinuesAfterADetach(t *testing.T) {
 	t.Parallel()
 	s := newAuditFixture(t)
@@ -132,7 +137,8 @@ func TestAuditContinuesAfterADetach(t *testing.T) {
 	s.wantCleanAudit(false)
 }
 
-// TestAuditCommandOutputAndErrors checks the command's output in both formats, its errors, and the stored last audit.
+// TestAuditCommandOutputAndErrors checks the command's output in both formats, its
+// errors, and the stored last audit.
 func TestAuditCommandOutputAndErrors(t *testing.T) {
 	t.Parallel()
 	s := newAuditFixture(t)
@@ -146,7 +152,8 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	if err == nil || err.Error() != "audit: 1 difference" {
 		t.Errorf("a difference: got error %v, want audit: 1 difference", err)
 	}
-	for _, text := range []string{"ACTIVE, 2 of shirt for buyer", "ACTIVE, 9 of shirt", "stockstream redis rebuild --yes"} {
+	for _, text := range []string{"ACTIVE, 2 of shirt for buyer", "ACTIVE, 9 of shirt",
+		"stockstream redis rebuild --yes"} {
 		if !strings.Contains(out, text) {
 			t.Errorf("a difference: printed %q, want it to contain %q", out, text)
 		}
@@ -157,7 +164,8 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 
 	s.exec(`UPDATE stock_levels SET sold = sold + 1`)
 	out, _ = s.runFailing("audit --full")
-	if want := "`stockstream projections rebuild stock_levels --accept-differences`"; !strings.Contains(out, want) {
+	if want := "`stockstream projections rebuild stock_levels --accept-differences`"; !strings.Contains(out,
+		want) {
 		t.Errorf("a difference in a read table: printed %q, want the advice %s", out, want)
 	}
 	s.exec(`UPDATE stock_levels SET sold = sold - 1`)
@@ -183,7 +191,8 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = s.runFailing("audit", "no audit was possible: read ")
-	if err != nil && !strings.Contains(err.Error(), "read Redis") && !strings.Contains(err.Error(), "read the stream") {
+	if err != nil && !strings.Contains(err.Error(), "read Redis") &&
+		!strings.Contains(err.Error(), "read the stream") {
 		t.Errorf("without Redis: got %v, want that Redis or the stream could not be read", err)
 	}
 	last, _, err := audit.Last(s.ctx, s.db, "main")
@@ -227,8 +236,9 @@ func (s *auditFixture) checkAuditJSON() {
 	}
 }
 
-// TestAuditIgnoresForeignEntries checks that entries of the stream that no command wrote are not a difference, whatever seq
-// they have. The journal has parked them as dead letters.
+// TestAuditIgnoresForeignEntries checks that entries of the stream that no command wrote
+// are not a difference, whatever seq they have. The journal has parked them as dead
+// letters.
 func TestAuditIgnoresForeignEntries(t *testing.T) {
 	t.Parallel()
 	s := newAuditFixture(t)
@@ -242,10 +252,12 @@ func TestAuditIgnoresForeignEntries(t *testing.T) {
 	})
 	s.wantCleanAudit(false)
 	for i := range 100 { // moves the log head past the foreign entry's seq
-		if status, _, err := v.reserve("mug", fmt.Sprintf("more-%d", i), 1, 600); err != nil || status != http.StatusCreated && status != http.StatusConflict {
+		if status, _, err := v.reserve("mug", fmt.Sprintf("more-%d", i), 1, 600); err != nil ||
+			status != http.StatusCreated && status != http.StatusConflict {
 			t.Fatal(status, err)
 		}
-		s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", fmt.Sprintf(`{"delta":1,"reason":"found","idempotency_key":"found-%d"}`, i)))
+		s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments",
+			fmt.Sprintf(`{"delta":1,"reason":"found","idempotency_key":"found-%d"}`, i)))
 	}
 	s.awaitCaughtUp()
 	s.wantCleanAudit(false)

@@ -12,8 +12,8 @@ import (
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// TestMigrateUpDownAndStatus migrates up twice, down and up again. It checks that down needs --yes, and that without a
-// schema every command advises to run migrate up.
+// TestMigrateUpDownAndStatus migrates up twice, down and up again. It checks that down
+// needs --yes, and that without a schema every command advises to run migrate up.
 func TestMigrateUpDownAndStatus(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -32,7 +32,8 @@ func TestMigrateUpDownAndStatus(t *testing.T) {
 		t.Errorf("after down: the schema has the tables %s, want only schema_migrations", left)
 	}
 	for _, command := range []string{
-		"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1", "dead-letters list",
+		"audit", "redis rebuild", "events list", "journal parts", "journal attach events_1",
+		"dead-letters list",
 		"projections list", "projections rebuild holds",
 	} {
 		if _, err := s.runFailing(command, "migrate up"); !errors.Is(err, migrations.ErrSchema) {
@@ -50,8 +51,8 @@ func TestMigrateUpDownAndStatus(t *testing.T) {
 	s.wantOutput("projections rebuild --all") // would fail if migrate down had left old tables behind
 }
 
-// TestDoctorFindsUnsafeSettings checks that the servers of the tests, which have the settings of `stockstream dev`, are safe,
-// and that the doctor finds each unsafe setting.
+// TestDoctorFindsUnsafeSettings checks that the servers of the tests, which have the
+// settings of `stockstream dev`, are safe, and that the doctor finds each unsafe setting.
 func TestDoctorFindsUnsafeSettings(t *testing.T) {
 	t.Parallel()
 	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
@@ -95,7 +96,8 @@ func TestDoctorFindsUnsafeSettings(t *testing.T) {
 	s.wantError("doctor -o xml")
 }
 
-// TestDoctorWithoutServers checks that the doctor prints one unsafe finding for each server that it cannot reach.
+// TestDoctorWithoutServers checks that the doctor prints one unsafe finding for each
+// server that it cannot reach.
 func TestDoctorWithoutServers(t *testing.T) {
 	t.Parallel()
 	environ := []string{
@@ -114,8 +116,8 @@ func TestDoctorWithoutServers(t *testing.T) {
 	}
 }
 
-// TestDeadLettersListShowsAForeignEntry checks that an entry of the stream that no command wrote becomes a dead letter, and
-// that the command lists it in both formats.
+// TestDeadLettersListShowsAForeignEntry checks that an entry of the stream that no
+// command wrote becomes a dead letter, and that the command lists it in both formats.
 func TestDeadLettersListShowsAForeignEntry(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)

@@ -2,8 +2,9 @@ package main
 
 import "github.com/spf13/cobra"
 
-// newCommandGroup returns a command that only groups subcommands. Without arguments it prints its help. With an unknown
-// subcommand it fails, so that a script with a typing error does not exit with success.
+// newCommandGroup returns a command that only groups subcommands. Without arguments it
+// prints its help. With an unknown subcommand it fails, so that a script with a typing
+// error does not exit with success.
 func newCommandGroup(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,

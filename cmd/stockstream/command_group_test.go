@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestCommandGroupShowsHelpOrRefusesUnknownSubcommand checks that a group without arguments prints its subcommands, and
-// that an unknown subcommand is an error.
+// TestCommandGroupShowsHelpOrRefusesUnknownSubcommand checks that a group without
+// arguments prints its subcommands, and that an unknown subcommand is an error.
 func TestCommandGroupShowsHelpOrRefusesUnknownSubcommand(t *testing.T) {
 	t.Parallel()
 	for _, group := range []string{"projections", "redis", "journal", "events", "dead-letters", "migrate"} {
@@ -28,8 +28,8 @@ func TestCommandGroupShowsHelpOrRefusesUnknownSubcommand(t *testing.T) {
 	}
 }
 
-// TestInterruptedCommandSaysSo checks that a command whose context is cancelled, as by Ctrl-C, ends with an error that says
-// it was interrupted.
+// TestInterruptedCommandSaysSo checks that a command whose context is cancelled, as by
+// Ctrl-C, ends with an error that says it was interrupted.
 func TestInterruptedCommandSaysSo(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

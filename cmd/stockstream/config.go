@@ -18,8 +18,9 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Config holds every setting. Each can be set by a flag or by an environment variable. The flags in addFlags are the
-// only place with their names, defaults and explanations; a test checks the table in the docs against them.
+// Config holds every setting. Each can be set by a flag or by an environment variable.
+// The flags in addFlags are the only place with their names, defaults and explanations; a
+// test checks the table in the docs against them.
 type Config struct {
 	HTTPAddr    string
 	RedisURL    string
@@ -65,14 +66,22 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis that decides: redis://, rediss:// or unix://")
 	f.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "Postgres that records")
 	f.StringSliceVar(&c.Roles, "roles", c.Roles, "what this process does")
-	f.DurationVar(&c.Commands.HoldTTL, "hold-ttl", c.Commands.HoldTTL, "how long a hold lives that names no ttl_seconds")
-	f.DurationVar(&c.Commands.HoldTTLMax, "hold-ttl-max", c.Commands.HoldTTLMax, "the longest that a hold may ask for")
-	f.DurationVar(&c.Commands.KeepMemory, "keep-memory", c.Commands.KeepMemory, "how long idempotency keys and ended holds are remembered")
-	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout, "how long Redis may take to decide; a command waits for its turn as long at most")
-	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax, "events in one transaction of the journal or of a projection")
-	f.DurationVar(&c.StreamKeep, "stream-keep", c.StreamKeep, "how long an event stays on the stream once it is in the journal; 0 to trim at once")
-	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay, "how long /readyz says draining, and answers close their connections, before the listener closes")
-	f.DurationVar(&c.Audit, "audit-interval", c.Audit, "how often the role journal audits in the background; 0 for never")
+	f.DurationVar(&c.Commands.HoldTTL, "hold-ttl", c.Commands.HoldTTL,
+		"how long a hold lives that names no ttl_seconds")
+	f.DurationVar(&c.Commands.HoldTTLMax, "hold-ttl-max", c.Commands.HoldTTLMax,
+		"the longest that a hold may ask for")
+	f.DurationVar(&c.Commands.KeepMemory, "keep-memory", c.Commands.KeepMemory,
+		"how long idempotency keys and ended holds are remembered")
+	f.DurationVar(&c.Commands.Timeout, "command-timeout", c.Commands.Timeout,
+		"how long Redis may take to decide; a command waits for its turn as long at most")
+	f.IntVar(&c.BatchMax, "batch-max", c.BatchMax,
+		"events in one transaction of the journal or of a projection")
+	f.DurationVar(&c.StreamKeep, "stream-keep", c.StreamKeep,
+		"how long an event stays on the stream once it is in the journal; 0 to trim at once")
+	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay,
+		"how long /readyz says draining, and answers close their connections, before the listener closes")
+	f.DurationVar(&c.Audit, "audit-interval", c.Audit,
+		"how often the role journal audits in the background; 0 for never")
 	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
 }
@@ -115,7 +124,8 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// withoutURL returns the reason why a URL is invalid, without the URL itself, which may contain a password.
+// withoutURL returns the reason why a URL is invalid, without the URL itself, which may
+// contain a password.
 func withoutURL(err error) error {
 	var fault *url.Error
 	if errors.As(err, &fault) {
@@ -138,13 +148,15 @@ func (c *Config) logger(out io.Writer) *slog.Logger {
 
 const environmentPrefix = "STOCKSTREAM_"
 
-// environmentName returns the name of the environment variable for a flag: STOCKSTREAM_HTTP_ADDR for --http-addr.
+// environmentName returns the name of the environment variable for a flag:
+// STOCKSTREAM_HTTP_ADDR for --http-addr.
 func environmentName(flag string) string {
 	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// readEnvironment sets flags from environment variables, except those that the command line has set. An unknown
-// STOCKSTREAM_ variable is an error: it is probably misspelt, and the operator expects it to take effect.
+// readEnvironment sets flags from environment variables, except those that the command
+// line has set. An unknown STOCKSTREAM_ variable is an error: it is probably misspelt,
+// and the operator expects it to take effect.
 func readEnvironment(flags *pflag.FlagSet, environ []string) error {
 	byName := map[string]*pflag.Flag{}
 	flags.VisitAll(func(f *pflag.Flag) { byName[environmentName(f.Name)] = f })
@@ -157,7 +169,8 @@ func readEnvironment(flags *pflag.FlagSet, environ []string) error {
 		flag, known := byName[name]
 		switch {
 		case !known:
-			errs = append(errs, fmt.Errorf("environment: %s is not a setting; see `stockstream help serve`", name))
+			errs = append(errs,
+				fmt.Errorf("environment: %s is not a setting; see `stockstream help serve`", name))
 		case !flag.Changed:
 			if err := flags.Set(flag.Name, value); err != nil {
 				errs = append(errs, fmt.Errorf("environment: %s: %w", name, err))

@@ -9,23 +9,33 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// TestInvalidSettingsStopTheStart checks that the error names every invalid setting at once, and contains no password.
+// TestInvalidSettingsStopTheStart checks that the error names every invalid setting at
+// once, and contains no password.
 func TestInvalidSettingsStopTheStart(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		args, environ []string
 		says          []string
 	}{
-		"unknown variable": {nil, []string{"STOCKSTREAM_REDIS_ULR=x"}, []string{"STOCKSTREAM_REDIS_ULR is not a setting"}},
-		"unknown flag":     {[]string{"--redis-ulr", "x"}, nil, []string{"unknown flag: --redis-ulr"}},
+		"unknown variable": {nil, []string{"STOCKSTREAM_REDIS_ULR=x"},
+			[]string{"STOCKSTREAM_REDIS_ULR is not a setting"}},
+		"unknown flag": {[]string{"--redis-ulr", "x"}, nil, []string{"unknown flag: --redis-ulr"}},
 		"bad values": {
-			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk", "--batch-max", "0", "--stream-keep", "-1s", "--drain-delay", "-1s", "--log-level", "loud", "--log-format", "xml"}, nil,
-			[]string{"redis URL", "database URL", `roles: "clerk" is not one of api, journal`, "batch max 0", "stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
+			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk",
+				"--batch-max", "0", "--stream-keep", "-1s", "--drain-delay", "-1s", "--log-level", "loud",
+				"--log-format", "xml"},
+			nil,
+			[]string{"redis URL", "database URL", `roles: "clerk" is not one of api, journal`, "batch max 0",
+				"stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
 		},
-		"a password":     {[]string{"--redis-url", "redis://:s3cret@host:port/0", "--database-url", "postgres://app:s3cret@host:port/x"}, nil, []string{"redis URL", "database URL"}},
-		"relations":      {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil, []string{"must not be below the default", "must outlast"}},
-		"no role":        {[]string{"--roles", ""}, nil, []string{"name at least one"}},
-		"not a duration": {nil, []string{"STOCKSTREAM_HOLD_TTL=soon"}, []string{"STOCKSTREAM_HOLD_TTL", "soon"}},
+		"a password": {[]string{"--redis-url", "redis://:s3cret@host:port/0", "--database-url",
+			"postgres://app:s3cret@host:port/x"},
+			nil, []string{"redis URL", "database URL"}},
+		"relations": {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil,
+			[]string{"must not be below the default", "must outlast"}},
+		"no role": {[]string{"--roles", ""}, nil, []string{"name at least one"}},
+		"not a duration": {nil, []string{"STOCKSTREAM_HOLD_TTL=soon"},
+			[]string{"STOCKSTREAM_HOLD_TTL", "soon"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -47,8 +57,8 @@ func TestInvalidSettingsStopTheStart(t *testing.T) {
 	}
 }
 
-// TestFlagsOverrideEnvironmentOverridesDefaults checks the order of precedence, and that variables without the prefix
-// STOCKSTREAM_ are ignored.
+// TestFlagsOverrideEnvironmentOverridesDefaults checks the order of precedence, and that
+// variables without the prefix STOCKSTREAM_ are ignored.
 func TestFlagsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 	t.Parallel()
 	config := defaultConfig()
@@ -57,7 +67,9 @@ func TestFlagsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 	if err := flags.Parse([]string{"--http-addr", "127.0.0.1:1"}); err != nil {
 		t.Fatal(err)
 	}
-	err := readEnvironment(flags, []string{"STOCKSTREAM_HTTP_ADDR=127.0.0.1:2", "STOCKSTREAM_ROLES=api,sagas", "STOCKSTREAM_BATCH_MAX=7", "PATH=/bin", "odd"})
+	err := readEnvironment(flags,
+		[]string{"STOCKSTREAM_HTTP_ADDR=127.0.0.1:2", "STOCKSTREAM_ROLES=api,sagas",
+			"STOCKSTREAM_BATCH_MAX=7", "PATH=/bin", "odd"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +90,8 @@ func TestFlagsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 	}
 }
 
-// TestVersionNeedsNoValidSettings checks that `stockstream version` works although a setting is invalid.
+// TestVersionNeedsNoValidSettings checks that `stockstream version` works although a
+// setting is invalid.
 func TestVersionNeedsNoValidSettings(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

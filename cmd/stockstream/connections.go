@@ -13,8 +13,8 @@ import (
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// redisClient returns a client whose time-outs are short enough for a command's deadline to take effect. Time-outs that
-// the URL sets (?read_timeout=…) take precedence.
+// redisClient returns a client whose time-outs are short enough for a command's deadline
+// to take effect. Time-outs that the URL sets (?read_timeout=…) take precedence.
 func redisClient(config *Config) (*redis.Client, error) {
 	options, err := redis.ParseURL(config.RedisURL)
 	if err != nil {
@@ -31,8 +31,8 @@ func redisClient(config *Config) (*redis.Client, error) {
 	return redis.NewClient(options), nil
 }
 
-// redisLog logs go-redis's messages about its connections at debug level. The parts that need Redis report themselves
-// when they cannot reach it.
+// redisLog logs go-redis's messages about its connections at debug level. The parts that
+// need Redis report themselves when they cannot reach it.
 type redisLog struct{ log *slog.Logger }
 
 // Printf implements go-redis's logging interface.
@@ -49,7 +49,8 @@ func connect(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// withConnection calls do with a new connection to Postgres and closes the connection afterwards.
+// withConnection calls do with a new connection to Postgres and closes the connection
+// afterwards.
 func withConnection(ctx context.Context, config *Config, do func(*pgx.Conn) error) error {
 	conn, err := connect(ctx, config)
 	if err != nil {
@@ -59,8 +60,9 @@ func withConnection(ctx context.Context, config *Config, do func(*pgx.Conn) erro
 	return do(conn)
 }
 
-// connectToLatestSchema opens a connection to Postgres and checks that the schema is at this build's version. Without
-// the check, an operator would see errors about missing tables.
+// connectToLatestSchema opens a connection to Postgres and checks that the schema is at
+// this build's version. Without the check, an operator would see errors about missing
+// tables.
 func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	conn, err := connect(ctx, config)
 	if err != nil {
@@ -72,7 +74,8 @@ func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, erro
 	return conn, nil
 }
 
-// postgresConfig returns the connection settings for parts that open Postgres connections themselves.
+// postgresConfig returns the connection settings for parts that open Postgres connections
+// themselves.
 func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 	postgres, err := pgx.ParseConfig(config.DatabaseURL)
 	if err != nil {
@@ -81,7 +84,8 @@ func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
 	return postgres, nil
 }
 
-// latestSchemaConfig returns postgresConfig, after checking that the schema is at this build's version.
+// latestSchemaConfig returns postgresConfig, after checking that the schema is at this
+// build's version.
 func latestSchemaConfig(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
 	postgres, err := postgresConfig(config)
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestCrowdBuysExactlyTheStock sends 5,000 buyers at once for 1,000 units through two services. Every buyer repeats every
-// request; some pay, some cancel, and some let their hold expire. At the end exactly 1,000 units are sold.
+// TestCrowdBuysExactlyTheStock sends 5,000 buyers at once for 1,000 units through two
+// services. Every buyer repeats every request; some pay, some cancel, and some let their
+// hold expire. At the end exactly 1,000 units are sold.
 func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	t.Parallel()
 	const units, buyers = 1000, 5000
@@ -26,7 +27,12 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	for i := range buyers {
 		crowd.Go(func() {
 			<-start
-			b := buyer{t: t, here: services[i%2], there: services[(i+1)%2], key: fmt.Sprint("buyer-", i)}
+			b := buyer{
+				t:     t,
+				here:  services[i%2],
+				there: services[(i+1)%2],
+				key:   fmt.Sprint("buyer-", i),
+			}
 			switch b.act(i%3 + 1) {
 			case bought:
 				paid.Add(int64(b.qty))
@@ -46,7 +52,12 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	}
 	// Later buyers get the units of the cancelled and the expired holds.
 	testenv.Eventually(t, 60*time.Second, func() (bool, string) {
-		b := buyer{t: t, here: services[0], there: services[1], key: fmt.Sprint("late-", paid.Load(), "-", time.Now().UnixNano())}
+		b := buyer{
+			t:     t,
+			here:  services[0],
+			there: services[1],
+			key:   fmt.Sprint("late-", paid.Load(), "-", time.Now().UnixNano()),
+		}
 		if b.payTwice(1) == bought {
 			paid.Add(1)
 		}
@@ -61,7 +72,8 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	}
 }
 
-// buyer is one buyer of the crowd. It sends every request twice, once to each of two services.
+// buyer is one buyer of the crowd. It sends every request twice, once to each of two
+// services.
 type buyer struct {
 	t           *testing.T
 	here, there *service
@@ -89,8 +101,8 @@ func (b *buyer) act(kind int) outcome {
 	}
 }
 
-// reserveTwice reserves at both services with the same key, and checks that both answer with the same hold. It returns "" if
-// the SKU is sold out.
+// reserveTwice reserves at both services with the same key, and checks that both answer
+// with the same hold. It returns "" if the SKU is sold out.
 func (b *buyer) reserveTwice(qty, ttlSeconds int) (id string) {
 	b.qty = qty
 	status, id, err := b.here.reserve("ticket", b.key, qty, ttlSeconds)
@@ -150,8 +162,9 @@ func (b *buyer) letExpire(qty int) outcome {
 	return left
 }
 
-// wantStoresAgree checks that Redis, the stream, the journal and the read tables agree about a SKU. It also checks that the
-// SKU was never oversold, and that the available, held and sold units add up to units.
+// wantStoresAgree checks that Redis, the stream, the journal and the read tables agree
+// about a SKU. It also checks that the SKU was never oversold, and that the available,
+// held and sold units add up to units.
 func (s *fixture) wantStoresAgree(sku string, units int64) {
 	s.t.Helper()
 	s.wantStoresAgreeExceptStream(sku, units)
@@ -161,8 +174,8 @@ func (s *fixture) wantStoresAgree(sku string, units int64) {
 	}
 }
 
-// wantStoresAgreeExceptStream is wantStoresAgree without the stream, which has fewer entries than the journal after Redis was
-// restored.
+// wantStoresAgreeExceptStream is wantStoresAgree without the stream, which has fewer
+// entries than the journal after Redis was restored.
 func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 	s.t.Helper()
 	s.awaitCaughtUp()
@@ -194,13 +207,16 @@ func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 	if lowest := queryValue[int64](s, running, sku); lowest < 0 {
 		s.t.Errorf("the SKU was oversold: after one event, %d units were available", lowest)
 	}
-	wantEqual("available in stock_levels", queryValue[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
+	wantEqual("available in stock_levels",
+		queryValue[int64](s, `SELECT available FROM stock_levels WHERE sku = $1`, sku), available)
 	held := queryValue[int64](s, `SELECT held FROM stock_levels WHERE sku = $1`, sku)
 	sold := queryValue[int64](s, `SELECT sold FROM stock_levels WHERE sku = $1`, sku)
 	wantEqual("available + held + sold", available+held+sold, units)
 	const inHolds = `SELECT coalesce(sum(qty), 0)::bigint FROM holds WHERE sku = $1 AND status = $2`
 	wantEqual("active in holds", queryValue[int64](s, inHolds, sku, "ACTIVE"), held)
 	wantEqual("confirmed in holds", queryValue[int64](s, inHolds, sku, "CONFIRMED"), sold)
-	wantEqual("units in orders", queryValue[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
-	wantEqual("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(), queryValue[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
+	wantEqual("units in orders",
+		queryValue[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
+	wantEqual("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(),
+		queryValue[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
 }

@@ -40,7 +40,8 @@ func newDeadLetters(config *Config) *cobra.Command {
 		},
 	}
 	list.Flags().StringVar(&filter.Source, "source", "", "journal, saga, or a projection's name")
-	list.Flags().StringVar(&status, "status", string(deadletters.StatusParked), "parked, resolved or discarded; empty for all")
+	list.Flags().StringVar(&status, "status", string(deadletters.StatusParked),
+		"parked, resolved or discarded; empty for all")
 	list.Flags().Int64Var(&filter.After, "after", 0, "only letters with a higher id")
 	list.Flags().IntVar(&filter.Limit, "limit", 100, "the largest number of letters to list")
 	addOutput(list, &form, "table, or json with all fields, one letter a line")
@@ -52,13 +53,15 @@ func printLetters(out io.Writer, letters []deadletters.Letter) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "ID\tSOURCE\tKEY\tSEQ\tTYPE\tATTEMPTS\tLAST FAILED\tERROR")
 	for _, l := range letters {
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%.100q\n", l.ID, l.Source, orDash(l.SequenceKey), seqOrDash(l.Seq),
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%.100q\n", l.ID, l.Source, orDash(l.SequenceKey),
+			seqOrDash(l.Seq),
 			orDash(string(l.EventType)), l.Attempts, l.LastFailed.UTC().Format(time.RFC3339), l.Error)
 	}
 	return table.Flush()
 }
 
-// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: as it is if it is JSON, else in base64.
+// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: as it is
+// if it is JSON, else in base64.
 type letterJSON struct {
 	ID          int64             `json:"id"`
 	Source      string            `json:"source"`
@@ -81,9 +84,21 @@ func printLettersJSON(out io.Writer, letters []deadletters.Letter) error {
 	rows := make([]letterJSON, len(letters))
 	for i, l := range letters {
 		rows[i] = letterJSON{
-			ID: l.ID, Source: l.Source, MessageKey: l.MessageKey, SequenceKey: l.SequenceKey, Pool: l.Pool, Seq: l.Seq,
-			EventType: string(l.EventType), Raw: l.Raw, Metadata: l.Metadata, Error: l.Error, Stack: l.Stack,
-			Attempts: l.Attempts, FirstFailed: l.FirstFailed.UTC(), LastFailed: l.LastFailed.UTC(), Status: string(l.Status),
+			ID:          l.ID,
+			Source:      l.Source,
+			MessageKey:  l.MessageKey,
+			SequenceKey: l.SequenceKey,
+			Pool:        l.Pool,
+			Seq:         l.Seq,
+			EventType:   string(l.EventType),
+			Raw:         l.Raw,
+			Metadata:    l.Metadata,
+			Error:       l.Error,
+			Stack:       l.Stack,
+			Attempts:    l.Attempts,
+			FirstFailed: l.FirstFailed.UTC(),
+			LastFailed:  l.LastFailed.UTC(),
+			Status:      string(l.Status),
 		}
 		if json.Valid(l.Raw) {
 			rows[i].Raw = json.RawMessage(l.Raw)

@@ -24,7 +24,11 @@ type devOptions struct {
 }
 
 func newDev(config *Config) *cobra.Command {
-	options := devOptions{dir: ".stockstream", redisAddr: "127.0.0.1:6380", postgresAddr: "127.0.0.1:5433"}
+	options := devOptions{
+		dir:          ".stockstream",
+		redisAddr:    "127.0.0.1:6380",
+		postgresAddr: "127.0.0.1:5433",
+	}
 	dev := &cobra.Command{
 		Use:   "dev",
 		Short: "Run the service with its own Redis and Postgres; their data stay in ./.stockstream",
@@ -33,14 +37,18 @@ func newDev(config *Config) *cobra.Command {
 			return runDev(cmd.Context(), config, options, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	dev.Flags().StringVar(&options.dir, "dir", options.dir, "directory for the data and logs of Redis and Postgres")
-	dev.Flags().StringVar(&options.redisAddr, "dev-redis-addr", options.redisAddr, "address for its Redis to listen on; port 0 takes a free one")
-	dev.Flags().StringVar(&options.postgresAddr, "dev-postgres-addr", options.postgresAddr, "address for its Postgres to listen on; port 0 takes a free one")
+	dev.Flags().StringVar(&options.dir, "dir", options.dir,
+		"directory for the data and logs of Redis and Postgres")
+	dev.Flags().StringVar(&options.redisAddr, "dev-redis-addr", options.redisAddr,
+		"address for its Redis to listen on; port 0 takes a free one")
+	dev.Flags().StringVar(&options.postgresAddr, "dev-postgres-addr", options.postgresAddr,
+		"address for its Postgres to listen on; port 0 takes a free one")
 	return dev
 }
 
-// runDev starts the two servers, migrates the schema and runs the service until ctx ends. It stops them in reverse order.
-// If one of the servers dies, the service keeps running and logs it, as it does in production.
+// runDev starts the two servers, migrates the schema and runs the service until ctx ends.
+// It stops them in reverse order. If one of the servers dies, the service keeps running
+// and logs it, as it does in production.
 func runDev(ctx context.Context, config *Config, options devOptions, out, errOut io.Writer) (err error) {
 	if err := local.CheckInstalled(); err != nil {
 		return err
@@ -55,14 +63,22 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	defer unlock()
 	fmt.Fprintf(out, "starting Redis and Postgres in %s …\n", options.dir)
 	redis, err := startWithLogFile(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
-		return local.StartRedis(ctx, local.RedisOptions{Dir: dir, Addr: options.redisAddr, Log: log})
+		return local.StartRedis(ctx, local.RedisOptions{
+			Dir:  dir,
+			Addr: options.redisAddr,
+			Log:  log,
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n(choose another address for Redis with --dev-redis-addr)", err)
 	}
 	defer func() { err = errors.Join(err, stopInTime(redis.Stop)) }()
 	postgres, err := startWithLogFile(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
-		return local.StartPostgres(ctx, local.PostgresOptions{Dir: dir, Addr: options.postgresAddr, Log: log})
+		return local.StartPostgres(ctx, local.PostgresOptions{
+			Dir:  dir,
+			Addr: options.postgresAddr,
+			Log:  log,
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("%w\n(choose another address for Postgres with --dev-postgres-addr)", err)
@@ -80,7 +96,8 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching() // runs before the servers are stopped
 	go logUnexpectedExit(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
-	go logUnexpectedExit(watching, log, postgres.Done(), "Postgres", filepath.Join(options.dir, "postgres.log"))
+	go logUnexpectedExit(watching, log, postgres.Done(), "Postgres",
+		filepath.Join(options.dir, "postgres.log"))
 	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
@@ -98,8 +115,9 @@ func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct
 	}
 }
 
-// lockDirectory fails if another `stockstream dev` runs on the directory. Without the lock, the second one would stop the
-// servers of the first, as if they were leftovers of a crash.
+// lockDirectory fails if another `stockstream dev` runs on the directory. Without the
+// lock, the second one would stop the servers of the first, as if they were leftovers of
+// a crash.
 func lockDirectory(dir string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
@@ -111,8 +129,11 @@ func lockDirectory(dir string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-// startWithLogFile starts a server whose data directory is dir/name and whose log file is dir/name.log.
-func startWithLogFile[S any](dir, name string, start func(dir string, log io.Writer) (S, error)) (server S, err error) {
+// startWithLogFile starts a server whose data directory is dir/name and whose log file is
+// dir/name.log.
+func startWithLogFile[S any](
+	dir, name string, start func(dir string, log io.Writer) (S, error),
+) (server S, err error) {
 	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // below the directory that the user named
 	if err != nil {
 		return server, fmt.Errorf("open the log of %s: %w", name, err)
@@ -120,8 +141,8 @@ func startWithLogFile[S any](dir, name string, start func(dir string, log io.Wri
 	return start(filepath.Join(dir, name), log)
 }
 
-// stopInTime stops a server, which is killed if it needs longer than 15 seconds. It uses a context of its own because the
-// program's context has ended by now.
+// stopInTime stops a server, which is killed if it needs longer than 15 seconds. It uses
+// a context of its own because the program's context has ended by now.
 func stopInTime(stop func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()

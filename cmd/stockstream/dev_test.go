@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestSecondDevInTheSameDirectoryIsRefused holds the lock of a data directory, as a running `stockstream dev` does.
+// TestSecondDevInTheSameDirectoryIsRefused holds the lock of a data directory, as a
+// running `stockstream dev` does.
 func TestSecondDevInTheSameDirectoryIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	unlock, err := lockDirectory(dir)

@@ -20,8 +20,9 @@ type verdict string
 
 // The verdicts of a check. The command fails only if a finding is unsafe.
 const (
-	verdictOK      verdict = "ok"
-	verdictUnknown verdict = "unknown" // the setting could not be read; managed services may refuse to show it
+	verdictOK verdict = "ok"
+	// the setting could not be read; managed services may refuse to show it
+	verdictUnknown verdict = "unknown"
 	verdictUnsafe  verdict = "UNSAFE"
 )
 
@@ -69,7 +70,12 @@ func newFinding(name, found string, ok bool, advice string) finding {
 	if ok {
 		return finding{Name: name, Verdict: verdictOK, Found: found}
 	}
-	return finding{Name: name, Verdict: verdictUnsafe, Found: found, Advice: advice}
+	return finding{
+		Name:    name,
+		Verdict: verdictUnsafe,
+		Found:   found,
+		Advice:  advice,
+	}
 }
 
 // unknownFinding returns a finding for a check that could not be made.

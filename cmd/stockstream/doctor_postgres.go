@@ -10,7 +10,8 @@ import (
 func examinePostgres(ctx context.Context, config *Config) []finding {
 	conn, err := connect(ctx, config)
 	if err != nil {
-		return []finding{newFinding("postgres", err.Error(), false, "start it, or set STOCKSTREAM_DATABASE_URL")}
+		return []finding{newFinding("postgres", err.Error(), false,
+			"start it, or set STOCKSTREAM_DATABASE_URL")}
 	}
 	defer conn.Close(ctx)
 	show := func(name string, ok func(string) bool, advice string) finding {
@@ -25,12 +26,15 @@ func examinePostgres(ctx context.Context, config *Config) []finding {
 		show("server_version", func(v string) bool { return major(v) >= 14 }, "use Postgres 14 or newer"),
 		show("fsync", is("on"), "without it a crash can destroy the journal"),
 		show("full_page_writes", is("on"), "without it a crash can destroy the journal"),
-		show("synchronous_commit", func(v string) bool { return v != "off" }, "with off, a crash loses events that the journal has acknowledged to the stream"),
+		show("synchronous_commit", func(v string) bool {
+			return v != "off"
+		}, "with off, a crash loses events that the journal has acknowledged to the stream"),
 		show("server_encoding", is("UTF8"), "create the database with the encoding UTF8"),
 	}
 	schema := newFinding("schema version", "at this build's version", true, "")
 	if err := migrations.Check(ctx, conn); err != nil {
-		schema = newFinding("schema version", err.Error(), false, "use the build that the schema was made for, or migrate the schema")
+		schema = newFinding("schema version", err.Error(), false,
+			"use the build that the schema was made for, or migrate the schema")
 	}
 	return append(findings, schema)
 }

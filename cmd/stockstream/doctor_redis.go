@@ -24,11 +24,16 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 	version := info["Server"]["redis_version"]
 	return []finding{
 		newFinding("redis version", version, major(version) >= 7, "use Redis 7.0 or newer"),
-		newFinding("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master", "point STOCKSTREAM_REDIS_URL at the primary"),
-		examineSetting(ctx, client, "appendonly", "yes", "without the append-only file, a restart loses everything"),
-		examineSetting(ctx, client, "appendfsync", "always", "with any other value, a crash of Redis loses acknowledged sales"),
-		examineSetting(ctx, client, "no-appendfsync-on-rewrite", "no", "with yes, writes are acknowledged before they are on disk while the append-only file is rewritten"),
-		examineSetting(ctx, client, "maxmemory-policy", "noeviction", "an evicted stock counter or hold loses units"),
+		newFinding("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master",
+			"point STOCKSTREAM_REDIS_URL at the primary"),
+		examineSetting(ctx, client, "appendonly", "yes",
+			"without the append-only file, a restart loses everything"),
+		examineSetting(ctx, client, "appendfsync", "always",
+			"with any other value, a crash of Redis loses acknowledged sales"),
+		examineSetting(ctx, client, "no-appendfsync-on-rewrite", "no",
+			"with yes, writes are acknowledged before they are on disk while the append-only file is rewritten"),
+		examineSetting(ctx, client, "maxmemory-policy", "noeviction",
+			"an evicted stock counter or hold loses units"),
 		examineACL(ctx, client),
 	}
 }
@@ -39,11 +44,13 @@ func examineSetting(ctx context.Context, client *redis.Client, name, want, why s
 	if err != nil {
 		return unknownFinding("redis "+name, err)
 	}
-	return newFinding("redis "+name, values[name], values[name] == want, fmt.Sprintf("CONFIG SET %s %s: %s", name, want, why))
+	return newFinding("redis "+name, values[name], values[name] == want,
+		fmt.Sprintf("CONFIG SET %s %s: %s", name, want, why))
 }
 
-// examineACL checks that the user "default" has all permissions. When Redis restarts and replays its append-only file, it
-// runs the writes of scripts with the permissions of this user, and silently drops those that the user may not run.
+// examineACL checks that the user "default" has all permissions. When Redis restarts and
+// replays its append-only file, it runs the writes of scripts with the permissions of
+// this user, and silently drops those that the user may not run.
 func examineACL(ctx context.Context, client *redis.Client) finding {
 	const name = "redis user default"
 	reply, err := client.Do(ctx, "ACL", "GETUSER", "default").Result()
@@ -67,7 +74,8 @@ func examineACL(ctx context.Context, client *redis.Client) finding {
 		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions, a restart drops writes of scripts")
 }
 
-// flatten returns a reply of ACL GETUSER as text; the items of a list are separated by spaces.
+// flatten returns a reply of ACL GETUSER as text; the items of a list are separated by
+// spaces.
 func flatten(value any) string {
 	if list, isList := value.([]any); isList {
 		texts := make([]string, len(list))

@@ -38,7 +38,8 @@ func (h *historyFlags) add(cmd *cobra.Command) {
 	addOutput(cmd, &h.form, "table, or json with all fields, one event a line")
 }
 
-// read checks the flags and completes the query. unset is the seq to start after if --after is not given.
+// read checks the flags and completes the query. unset is the seq to start after if
+// --after is not given.
 func (h *historyFlags) read(unset int64) error {
 	h.query.Pool = events.MainPool.Name()
 	h.query.After = unset
@@ -88,9 +89,11 @@ func newEventsList(config *Config) *cobra.Command {
 	return cmd
 }
 
-// listEvents calls show with each page of events until the query's limit is reached. It returns the position of the last
-// event shown if more events follow, and "" otherwise.
-func listEvents(ctx context.Context, conn *pgx.Conn, q journal.HistoryQuery, show func([]journal.Recorded) error) (next string, err error) {
+// listEvents calls show with each page of events until the query's limit is reached. It
+// returns the position of the last event shown if more events follow, and "" otherwise.
+func listEvents(
+	ctx context.Context, conn *pgx.Conn, q journal.HistoryQuery, show func([]journal.Recorded) error,
+) (next string, err error) {
 	for left := q.Limit; ; {
 		q.Limit = min(left, eventsPageMax)
 		page, err := journal.ReadHistory(ctx, conn, q)
@@ -129,7 +132,9 @@ func newEventsTail(config *Config) *cobra.Command {
 				return err
 			}
 			h.query.Limit = eventsPageMax
-			printWaiting := skipRepeats(func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err) })
+			printWaiting := skipRepeats(func(err error) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err)
+			})
 			show := newEventPrinter(cmd.OutOrStdout(), h.form)
 			err = journal.Follow(cmd.Context(), postgres, h.query, printWaiting, show)
 			if errors.Is(err, journal.ErrRewritten) || errors.Is(err, journal.ErrDetached) {
@@ -143,7 +148,8 @@ func newEventsTail(config *Config) *cobra.Command {
 	return cmd
 }
 
-// newEventPrinter returns a function that prints pages of events. The table's heading precedes the first page.
+// newEventPrinter returns a function that prints pages of events. The table's heading
+// precedes the first page.
 func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error {
 	if form == outputJSON {
 		return func(page []journal.Recorded) error {
@@ -154,7 +160,8 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 			return printLines(out, answers)
 		}
 	}
-	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n" // fixed widths: a tail prints rows before it knows the later ones
+	// fixed widths: a tail prints rows before it knows the later ones
+	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n"
 	headed := false
 	return func(page []journal.Recorded) error {
 		if !headed {
@@ -165,8 +172,10 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 		}
 		for i := range page {
 			r := &page[i]
-			_, err := fmt.Fprintf(out, row, events.Position{Pool: r.Pool, Seq: r.Seq}, r.At.UTC().Format("2006-01-02T15:04:05.000Z"),
-				printable(string(r.Type)), printable(orDash(r.SKU)), printable(orDash(r.HoldID)), printable(describeEvent(r)), printable(causedBy(r)))
+			_, err := fmt.Fprintf(out, row, events.Position{Pool: r.Pool, Seq: r.Seq},
+				r.At.UTC().Format("2006-01-02T15:04:05.000Z"),
+				printable(string(r.Type)), printable(orDash(r.SKU)), printable(orDash(r.HoldID)),
+				printable(describeEvent(r)), printable(causedBy(r)))
 			if err != nil {
 				return err
 			}
@@ -175,7 +184,8 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 	}
 }
 
-// describeEvent returns a few words about an event: the fields of its payload except the SKU and the hold's id.
+// describeEvent returns a few words about an event: the fields of its payload except the
+// SKU and the hold's id.
 func describeEvent(r *journal.Recorded) string {
 	event, err := r.Decode()
 	if err != nil {
@@ -194,7 +204,8 @@ func describeEvent(r *journal.Recorded) string {
 	return ""
 }
 
-// causedBy names the cause of an event: its causation id, its correlation id ("request …"), or both.
+// causedBy names the cause of an event: its causation id, its correlation id ("request
+// …"), or both.
 func causedBy(r *journal.Recorded) string {
 	causation, correlation := r.Causes()
 	switch {
@@ -206,7 +217,8 @@ func causedBy(r *journal.Recorded) string {
 	return orDash(causation)
 }
 
-// printable replaces control characters, so that text from a buyer cannot control an operator's terminal.
+// printable replaces control characters, so that text from a buyer cannot control an
+// operator's terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

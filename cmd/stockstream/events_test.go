@@ -13,7 +13,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestEventsListShowsAHoldsHistory checks the listed events of a hold that expired, the filters, the limit, and the errors.
+// TestEventsListShowsAHoldsHistory checks the listed events of a hold that expired, the
+// filters, the limit, and the errors.
 func TestEventsListShowsAHoldsHistory(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -90,7 +91,8 @@ func TestEventsListShowsAHoldsHistory(t *testing.T) {
 	}
 }
 
-// tail runs `stockstream events tail` until stop is called. stop returns the command's error.
+// tail runs `stockstream events tail` until stop is called. stop returns the command's
+// error.
 func (s *fixture) tail(args ...string) (out, errOut *syncBuffer, stop func() error) {
 	s.t.Helper()
 	out, errOut = &syncBuffer{}, &syncBuffer{}
@@ -114,8 +116,9 @@ func (s *fixture) tail(args ...string) (out, errOut *syncBuffer, stop func() err
 	}
 }
 
-// TestEventsTailPrintsEachNewEventOnce checks that a tail prints new events once and in order although Postgres is killed and
-// started again, and that it ends without an error when it is interrupted.
+// TestEventsTailPrintsEachNewEventOnce checks that a tail prints new events once and in
+// order although Postgres is killed and started again, and that it ends without an error
+// when it is interrupted.
 func TestEventsTailPrintsEachNewEventOnce(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
@@ -172,7 +175,8 @@ func TestEventsTailPrintsEachNewEventOnce(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(whole.String()), "\n")
 	if len(lines) != 9 {
-		t.Fatalf("tail --after main:0: got %d lines, want a heading and 8 events: %q", len(lines), whole.String())
+		t.Fatalf("tail --after main:0: got %d lines, want a heading and 8 events: %q",
+			len(lines), whole.String())
 	}
 	if !strings.HasPrefix(lines[0], "POSITION") {
 		t.Errorf("tail --after main:0: got heading %q", lines[0])
@@ -182,7 +186,8 @@ func TestEventsTailPrintsEachNewEventOnce(t *testing.T) {
 	}
 }
 
-// TestEventsTailFailsIfItCannotStart checks that a tail with wrong flags or without Postgres ends with an error.
+// TestEventsTailFailsIfItCannotStart checks that a tail with wrong flags or without
+// Postgres ends with an error.
 func TestEventsTailFailsIfItCannotStart(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)

@@ -24,7 +24,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// asProgram is the environment variable that makes this test binary run as `stockstream` itself, for tests that kill it.
+// asProgram is the environment variable that makes this test binary run as `stockstream`
+// itself, for tests that kill it.
 const asProgram = "RUN_AS_STOCKSTREAM"
 
 func TestMain(m *testing.M) {
@@ -35,7 +36,8 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// fixture has a Redis and a Postgres schema for services to run on, and clients of both and of HTTP.
+// fixture has a Redis and a Postgres schema for services to run on, and clients of both
+// and of HTTP.
 type fixture struct {
 	t      *testing.T
 	ctx    context.Context
@@ -55,7 +57,12 @@ func newFixtureOn(t *testing.T, databaseURL string) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	s := &fixture{t: t, ctx: ctx, server: testenv.Redis(t), dbURL: databaseURL}
+	s := &fixture{
+		t:      t,
+		ctx:    ctx,
+		server: testenv.Redis(t),
+		dbURL:  databaseURL,
+	}
 	s.redis = testenv.RedisClient(t, s.server)
 	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 300}}
 	t.Cleanup(s.client.CloseIdleConnections)
@@ -83,7 +90,8 @@ func (s *fixture) cli(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// wantOutput runs a command, checks that it succeeds and prints every text, and returns the output.
+// wantOutput runs a command, checks that it succeeds and prints every text, and returns
+// the output.
 func (s *fixture) wantOutput(command string, texts ...string) string {
 	s.t.Helper()
 	out, err := s.cli(strings.Fields(command)...)
@@ -98,7 +106,8 @@ func (s *fixture) wantOutput(command string, texts ...string) string {
 	return out
 }
 
-// wantError runs a command and checks that it fails with an error that contains every text.
+// wantError runs a command and checks that it fails with an error that contains every
+// text.
 func (s *fixture) wantError(command string, texts ...string) {
 	s.t.Helper()
 	_, _ = s.runFailing(command, texts...)
@@ -210,7 +219,8 @@ func (v *service) reserve(sku, key string, qty, ttlSeconds int) (status int, hol
 	return v.fixture.reserveAt(v.url, sku, key, qty, ttlSeconds)
 }
 
-// mustReserve sends a reservation, ends the test unless the status is 201, and returns the hold's id.
+// mustReserve sends a reservation, ends the test unless the status is 201, and returns
+// the hold's id.
 func (v *service) mustReserve(sku, key string, qty, ttlSeconds int) (holdID string) {
 	v.fixture.t.Helper()
 	status, holdID, err := v.reserve(sku, key, qty, ttlSeconds)
@@ -236,8 +246,11 @@ func (s *fixture) wantPost(url, body string, want int) {
 	}
 }
 
-func (s *fixture) reserveAt(url, sku, key string, qty, ttlSeconds int) (status int, holdID string, err error) {
-	body := fmt.Sprintf(`{"sku":%q,"qty":%d,"user_id":"buyer","ttl_seconds":%d,"idempotency_key":%q}`, sku, qty, ttlSeconds, key)
+func (s *fixture) reserveAt(
+	url, sku, key string, qty, ttlSeconds int,
+) (status int, holdID string, err error) {
+	body := fmt.Sprintf(`{"sku":%q,"qty":%d,"user_id":"buyer","ttl_seconds":%d,"idempotency_key":%q}`,
+		sku, qty, ttlSeconds, key)
 	status, answer, err := s.send(http.MethodPost, url+"/holds", body)
 	if status == http.StatusCreated {
 		holdID, _ = answer["hold_id"].(string)
@@ -250,7 +263,8 @@ func (s *fixture) logEnd() (int64, error) {
 	return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
 }
 
-// awaitCaughtUp waits until the journal and every projection have reached the end of Redis's log.
+// awaitCaughtUp waits until the journal and every projection have reached the end of
+// Redis's log.
 func (s *fixture) awaitCaughtUp() {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
@@ -288,7 +302,8 @@ type program struct {
 	done chan error
 }
 
-// program starts a `stockstream serve` on addr in a process of its own. It is killed when the test ends.
+// program starts a `stockstream serve` on addr in a process of its own. It is killed when
+// the test ends.
 func (s *fixture) program(addr string, args ...string) *program {
 	s.t.Helper()
 	self, err := os.Executable()

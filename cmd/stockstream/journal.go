@@ -23,8 +23,9 @@ func newJournal(config *Config) *cobra.Command {
 	return parent
 }
 
-// readersOfJournal returns all readers of the journal with their checkpoints: the projections and, if there has been an
-// audit, the audit. Events that the audit has not verified cannot be audited after they are detached.
+// readersOfJournal returns all readers of the journal with their checkpoints: the
+// projections and, if there has been an audit, the audit. Events that the audit has not
+// verified cannot be audited after they are detached.
 func readersOfJournal(ctx context.Context, db postgres.Querier) ([]journal.ReaderPosition, error) {
 	readers, err := journal.ReaderPositions(ctx, db, projections.Names(projections.BuiltIn())...)
 	if err != nil {
@@ -71,7 +72,8 @@ func printPartitions(out io.Writer, reports []journal.PartitionReport) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n", r.Name, r.State, r.First, r.Last, r.Events, float64(r.Bytes)/(1<<20),
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n", r.Name, r.State, r.First, r.Last,
+			r.Events, float64(r.Bytes)/(1<<20),
 			timeOrDash(r.FirstAt), timeOrDash(r.LastAt), orDash(strings.Join(namesOf(r.NeededBy), ", ")))
 	}
 	return table.Flush()
@@ -102,7 +104,13 @@ func printPartitionsJSON(out io.Writer, reports []journal.PartitionReport) error
 	rows := make([]partitionJSON, len(reports))
 	for i, r := range reports {
 		rows[i] = partitionJSON{
-			Part: r.Name, State: string(r.State), FirstSeq: r.First, LastSeq: r.Last, Events: r.Events, Bytes: r.Bytes, NeededBy: namesOf(r.NeededBy),
+			Part:     r.Name,
+			State:    string(r.State),
+			FirstSeq: r.First,
+			LastSeq:  r.Last,
+			Events:   r.Events,
+			Bytes:    r.Bytes,
+			NeededBy: namesOf(r.NeededBy),
 		}
 		if !r.FirstAt.IsZero() {
 			first, last := r.FirstAt.UTC(), r.LastAt.UTC()
@@ -130,14 +138,16 @@ func newJournalAttach(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is attached again: seq %d to %d, with the same %d events as when it was detached\n", partition.Name, partition.First, partition.Last, partition.Events)
+			fmt.Fprintf(cmd.OutOrStdout(),
+				"%s is attached again: seq %d to %d, with the same %d events as when it was detached\n",
+				partition.Name, partition.First, partition.Last, partition.Events)
 			return nil
 		},
 	}
 }
 
-// restoreCommand returns the command that restores a partition's table from its dump. It names the URL's variable, because
-// the URL itself may contain a password.
+// restoreCommand returns the command that restores a partition's table from its dump. It
+// names the URL's variable, because the URL itself may contain a password.
 func restoreCommand(partition string) string {
 	return fmt.Sprintf("  pg_restore --dbname=\"$STOCKSTREAM_DATABASE_URL\" %s.dump", partition)
 }

@@ -41,10 +41,13 @@ func newJournalDetach(config *Config) *cobra.Command {
 			return detachPartitions(cmd, config, flags)
 		},
 	}
-	detach.Flags().Int64Var(&flags.before, "before", 0, "detach the partitions whose events all have a lower seq")
-	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0, "detach the partitions whose events are all older, such as 2160h")
+	detach.Flags().Int64Var(&flags.before, "before", 0,
+		"detach the partitions whose events all have a lower seq")
+	detach.Flags().DurationVar(&flags.olderThan, "older-than", 0,
+		"detach the partitions whose events are all older, such as 2160h")
 	detach.Flags().BoolVar(&flags.confirmed, "yes", false, "confirm that the partitions are to be detached")
-	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false, "print the partitions that would be detached, or why it would be refused")
+	detach.Flags().BoolVar(&flags.dryRun, "dry-run", false,
+		"print the partitions that would be detached, or why it would be refused")
 	return detach
 }
 
@@ -97,7 +100,8 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 		return errors.New("until these partitions are attached again, no projection can be rebuilt or added, and Redis cannot be restored; to detach them, add --yes")
 	}
 	for _, partition := range chosen {
-		if _, err := journal.DetachPartition(ctx, conn, partition.Partition, stream, projections.Names(projections.BuiltIn())...); err != nil {
+		if _, err := journal.DetachPartition(ctx, conn, partition.Partition, stream,
+			projections.Names(projections.BuiltIn())...); err != nil {
 			return err
 		}
 		if err := printDetached(cmd, out, conn, partition.Name); err != nil {
@@ -107,21 +111,24 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 	return nil
 }
 
-// checkNoRebuildRuns fails while a rebuild runs, since a rebuild reads the whole journal and its checkpoint is not among
-// those of the readers. A rebuild that starts after this check finds the partition missing and fails with a clear error.
+// checkNoRebuildRuns fails while a rebuild runs, since a rebuild reads the whole journal
+// and its checkpoint is not among those of the readers. A rebuild that starts after this
+// check finds the partition missing and fails with a clear error.
 func checkNoRebuildRuns(ctx context.Context, conn *pgx.Conn) error {
 	runs, err := rebuild.List(ctx, conn, 1)
 	if err != nil {
 		return err
 	}
 	if len(runs) > 0 && runs[0].State == rebuild.Running {
-		return fmt.Errorf("%w: a rebuild of %s runs; detach after it has ended", journal.ErrPartitionNeeded, strings.Join(runs[0].Projections, ", "))
+		return fmt.Errorf("%w: a rebuild of %s runs; detach after it has ended",
+			journal.ErrPartitionNeeded, strings.Join(runs[0].Projections, ", "))
 	}
 	return nil
 }
 
-// choose returns the attached partitions that the flags select, oldest first. It never returns the newest partition, and
-// it stops at the first partition that contains an event to keep.
+// choose returns the attached partitions that the flags select, oldest first. It never
+// returns the newest partition, and it stops at the first partition that contains an
+// event to keep.
 func (f detachFlags) choose(reports []journal.PartitionReport, now time.Time) []journal.PartitionReport {
 	var chosen []journal.PartitionReport
 	for _, r := range reports[:max(0, len(reports)-1)] {
@@ -138,7 +145,8 @@ func (f detachFlags) choose(reports []journal.PartitionReport, now time.Time) []
 	return chosen
 }
 
-// printDetached prints the commands that archive a detached partition, and those that attach it again.
+// printDetached prints the commands that archive a detached partition, and those that
+// attach it again.
 func printDetached(cmd *cobra.Command, out io.Writer, conn *pgx.Conn, partition string) error {
 	var schema string
 	if err := conn.QueryRow(cmd.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {

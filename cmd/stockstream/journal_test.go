@@ -13,7 +13,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// makeSmallPartitions replaces the partition of an empty journal by partitions of two events each, up to seq 20.
+// makeSmallPartitions replaces the partition of an empty journal by partitions of two
+// events each, up to seq 20.
 func (s *fixture) makeSmallPartitions() {
 	s.t.Helper()
 	var sql strings.Builder
@@ -21,14 +22,16 @@ func (s *fixture) makeSmallPartitions() {
 	for first := 1; first < 20; first += 2 {
 		fmt.Fprintf(&sql, `
 			CREATE TABLE events_%[1]d (LIKE events INCLUDING ALL, CONSTRAINT part_bounds CHECK (seq >= %[1]d AND seq < %[2]d));
-			ALTER TABLE events ATTACH PARTITION events_%[1]d FOR VALUES FROM (%[1]d) TO (%[2]d);`, first, first+2)
+			ALTER TABLE events ATTACH PARTITION events_%[1]d FOR VALUES FROM (%[1]d) TO (%[2]d);`, first,
+			first+2)
 	}
 	if _, err := s.db.Exec(s.ctx, sql.String()); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// shell runs a command in bash, in a directory and with the fixture's URLs in the environment.
+// shell runs a command in bash, in a directory and with the fixture's URLs in the
+// environment.
 func (s *fixture) shell(dir, command string) {
 	s.t.Helper()
 	cmd := exec.CommandContext(s.ctx, "bash", "-c", command)
@@ -39,8 +42,9 @@ func (s *fixture) shell(dir, command string) {
 	}
 }
 
-// TestDetachedPartitionCanBeArchivedAndAttachedAgain detaches partitions while the service runs. It dumps one, drops it, restores
-// it and attaches it again, with the commands that `journal detach` prints.
+// TestDetachedPartitionCanBeArchivedAndAttachedAgain detaches partitions while the
+// service runs. It dumps one, drops it, restores it and attaches it again, with the
+// commands that `journal detach` prints.
 func TestDetachedPartitionCanBeArchivedAndAttachedAgain(t *testing.T) {
 	t.Parallel()
 	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
@@ -51,9 +55,11 @@ func TestDetachedPartitionCanBeArchivedAndAttachedAgain(t *testing.T) {
 		v.mustReserve("shirt", fmt.Sprint("k", i), 1, 60)
 	}
 	s.awaitCaughtUp()
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) { // the stream's group moves a moment after the batch is journaled
+	// the stream's group moves a moment after the batch is journaled
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		out, err := s.cli("journal", "detach", "--before", "3", "--dry-run")
-		return err == nil && strings.Contains(out, "these partitions would be detached") && strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
+		return err == nil && strings.Contains(out, "these partitions would be detached") &&
+			strings.Contains(out, "events_1 "), fmt.Sprint(out, err)
 	})
 	s.wantError("journal detach --before 3", "--yes")
 	s.wantOutput("journal detach --older-than 1h --yes", "no partition matches")
@@ -96,8 +102,9 @@ func (s *fixture) dumpDropAndRestore(part, printed string) {
 	s.wantOutput("journal attach " + part)
 }
 
-// TestDetachIsRefusedWhileAReaderNeedsThePartition checks that the error names the readers that have not reached the partition's
-// end, and that detach is refused during a rebuild and without Redis.
+// TestDetachIsRefusedWhileAReaderNeedsThePartition checks that the error names the
+// readers that have not reached the partition's end, and that detach is refused during a
+// rebuild and without Redis.
 func TestDetachIsRefusedWhileAReaderNeedsThePartition(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// kills returns how often a test kills each process: 2, or the number in STOCKSTREAM_TEST_KILLS, which `make faults` sets.
+// kills returns how often a test kills each process: 2, or the number in
+// STOCKSTREAM_TEST_KILLS, which `make faults` sets.
 func kills(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("STOCKSTREAM_TEST_KILLS")
@@ -34,8 +35,8 @@ type acknowledged struct {
 	lossy  bool // the test empties Redis, which loses the holds that are not journaled yet
 }
 
-// buy buys one unit after the other until ctx ends, with a new idempotency key for each. It repeats a request without an
-// answer, or with the answer 503, with the same key.
+// buy buys one unit after the other until ctx ends, with a new idempotency key for each.
+// It repeats a request without an answer, or with the answer 503, with the same key.
 func (s *fixture) buy(ctx context.Context, url, name string, p *acknowledged) {
 	for i := 0; ctx.Err() == nil; i++ {
 		key := fmt.Sprintf("%s-%d", name, i)
@@ -54,7 +55,8 @@ func (s *fixture) buy(ctx context.Context, url, name string, p *acknowledged) {
 		}
 		p.note(p.holds, id)
 		for paid := false; ctx.Err() == nil && !paid && i%2 == 0; {
-			status, _, err := s.send(http.MethodPost, url+"/holds/"+id+"/confirm", `{"payment_ref":"pay-`+key+`"}`)
+			status, _, err := s.send(http.MethodPost, url+"/holds/"+id+"/confirm",
+				`{"payment_ref":"pay-`+key+`"}`)
 			if lost := err == nil && status == http.StatusNotFound && p.lossy; lost {
 				break
 			}
@@ -88,8 +90,9 @@ func pause(ctx context.Context, repeat bool) {
 	}
 }
 
-// TestKillLosesNothingAcknowledged kills the service and Redis with SIGKILL, and the journal's Postgres sessions, in turn and
-// under load, and starts them again. Afterwards every acknowledged hold and order exists, and all stores agree.
+// TestKillLosesNothingAcknowledged kills the service and Redis with SIGKILL, and the
+// journal's Postgres sessions, in turn and under load, and starts them again. Afterwards
+// every acknowledged hold and order exists, and all stores agree.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	const units = 1_000_000

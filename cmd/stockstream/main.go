@@ -1,5 +1,6 @@
-// Command stockstream sells a limited stock to a crowd. It is the only place where all packages are wired together:
-// config.go reads flags and environment, and app.go builds the running process in dependency order.
+// Command stockstream sells a limited stock to a crowd. It is the only place where all
+// packages are wired together: config.go reads flags and environment, and app.go builds
+// the running process in dependency order.
 package main
 
 import (
@@ -20,8 +21,8 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal asks for an orderly shutdown. It also removes the handler, so that a second signal ends the
-	// process at once.
+	// The first signal asks for an orderly shutdown. It also removes the handler, so that
+	// a second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	collectGarbageLessOften()
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
@@ -32,9 +33,10 @@ func main() {
 	}
 }
 
-// collectGarbageLessOften trades memory for speed. The live heap is small and nearly every allocation is short-lived, so
-// a GC percentage of 400 instead of 100 doubles the journal's speed. The soft limit of 512 MiB makes the collector work
-// more often once the heap grows towards it. The variables GOGC and GOMEMLIMIT, if set, take precedence.
+// collectGarbageLessOften trades memory for speed. The live heap is small and nearly
+// every allocation is short-lived, so a GC percentage of 400 instead of 100 doubles the
+// journal's speed. The soft limit of 512 MiB makes the collector work more often once the
+// heap grows towards it. The variables GOGC and GOMEMLIMIT, if set, take precedence.
 func collectGarbageLessOften() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
@@ -44,7 +46,8 @@ func collectGarbageLessOften() {
 	}
 }
 
-// run executes one command line. It is the whole program except for the process: tests call it.
+// run executes one command line. It is the whole program except for the process: tests
+// call it.
 func run(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
 	root := newRootCommand(environ)
 	root.SetArgs(args)
@@ -57,8 +60,8 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	return err
 }
 
-// newRootCommand returns the command `stockstream` with all of its subcommands. Before a subcommand runs, the settings
-// are read and validated.
+// newRootCommand returns the command `stockstream` with all of its subcommands. Before a
+// subcommand runs, the settings are read and validated.
 func newRootCommand(environ []string) *cobra.Command {
 	config := defaultConfig()
 	root := &cobra.Command{

@@ -53,8 +53,9 @@ func newMigrate(config *Config) *cobra.Command {
 	return migrate
 }
 
-// migrateUp migrates the schema to this build's version and creates the read tables. The projections' workers would
-// create those when they start; until then, a query would find them missing instead of empty.
+// migrateUp migrates the schema to this build's version and creates the read tables. The
+// projections' workers would create those when they start; until then, a query would find
+// them missing instead of empty.
 func migrateUp(ctx context.Context, config *Config) error {
 	if err := migrations.Up(ctx, config.DatabaseURL); err != nil {
 		return err
@@ -64,14 +65,16 @@ func migrateUp(ctx context.Context, config *Config) error {
 	})
 }
 
-// migrateDown drops the read tables, including old ones and those of an interrupted rebuild, and then all other tables.
+// migrateDown drops the read tables, including old ones and those of an interrupted
+// rebuild, and then all other tables.
 func migrateDown(ctx context.Context, config *Config) error {
 	postgres, err := postgresConfig(config)
 	if err != nil {
 		return err
 	}
 	for _, p := range projections.BuiltIn() {
-		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: postgres}, p); err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {
+		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: postgres}, p); err != nil &&
+			!errors.Is(err, rebuild.ErrNoOldTables) {
 			return err
 		}
 	}

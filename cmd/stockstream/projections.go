@@ -20,7 +20,8 @@ import (
 func newProjections(config *Config) *cobra.Command {
 	parent := newCommandGroup("projections", "Show the read tables, and rebuild them from the journal")
 	parent.AddCommand(
-		newProjectionsList(config), newProjectionsShow(config), newProjectionsRebuild(config), newProjectionsDropOld(config),
+		newProjectionsList(config), newProjectionsShow(config), newProjectionsRebuild(config),
+		newProjectionsDropOld(config),
 		newProjectionsRestoreOld(config), newProjectionsCancel(config),
 	)
 	return parent
@@ -88,7 +89,9 @@ func newProjectionsRestoreOld(config *Config) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s serves its old tables again, which are at seq %d; it catches up from there\n", p.Name, outcome.Seq)
+				fmt.Fprintf(cmd.OutOrStdout(),
+					"%s serves its old tables again, which are at seq %d; it catches up from there\n",
+					p.Name, outcome.Seq)
 				return nil
 			})
 		},
@@ -121,9 +124,11 @@ func atLeastOneName(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// forEachProjection checks the schema and then calls do with each named projection. It goes on after an error, and
-// returns all errors.
-func forEachProjection(cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error) error {
+// forEachProjection checks the schema and then calls do with each named projection. It
+// goes on after an error, and returns all errors.
+func forEachProjection(
+	cmd *cobra.Command, config *Config, names []string, do func(rebuild.Config, projections.Projection) error,
+) error {
 	list, err := projections.Named(names...)
 	if err != nil {
 		return err
@@ -138,7 +143,8 @@ func forEachProjection(cmd *cobra.Command, config *Config, names []string, do fu
 	return err
 }
 
-// rebuildConfig returns the configuration of a rebuild. It fails unless the schema is at this build's version.
+// rebuildConfig returns the configuration of a rebuild. It fails unless the schema is at
+// this build's version.
 func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebuild.Config, error) {
 	postgres, err := latestSchemaConfig(ctx, config)
 	return rebuild.Config{
@@ -149,8 +155,11 @@ func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebui
 	}, err
 }
 
-// printStatuses prints the status of projections as JSON, or with the given function for tables.
-func printStatuses(cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection) error {
+// printStatuses prints the status of projections as JSON, or with the given function for
+// tables.
+func printStatuses(
+	cmd *cobra.Command, config *Config, form output, table func(io.Writer, []rebuild.Status) error, list ...projections.Projection,
+) error {
 	return withConnection(cmd.Context(), config, func(conn *pgx.Conn) error {
 		if err := migrations.Check(cmd.Context(), conn); err != nil {
 			return err
@@ -178,7 +187,8 @@ func printProjections(out io.Writer, all []rebuild.Status) error {
 		if s.Run != nil {
 			run = runText(s.Run)
 		}
-		fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%d\t%s\t%s\n", s.Name, s.Checkpoint, s.LagEvents, lagText(s.LagSeconds), s.Parked, old, run)
+		fmt.Fprintf(table, "%s\t%d\t%d\t%s\t%d\t%s\t%s\n",
+			s.Name, s.Checkpoint, s.LagEvents, lagText(s.LagSeconds), s.Parked, old, run)
 	}
 	return table.Flush()
 }
@@ -208,10 +218,12 @@ func printProjection(out io.Writer, all []rebuild.Status) error {
 		fmt.Fprintf(table, "name\t%s\ntables\t%s\ncheckpoint\t%d\nlag\t%d events, %s\nparked letters\t%d\n",
 			s.Name, strings.Join(s.Tables, ", "), s.Checkpoint, s.LagEvents, lagText(s.LagSeconds), s.Parked)
 		if s.Old != nil {
-			fmt.Fprintf(table, "old tables\tat seq %d, replaced %s\n", s.Old.Seq, s.Old.Replaced.Format(time.RFC3339))
+			fmt.Fprintf(table, "old tables\tat seq %d, replaced %s\n",
+				s.Old.Seq, s.Old.Replaced.Format(time.RFC3339))
 		}
 		if s.Run != nil {
-			fmt.Fprintf(table, "rebuild\t%s, of %s, begun %s\n", runText(s.Run), strings.Join(s.Run.Projections, ", "), s.Run.Started.Format(time.RFC3339))
+			fmt.Fprintf(table, "rebuild\t%s, of %s, begun %s\n",
+				runText(s.Run), strings.Join(s.Run.Projections, ", "), s.Run.Started.Format(time.RFC3339))
 			if s.Run.Error != "" {
 				fmt.Fprintf(table, "\t%s\n", s.Run.Error)
 			}

@@ -56,12 +56,14 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 			return err
 		},
 	}
-	command.Flags().BoolVar(&accept, "accept-differences", false, "swap the new tables in even if they differ from the current ones")
+	command.Flags().BoolVar(&accept, "accept-differences", false,
+		"swap the new tables in even if they differ from the current ones")
 	command.Flags().BoolVar(&all, "all", false, "rebuild all projections")
 	return command
 }
 
-// rebuildView prints the progress and result of a rebuild: as a bar on a terminal, as lines of JSON elsewhere.
+// rebuildView prints the progress and result of a rebuild: as a bar on a terminal, as
+// lines of JSON elsewhere.
 type rebuildView struct {
 	out      io.Writer
 	terminal bool
@@ -126,7 +128,8 @@ func bar(p rebuild.Progress) string {
 	if p.Total > 0 {
 		filled = int(barWidth * p.Done / p.Total)
 	}
-	text := fmt.Sprintf("%-10s [%s%s] %d of %d events, %.0f/s", p.Step, strings.Repeat("#", filled), strings.Repeat(".", barWidth-filled), p.Done, p.Total, p.Rate)
+	text := fmt.Sprintf("%-10s [%s%s] %d of %d events, %.0f/s",
+		p.Step, strings.Repeat("#", filled), strings.Repeat(".", barWidth-filled), p.Done, p.Total, p.Rate)
 	if p.ETA > 0 {
 		text += ", " + p.ETA.Round(time.Second).String() + " left"
 	}
@@ -177,7 +180,8 @@ func (v *rebuildView) line(value any) {
 	}
 }
 
-// printDifferences prints each table's number of differences, and its first differing keys with both rows.
+// printDifferences prints each table's number of differences, and its first differing
+// keys with both rows.
 func printDifferences(out io.Writer, list []rebuild.TableDifference) {
 	for _, d := range list {
 		fmt.Fprintf(out, "%s\n", d)

@@ -29,8 +29,9 @@ func (s *fixture) projection(name string) (found rebuild.Status) {
 	return found
 }
 
-// TestProjectionsCommandsOfARebuild runs every `projections` command while a service runs: a clean rebuild, a rebuild of a table
-// that was tampered with, restore-old and drop-old.
+// TestProjectionsCommandsOfARebuild runs every `projections` command while a service
+// runs: a clean rebuild, a rebuild of a table that was tampered with, restore-old and
+// drop-old.
 func TestProjectionsCommandsOfARebuild(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -80,10 +81,13 @@ func TestProjectionsCommandsOfARebuild(t *testing.T) {
 		t.Errorf("rebuild of a table that was tampered with: got %v, want a DifferencesError", err)
 	}
 	if want := `"key":"shirt"`; !strings.Contains(out, want) {
-		t.Errorf("rebuild of a table that was tampered with: printed %q, want the differing key %s", out, want)
+		t.Errorf("rebuild of a table that was tampered with: printed %q, want the differing key %s",
+			out, want)
 	}
-	s.wantOutput("projections show stock_levels", `live {"sku":"shirt","available":30,"held":19,"sold":1}`, "failed")
-	s.wantOutput("projections rebuild stock_levels --accept-differences", `{"accepted_differences":[{"projection":"stock_levels"`)
+	s.wantOutput("projections show stock_levels",
+		`live {"sku":"shirt","available":30,"held":19,"sold":1}`, "failed")
+	s.wantOutput("projections rebuild stock_levels --accept-differences",
+		`{"accepted_differences":[{"projection":"stock_levels"`)
 	if got := queryValue[int](s, `SELECT held FROM stock_levels`); got != 20 {
 		t.Errorf("held units after the rebuild: got %d, want 20", got)
 	}
@@ -103,7 +107,8 @@ func TestProjectionsCommandsOfARebuild(t *testing.T) {
 		}
 	}
 	for _, command := range []string{
-		"rebuild nonsense", "rebuild", "rebuild holds --all", "rebuild holds holds", "show nonsense", "show", "drop-old",
+		"rebuild nonsense", "rebuild", "rebuild holds --all", "rebuild holds holds", "show nonsense", "show",
+		"drop-old",
 		"drop-old stock_levels", "restore-old stock_levels", "cancel", "list -o xml",
 	} {
 		s.wantError("projections " + command)
@@ -113,13 +118,21 @@ func TestProjectionsCommandsOfARebuild(t *testing.T) {
 // TestProgressBar checks the line that a terminal shows.
 func TestProgressBar(t *testing.T) {
 	t.Parallel()
-	got := bar(rebuild.Progress{Step: rebuild.StepReplay, Done: 500, Total: 1000, Rate: 100, ETA: 5 * time.Second, Paused: true})
+	got := bar(rebuild.Progress{
+		Step:   rebuild.StepReplay,
+		Done:   500,
+		Total:  1000,
+		Rate:   100,
+		ETA:    5 * time.Second,
+		Paused: true,
+	})
 	if want := "replaying  [###############...............] 500 of 1000 events, 100/s, 5s left, paused"; got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 
-// fillJournal writes deliveries and holds directly into the journal, and waits until they are projected.
+// fillJournal writes deliveries and holds directly into the journal, and waits until they
+// are projected.
 func (s *fixture) fillJournal(holds int) {
 	s.t.Helper()
 	const query = `
@@ -128,7 +141,8 @@ func (s *fixture) fillJournal(holds int) {
 		FROM generate_series(1, $1::int) AS n, LATERAL (VALUES (2 * n - 1, 'STOCK_ADJUSTED', '{"delta":1,"reason":"r"}'::jsonb),
 		     (2 * n, 'HOLD_CREATED', '{"ttl_ms":60000,"idempotency_key":"k"}'::jsonb)) AS e (seq, type, payload), LATERAL (SELECT CASE type WHEN 'HOLD_CREATED' THEN 'h' || n ELSE '' END) AS h (hold)
 		ORDER BY seq`
-	for _, sql := range []string{query, `INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', 2 * $1::int)`} {
+	for _, sql := range []string{query,
+		`INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', 2 * $1::int)`} {
 		if _, err := s.db.Exec(s.ctx, sql, holds); err != nil {
 			s.t.Fatal(err)
 		}
@@ -138,13 +152,15 @@ func (s *fixture) fillJournal(holds int) {
 	}
 	s.serve("--roles", "projections").awaitReady()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
-		behind := queryValue[int](s, `SELECT 1 + $2 - count(*) FROM checkpoints WHERE seq = 2 * $1::int`, holds, len(projections.BuiltIn()))
+		behind := queryValue[int](s, `SELECT 1 + $2 - count(*) FROM checkpoints WHERE seq = 2 * $1::int`,
+			holds, len(projections.BuiltIn()))
 		return behind == 0, fmt.Sprint(behind, " projections are behind")
 	})
 }
 
-// TestKillRebuildKeepsTheReadTables kills a rebuild with SIGKILL at ten random moments. Before and after the swap, the read tables
-// have the same rows as before, and the next rebuild succeeds.
+// TestKillRebuildKeepsTheReadTables kills a rebuild with SIGKILL at ten random moments.
+// Before and after the swap, the read tables have the same rows as before, and the next
+// rebuild succeeds.
 func TestKillRebuildKeepsTheReadTables(t *testing.T) {
 	t.Parallel()
 	const holds = 20_000
@@ -198,7 +214,8 @@ func TestKillRebuildKeepsTheReadTables(t *testing.T) {
 		})
 		swapped += dropOld()
 	}
-	t.Logf("a whole rebuild took %s; %d of 10 were interrupted, %d projections were swapped", whole, interrupted, swapped)
+	t.Logf("a whole rebuild took %s; %d of 10 were interrupted, %d projections were swapped",
+		whole, interrupted, swapped)
 	if interrupted == 0 {
 		t.Error("no rebuild was interrupted, want at least one")
 	}

@@ -53,13 +53,17 @@ func newRedisRebuild(config *Config) *cobra.Command {
 			return printRebuilt(cmd.OutOrStdout(), form, done, time.Since(began))
 		},
 	}
-	rebuild.Flags().BoolVar(&confirmed, "yes", false, "rebuild even if Redis has everything that the journal has")
-	rebuild.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait until the journal has caught up with Redis's closed log")
+	rebuild.Flags().BoolVar(&confirmed, "yes", false,
+		"rebuild even if Redis has everything that the journal has")
+	rebuild.Flags().DurationVar(&wait, "wait", 30*time.Second,
+		"how long to wait until the journal has caught up with Redis's closed log")
 	addOutput(rebuild, &form, "table or json")
 	return rebuild
 }
 
-func rebuildRedis(cmd *cobra.Command, config *Config, options recovery.RebuildOptions) (recovery.Rebuilt, error) {
+func rebuildRedis(
+	cmd *cobra.Command, config *Config, options recovery.RebuildOptions,
+) (recovery.Rebuilt, error) {
 	client, err := redisClient(config)
 	if err != nil {
 		return recovery.Rebuilt{}, err
@@ -79,7 +83,8 @@ func rebuildRedis(cmd *cobra.Command, config *Config, options recovery.RebuildOp
 	return r.Rebuild(cmd.Context(), options)
 }
 
-// printProgress returns a function that prints each progress report as a line: the step, and how much of it is done.
+// printProgress returns a function that prints each progress report as a line: the step,
+// and how much of it is done.
 func printProgress(out io.Writer) func(recovery.RestoreProgress) {
 	return func(p recovery.RestoreProgress) {
 		switch {
@@ -118,10 +123,14 @@ func printRebuilt(out io.Writer, form output, done recovery.Rebuilt, took time.D
 			Seconds:    took.Seconds(),
 		})
 	}
-	fmt.Fprintf(out, "Redis's log is open again in epoch %d at seq %d, after %s: %d SKUs, %d live holds, %d ended holds, %d idempotency keys\n",
-		done.Epoch, done.Seq, took.Round(time.Millisecond), done.SKUs, done.LiveHolds, done.EndedHolds, done.Keys)
+	fmt.Fprintf(out,
+		"Redis's log is open again in epoch %d at seq %d, after %s: %d SKUs, %d live holds, %d ended holds, %d idempotency keys\n",
+		done.Epoch, done.Seq, took.Round(time.Millisecond), done.SKUs, done.LiveHolds, done.EndedHolds,
+		done.Keys)
 	if done.Unreadable > 0 {
-		fmt.Fprintf(out, "%d events could not be decoded and were skipped; see `stockstream dead-letters list`\n", done.Unreadable)
+		fmt.Fprintf(out,
+			"%d events could not be decoded and were skipped; see `stockstream dead-letters list`\n",
+			done.Unreadable)
 	}
 	return nil
 }

@@ -30,11 +30,12 @@ type recordedHold struct {
 	id, key, status, paymentRef string
 }
 
-// wantHoldsAnswerAsBefore repeats the requests for every hold in the read tables, and checks that the answers are the same as
-// before. It returns the number of holds.
+// wantHoldsAnswerAsBefore repeats the requests for every hold in the read tables, and
+// checks that the answers are the same as before. It returns the number of holds.
 func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 	s.t.Helper()
-	rows, err := s.db.Query(s.ctx, `SELECT h.hold_id, h.idempotency_key, h.status, coalesce(o.payment_ref, '') FROM holds h LEFT JOIN orders o USING (hold_id) ORDER BY h.hold_id`)
+	rows, err := s.db.Query(s.ctx,
+		`SELECT h.hold_id, h.idempotency_key, h.status, coalesce(o.payment_ref, '') FROM holds h LEFT JOIN orders o USING (hold_id) ORDER BY h.hold_id`)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -52,10 +53,12 @@ func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 	for _, h := range holds {
 		status, id, err := s.reserveAt(url, "ticket", h.key, 1, 300)
 		if status != http.StatusCreated || id != h.id || err != nil {
-			s.t.Errorf("reserve with the key %s: %d, hold %q (%v), want the hold %s", h.key, status, id, err, h.id)
+			s.t.Errorf("reserve with the key %s: %d, hold %q (%v), want the hold %s",
+				h.key, status, id, err, h.id)
 		}
 		if h.status == "CONFIRMED" {
-			s.wantPost(url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef), http.StatusOK)
+			s.wantPost(url+"/holds/"+h.id+"/confirm", fmt.Sprintf(`{"payment_ref":%q}`, h.paymentRef),
+				http.StatusOK)
 			s.wantPost(url+"/holds/"+h.id+"/confirm", `{"payment_ref":"another"}`, http.StatusConflict)
 		}
 	}
@@ -63,18 +66,20 @@ func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 	return len(holds)
 }
 
-// journaledHolds returns the ids of the holds in the journal. They must survive every loss of Redis's data.
+// journaledHolds returns the ids of the holds in the journal. They must survive every
+// loss of Redis's data.
 func (s *fixture) journaledHolds() map[string]bool {
 	s.t.Helper()
 	ids := map[string]bool{}
-	for _, id := range queryValue[[]string](s, `SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
+	for _, id := range queryValue[[]string](s,
+		`SELECT coalesce(array_agg(hold_id), '{}') FROM events WHERE type = 'HOLD_CREATED'`) {
 		ids[id] = true
 	}
 	return ids
 }
 
-// wantAllRecovered waits until all events are projected, and then checks that the known holds exist in Redis, that holds
-// answer as before, and that all stores agree.
+// wantAllRecovered waits until all events are projected, and then checks that the known
+// holds exist in Redis, that holds answer as before, and that all stores agree.
 func (s *fixture) wantAllRecovered(url string, known map[string]bool) {
 	s.t.Helper()
 	s.awaitCaughtUp()
@@ -94,7 +99,8 @@ func (s *fixture) wantAllRecovered(url string, known map[string]bool) {
 	s.t.Logf("%d holds answer as before", asked)
 }
 
-// awaitJournaledHolds waits until at least n holds are in the journal, and returns their ids.
+// awaitJournaledHolds waits until at least n holds are in the journal, and returns their
+// ids.
 func (s *fixture) awaitJournaledHolds(n int) map[string]bool {
 	s.t.Helper()
 	testenv.Eventually(s.t, 60*time.Second, func() (bool, string) {
@@ -121,14 +127,19 @@ func (s *fixture) awaitEpoch(least int64) {
 	})
 }
 
-// TestFlushAllUnderLoadKeepsJournaledHolds empties Redis while buyers buy through two services, and once more while no service
-// runs. Until Redis is restored, buyers get only the answer 503. Afterwards, every journaled hold is as before.
+// TestFlushAllUnderLoadKeepsJournaledHolds empties Redis while buyers buy through two
+// services, and once more while no service runs. Until Redis is restored, buyers get only
+// the answer 503. Afterwards, every journaled hold is as before.
 func TestFlushAllUnderLoadKeepsJournaledHolds(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	services := []*service{s.serve().awaitReady(), s.serve("--roles", "api,sagas").awaitReady()}
 	s.openTickets(services[0].url, 1_000_000)
-	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	acknowledgements := &acknowledged{
+		holds:  map[string]bool{},
+		orders: map[string]bool{},
+		lossy:  true,
+	}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
@@ -166,14 +177,19 @@ func TestFlushAllUnderLoadKeepsJournaledHolds(t *testing.T) {
 	}
 }
 
-// TestOlderAppendOnlyFileIsRepaired replaces Redis's append-only file by an older copy, once while a service runs and once
-// while none runs, and checks that every journaled hold is as before.
+// TestOlderAppendOnlyFileIsRepaired replaces Redis's append-only file by an older copy,
+// once while a service runs and once while none runs, and checks that every journaled
+// hold is as before.
 func TestOlderAppendOnlyFileIsRepaired(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	v := s.serve().awaitReady()
 	s.openTickets(v.url, 1_000_000)
-	acknowledgements := &acknowledged{holds: map[string]bool{}, orders: map[string]bool{}, lossy: true}
+	acknowledgements := &acknowledged{
+		holds:  map[string]bool{},
+		orders: map[string]bool{},
+		lossy:  true,
+	}
 	buying, stop := context.WithCancel(s.ctx)
 	defer stop()
 	var buyers sync.WaitGroup
@@ -231,8 +247,8 @@ func TestOlderAppendOnlyFileIsRepaired(t *testing.T) {
 	}
 }
 
-// TestHoldThatLapsedDuringAnOutageExpires checks that a hold whose deadline passed while Redis was empty expires after Redis
-// is restored.
+// TestHoldThatLapsedDuringAnOutageExpires checks that a hold whose deadline passed while
+// Redis was empty expires after Redis is restored.
 func TestHoldThatLapsedDuringAnOutageExpires(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -259,7 +275,8 @@ func TestHoldThatLapsedDuringAnOutageExpires(t *testing.T) {
 	}
 }
 
-// TestRedisRebuildCommand checks the output, the errors and the effect of the command while a service runs.
+// TestRedisRebuildCommand checks the output, the errors and the effect of the command
+// while a service runs.
 func TestRedisRebuildCommand(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -298,8 +315,9 @@ func TestRedisRebuildCommand(t *testing.T) {
 	s.wantStoresAgree("ticket", 10)
 }
 
-// TestKillRedisRebuildAtAnyStep kills `redis rebuild` at random moments while a service runs. Each time, the service must serve
-// again by itself. At the end, every acknowledged hold exists and all stores agree.
+// TestKillRedisRebuildAtAnyStep kills `redis rebuild` at random moments while a service
+// runs. Each time, the service must serve again by itself. At the end, every acknowledged
+// hold exists and all stores agree.
 func TestKillRedisRebuildAtAnyStep(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)

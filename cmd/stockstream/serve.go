@@ -34,7 +34,8 @@ func newVersion() *cobra.Command {
 		Use:   "version",
 		Short: "Print the version of this build",
 		Args:  cobra.NoArgs,
-		// This overrides the check of the settings: the command must work even if they are invalid.
+		// This overrides the check of the settings: the command must work even if they
+		// are invalid.
 		PersistentPreRun: func(*cobra.Command, []string) {},
 		Run: func(cmd *cobra.Command, _ []string) {
 			info, _ := debug.ReadBuildInfo()

@@ -12,7 +12,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestRolesWorkInSeparateServices runs two services for each role, and sells through those with the role api.
+// TestRolesWorkInSeparateServices runs two services for each role, and sells through
+// those with the role api.
 func TestRolesWorkInSeparateServices(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -40,7 +41,8 @@ func TestRolesWorkInSeparateServices(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
 		_, order, _ := s.send(http.MethodGet, apis[0].url+"/orders?hold_id="+kept, "")
 		_, hold, _ := s.send(http.MethodGet, apis[0].url+"/holds/"+lapsed, "")
-		return order["payment_ref"] == "p" && hold["status"] == "EXPIRED", fmt.Sprintf("order %v, hold %v", order, hold)
+		return order["payment_ref"] == "p" && hold["status"] == "EXPIRED", fmt.Sprintf("order %v, hold %v",
+			order, hold)
 	})
 	s.awaitCaughtUp()
 	if got := s.redis.Get(s.ctx, "stock:shirt").Val(); got != "9" {
@@ -48,16 +50,18 @@ func TestRolesWorkInSeparateServices(t *testing.T) {
 	}
 }
 
-// TestErrorForATakenPortNamesTheSetting checks that serve, on a taken port, names the setting for another address.
+// TestErrorForATakenPortNamesTheSetting checks that serve, on a taken port, names the
+// setting for another address.
 func TestErrorForATakenPortNamesTheSetting(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
 	v := s.serve().awaitReady()
-	s.wantError("serve --http-addr "+strings.TrimPrefix(v.url, "http://"), "--http-addr or STOCKSTREAM_HTTP_ADDR")
+	s.wantError("serve --http-addr "+strings.TrimPrefix(v.url, "http://"),
+		"--http-addr or STOCKSTREAM_HTTP_ADDR")
 }
 
-// TestServiceCanBeStoppedWhileItStarts stops a service at different moments of its start, and checks that it ends within 5 s
-// and without an error.
+// TestServiceCanBeStoppedWhileItStarts stops a service at different moments of its start,
+// and checks that it ends within 5 s and without an error.
 func TestServiceCanBeStoppedWhileItStarts(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -74,8 +78,9 @@ func TestServiceCanBeStoppedWhileItStarts(t *testing.T) {
 	}
 }
 
-// TestServiceWaitsForItsServers starts a service before Redis, Postgres and the schema are there, and checks that it becomes
-// ready when they are. Then it kills Postgres, during which reservations must succeed, and Redis.
+// TestServiceWaitsForItsServers starts a service before Redis, Postgres and the schema
+// are there, and checks that it becomes ready when they are. Then it kills Postgres,
+// during which reservations must succeed, and Redis.
 func TestServiceWaitsForItsServers(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.PostgresServer(t)
@@ -136,8 +141,8 @@ func TestServiceWaitsForItsServers(t *testing.T) {
 	}
 }
 
-// TestDrainFinishesAcceptedRequests stops a service under load. Every reservation answered 201 must be in the log and in the
-// read table, and no message may be parked.
+// TestDrainFinishesAcceptedRequests stops a service under load. Every reservation
+// answered 201 must be in the log and in the read table, and no message may be parked.
 func TestDrainFinishesAcceptedRequests(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -154,7 +159,9 @@ func TestDrainFinishesAcceptedRequests(t *testing.T) {
 					if accepted.Load() < 200 {
 						t.Errorf("buyer %d, request %d, before the stop: %v", buyer, i, err)
 					}
-					return // the connection was closed before the service read the request; the count below proves it
+					// the connection was closed before the service read the request; the
+					// count below proves it
+					return
 				}
 				if status != http.StatusCreated {
 					t.Errorf("buyer %d, request %d: %d", buyer, i, status)

@@ -24,13 +24,15 @@ func settingsTable() string {
 	table.WriteString(settingsHeader)
 	flags.VisitAll(func(f *pflag.Flag) {
 		value := strings.Trim(f.DefValue, "[]")
-		fmt.Fprintf(&table, "| `%s` | `--%s` | `%s` | %s |\n", environmentName(f.Name), f.Name, value, f.Usage)
+		fmt.Fprintf(&table, "| `%s` | `--%s` | `%s` | %s |\n",
+			environmentName(f.Name), f.Name, value, f.Usage)
 	})
 	return table.String()
 }
 
-// TestSettingsPageMatchesFlags requires that docs/settings.md shows exactly the flags, their defaults and their help
-// texts. Run it with -update to write today's table into the page.
+// TestSettingsPageMatchesFlags requires that docs/settings.md shows exactly the flags,
+// their defaults and their help texts. Run it with -update to write today's table into
+// the page.
 func TestSettingsPageMatchesFlags(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(settingsPage)

@@ -1,6 +1,7 @@
 package main
 
-// skipRepeats returns a function that calls report, except for an error with the same text as the one before.
+// skipRepeats returns a function that calls report, except for an error with the same
+// text as the one before.
 func skipRepeats(report func(error)) func(error) {
 	var lastReported string
 	return func(err error) {

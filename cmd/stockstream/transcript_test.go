@@ -22,11 +22,13 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-var update = flag.Bool("update", false, "write the real output and the real settings into the pages, instead of comparing")
+var update = flag.Bool("update", false,
+	"write the real output and the real settings into the pages, instead of comparing")
 
-// TestTranscripts types the commands that a page shows into a shell, against a `stockstream dev` of its own, and
-// requires that each prints the output that the page shows, apart from ids and times. Run it with -update to write
-// today's output into the pages.
+// TestTranscripts types the commands that a page shows into a shell, against a
+// `stockstream dev` of its own, and requires that each prints the output that the page
+// shows, apart from ids and times. Run it with -update to write today's output into the
+// pages.
 func TestTranscripts(t *testing.T) {
 	for _, page := range []string{"README.md", "docs/walkthrough.md"} {
 		t.Run(page, func(t *testing.T) {
@@ -63,10 +65,12 @@ const (
 
 var consoleBlock = regexp.MustCompile("(?s)```console\n.*?```")
 
-// devRun is a running `stockstream dev`: its data directory, and the addresses (host:port) of its servers.
+// devRun is a running `stockstream dev`: its data directory, and the addresses
+// (host:port) of its servers.
 type devRun struct{ dir, http, redis, postgres string }
 
-// startDev runs `stockstream dev` on free ports until the test ends, waits until it is ready, and checks its banner.
+// startDev runs `stockstream dev` on free ports until the test ends, waits until it is
+// ready, and checks its banner.
 func startDev(t *testing.T) devRun {
 	t.Helper()
 	d := devRun{
@@ -80,7 +84,8 @@ func startDev(t *testing.T) devRun {
 	done := make(chan error, 1)
 	go func() {
 		args := []string{
-			"dev", "--dir", d.dir, "--http-addr", d.http, "--dev-redis-addr", d.redis, "--dev-postgres-addr", d.postgres,
+			"dev", "--dir", d.dir, "--http-addr", d.http, "--dev-redis-addr", d.redis, "--dev-postgres-addr",
+			d.postgres,
 		}
 		done <- run(ctx, args, nil, &out, &out)
 	}()
@@ -125,7 +130,8 @@ type shell struct {
 	out *bufio.Reader
 }
 
-// openShell starts a bash that ends with the test. It fails the test if a program that the pages use is not installed.
+// openShell starts a bash that ends with the test. It fails the test if a program that
+// the pages use is not installed.
 func openShell(t *testing.T, dev devRun) *shell {
 	t.Helper()
 	for _, tool := range []string{"bash", "curl", "psql", "redis-cli"} {
@@ -150,7 +156,12 @@ func openShell(t *testing.T, dev devRun) *shell {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	s := &shell{t: t, dev: dev, in: in, out: bufio.NewReader(out)}
+	s := &shell{
+		t:   t,
+		dev: dev,
+		in:  in,
+		out: bufio.NewReader(out),
+	}
 	s.run(`redis-cli() { command redis-cli --no-raw "$@"; }; export PGOPTIONS= PAGER=cat`) // as in a terminal
 	return s
 }
@@ -174,8 +185,8 @@ func (s *shell) run(command string) string {
 	}
 }
 
-// replay types the commands of a console block, compares the output of each with the output shown, and returns the
-// block with today's output.
+// replay types the commands of a console block, compares the output of each with the
+// output shown, and returns the block with today's output.
 func (s *shell) replay(block string) string {
 	s.t.Helper()
 	var now strings.Builder
@@ -191,7 +202,8 @@ func (s *shell) replay(block string) string {
 	return now.String()
 }
 
-// onFreePorts replaces the default addresses in a command by those of the test's own servers.
+// onFreePorts replaces the default addresses in a command by those of the test's own
+// servers.
 func (s *shell) onFreePorts(command string) string {
 	_, redisPort, err := net.SplitHostPort(s.dev.redis)
 	if err != nil {
@@ -204,7 +216,8 @@ func (s *shell) onFreePorts(command string) string {
 	).Replace(command)
 }
 
-// splitStep splits a step into its command, which continues on the next line after a backslash, and the output shown.
+// splitStep splits a step into its command, which continues on the next line after a
+// backslash, and the output shown.
 func splitStep(step string) (command, shown string) {
 	lines := strings.Split(step, "\n")
 	end := 1
@@ -214,7 +227,8 @@ func splitStep(step string) (command, shown string) {
 	return strings.Join(lines[:end], "\n"), oneNewline(strings.Join(lines[end:], "\n"))
 }
 
-// oneNewline returns the text with exactly one newline at its end, and an empty text as it is.
+// oneNewline returns the text with exactly one newline at its end, and an empty text as
+// it is.
 func oneNewline(s string) string {
 	if s = strings.TrimRight(s, "\n"); s != "" {
 		s += "\n"
@@ -222,7 +236,8 @@ func oneNewline(s string) string {
 	return s
 }
 
-// varying are the parts of an output that differ from run to run, and the text that stands for each in a comparison.
+// varying are the parts of an output that differ from run to run, and the text that
+// stands for each in a comparison.
 var varying = []struct {
 	pattern *regexp.Regexp
 	mask    string
@@ -242,7 +257,8 @@ func mask(s string) string {
 	return s
 }
 
-// awaitLevel waits until the journal and the read tables have every event: a person types more slowly than this test.
+// awaitLevel waits until the journal and the read tables have every event: a person types
+// more slowly than this test.
 func (s *shell) awaitLevel() {
 	s.t.Helper()
 	ctx := s.t.Context()
@@ -253,7 +269,12 @@ func (s *shell) awaitLevel() {
 	defer db.Close(ctx)
 	client := redis.NewClient(&redis.Options{Addr: s.dev.redis})
 	defer client.Close()
-	(&fixture{t: s.t, ctx: ctx, redis: client, db: db}).awaitCaughtUp()
+	(&fixture{
+		t:     s.t,
+		ctx:   ctx,
+		redis: client,
+		db:    db,
+	}).awaitCaughtUp()
 	testenv.Eventually(s.t, 5*time.Second, func() (bool, string) {
 		groups, err := client.XInfoGroups(ctx, "inventory.events").Result()
 		return err != nil || groups[0].Lag == 0, fmt.Sprint(groups)

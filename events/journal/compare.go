@@ -17,10 +17,12 @@ import (
 // comparePage is how many entries of the stream are compared in one step.
 const comparePage = 1000
 
-// CompareStream compares the events on the stream, up to a seq, with the journal's events of the same
-// seqs. It fails with ErrFork at the first one that differs. Otherwise it returns the stream id of the
-// last entry compared, or "" if there was none.
-func CompareStream(ctx context.Context, client redis.Cmdable, db postgres.Querier, pool events.Pool, upTo int64) (last string, err error) {
+// CompareStream compares the events on the stream, up to a seq, with the journal's events
+// of the same seqs. It fails with ErrFork at the first one that differs. Otherwise it
+// returns the stream id of the last entry compared, or "" if there was none.
+func CompareStream(
+	ctx context.Context, client redis.Cmdable, db postgres.Querier, pool events.Pool, upTo int64,
+) (last string, err error) {
 	from := "-"
 	for {
 		found, err := client.XRangeN(ctx, pool.StreamKey(), from, "+", comparePage).Result()
@@ -64,9 +66,11 @@ type eventKey struct {
 	EventID uuid.UUID
 }
 
-// differingEvents returns those of the given events whose seq belongs to another event in the journal,
-// in order of seq. Events that the journal does not have are not among them.
-func differingEvents(ctx context.Context, db postgres.Querier, pool string, found []events.Envelope) ([]eventKey, error) {
+// differingEvents returns those of the given events whose seq belongs to another event in
+// the journal, in order of seq. Events that the journal does not have are not among them.
+func differingEvents(
+	ctx context.Context, db postgres.Querier, pool string, found []events.Envelope,
+) ([]eventKey, error) {
 	if len(found) == 0 {
 		return nil, nil
 	}

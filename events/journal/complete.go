@@ -12,12 +12,12 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// CheckComplete checks that a pool's journal has every event after a seq, up to its end, before a
-// replay starts there. It returns ErrDetached if partitions in that range are detached, and ErrHole if
-// events are missing for another reason.
+// CheckComplete checks that a pool's journal has every event after a seq, up to its end,
+// before a replay starts there. It returns ErrDetached if partitions in that range are
+// detached, and ErrHole if events are missing for another reason.
 //
-// The check is cheap: it looks at the bounds of the partitions and at the events on those bounds. A
-// hole inside a partition is found later, when the replay reads it.
+// The check is cheap: it looks at the bounds of the partitions and at the events on those
+// bounds. A hole inside a partition is found later, when the replay reads it.
 func CheckComplete(ctx context.Context, db postgres.Querier, pool string, after int64) error {
 	end, err := worker.ReadCheckpoint(ctx, db, CheckpointName, pool)
 	if err != nil || end <= after {
@@ -48,8 +48,8 @@ func CheckComplete(ctx context.Context, db postgres.Querier, pool string, after 
 	return fmt.Errorf("%w: the journal has no event %d", ErrHole, missing)
 }
 
-// checkNoneDetached returns ErrDetached if a detached partition has events after one seq and up to
-// another.
+// checkNoneDetached returns ErrDetached if a detached partition has events after one seq
+// and up to another.
 func checkNoneDetached(ctx context.Context, db postgres.Querier, after, end int64) error {
 	detached, err := DetachedPartitions(ctx, db)
 	if err != nil {
@@ -60,7 +60,8 @@ func checkNoneDetached(ctx context.Context, db postgres.Querier, after, end int6
 		if partition.Last <= after || partition.First > end {
 			continue
 		}
-		ranges = append(ranges, fmt.Sprintf("%s (events %d to %d)", partition.Name, partition.First, partition.Last))
+		ranges = append(ranges,
+			fmt.Sprintf("%s (events %d to %d)", partition.Name, partition.First, partition.Last))
 		commands = append(commands, "`stockstream journal attach "+partition.Name+"`")
 	}
 	if len(ranges) == 0 {
@@ -70,8 +71,9 @@ func checkNoneDetached(ctx context.Context, db postgres.Querier, after, end int6
 		ErrDetached, strings.Join(ranges, ", "), strings.Join(commands, ", "))
 }
 
-// boundsWithin returns the first and the last seq of each partition, as far as they lie within a range
-// whose ends are included. It returns ErrHole if there is a gap between partitions.
+// boundsWithin returns the first and the last seq of each partition, as far as they lie
+// within a range whose ends are included. It returns ErrHole if there is a gap between
+// partitions.
 func boundsWithin(partitions []Partition, from, to int64) ([]int64, error) {
 	bounds := []int64{from, to}
 	next := from

@@ -103,7 +103,8 @@ func TestEntryPayloadIsReadableIfPostgresCanStoreIt(t *testing.T) {
 		})
 		_, postgresErr := f.db.Exec(f.ctx, `SELECT $1::jsonb`, payload)
 		if (entry.Err == nil) != (postgresErr == nil) {
-			t.Errorf("%q: got %v from ParseEntry, want the same as Postgres: %v", payload, entry.Err, postgresErr)
+			t.Errorf("%q: got %v from ParseEntry, want the same as Postgres: %v",
+				payload, entry.Err, postgresErr)
 		}
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// FirstEpoch is the epoch of a pool's first log. An epoch is the number of one log of a pool in Redis:
-// each time Redis is rebuilt from the journal, the pool gets a new log with a higher epoch, and the
-// writers of the old one are fenced.
+// FirstEpoch is the epoch of a pool's first log. An epoch is the number of one log of a
+// pool in Redis: each time Redis is rebuilt from the journal, the pool gets a new log
+// with a higher epoch, and the writers of the old one are fenced.
 const FirstEpoch = 1
 
 // PoolRecord is Postgres's record of a pool's log.
@@ -38,8 +38,8 @@ func ReadPoolRecord(ctx context.Context, db postgres.Querier, pool string) (r Po
 	return r, nil
 }
 
-// RecordPool records that a pool is set up, and the epoch of its log. An epoch never falls, so
-// repeating the call changes nothing.
+// RecordPool records that a pool is set up, and the epoch of its log. An epoch never
+// falls, so repeating the call changes nothing.
 func RecordPool(ctx context.Context, conn *pgx.Conn, pool string, epoch int64) error {
 	const query = `
 		INSERT INTO pools (pool, epoch) VALUES ($1, $2)
@@ -50,23 +50,27 @@ func RecordPool(ctx context.Context, conn *pgx.Conn, pool string, epoch int64) e
 	return nil
 }
 
-// RaiseEpoch begins a new epoch of a pool's log, above the recorded one and above a given one. No other
-// call returns the same epoch. When it returns, no batch of an earlier epoch can be appended any more,
-// so the journal ends at journaled until the new log continues. One transaction
+// RaiseEpoch begins a new epoch of a pool's log, above the recorded one and above a given
+// one. No other call returns the same epoch. When it returns, no batch of an earlier
+// epoch can be appended any more, so the journal ends at journaled until the new log
+// continues. One transaction
 //
 //  1. creates the journal's checkpoint, if the pool has none;
 //  2. locks the checkpoint, which waits for a batch that is being appended;
 //  3. raises the epoch in the table pools.
 //
-// The order of steps 2 and 3 is that of Writer.append, which first moves the checkpoint and then reads
-// the epoch. So the two transactions take turns at the checkpoint's row. If the append is first,
-// RaiseEpoch waits for it and returns the seq that it reached. If RaiseEpoch is first, the append
-// waits, then reads the new epoch and fails with ErrFenced. In the other order, an append could read
-// the old epoch and commit after RaiseEpoch has returned.
-func RaiseEpoch(ctx context.Context, conn *pgx.Conn, pool string, above int64) (epoch, journaled int64, err error) {
+// The order of steps 2 and 3 is that of Writer.append, which first moves the checkpoint
+// and then reads the epoch. So the two transactions take turns at the checkpoint's row.
+// If the append is first, RaiseEpoch waits for it and returns the seq that it reached. If
+// RaiseEpoch is first, the append waits, then reads the new epoch and fails with
+// ErrFenced. In the other order, an append could read the old epoch and commit after
+// RaiseEpoch has returned.
+func RaiseEpoch(
+	ctx context.Context, conn *pgx.Conn, pool string, above int64,
+) (epoch, journaled int64, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		// A process that is suspended inside its transaction must not block the other for ever:
-		// neither a Writer this transaction, nor this transaction the Writer.
+		// A process that is suspended inside its transaction must not block the other for
+		// ever: neither a Writer this transaction, nor this transaction the Writer.
 		timeouts := fmt.Sprintf(`SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d`,
 			worker.StepTimeout.Milliseconds(), worker.AbsenceMax.Milliseconds())
 		if _, err := tx.Exec(ctx, timeouts); err != nil {

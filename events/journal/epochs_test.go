@@ -48,7 +48,8 @@ func (f *fixture) raiseEpoch(conn *pgx.Conn, above, wantEpoch, wantJournaled int
 		f.t.Errorf("raise the epoch above %d: got epoch %d, want %d", above, epoch, wantEpoch)
 	}
 	if journaled != wantJournaled {
-		f.t.Errorf("raise the epoch above %d: got the journal's end %d, want %d", above, journaled, wantJournaled)
+		f.t.Errorf("raise the epoch above %d: got the journal's end %d, want %d",
+			above, journaled, wantJournaled)
 	}
 }
 

@@ -5,22 +5,23 @@ import (
 	"fmt"
 )
 
-// Errors that stop the Writer until an operator acts. Parking an entry would not help: an event is
-// missing, or there are two of one seq.
+// Errors that stop the Writer until an operator acts. Parking an entry would not help: an
+// event is missing, or there are two of one seq.
 var (
 	ErrHole = errors.New("the log has a hole")
 	ErrFork = errors.New("the log has forked")
 )
 
-// ErrDetached is the ErrHole of a journal from which partitions were detached. The message names them.
+// ErrDetached is the ErrHole of a journal from which partitions were detached. The
+// message names them.
 var ErrDetached = fmt.Errorf("%w: a partition of the journal is detached", ErrHole)
 
-// ErrRewritten is returned by Follow if the journal became shorter: it was replaced or restored from a
-// backup, so its seqs no longer mean the same events.
+// ErrRewritten is returned by Follow if the journal became shorter: it was replaced or
+// restored from a backup, so its seqs no longer mean the same events.
 var ErrRewritten = errors.New("the journal is not the one that was followed")
 
-// ErrPartitionNeeded is returned for a partition that must stay attached: a reader has yet to read it,
-// or it is not the oldest.
+// ErrPartitionNeeded is returned for a partition that must stay attached: a reader has
+// yet to read it, or it is not the oldest.
 var ErrPartitionNeeded = errors.New("the partition is still needed")
 
 // Errors of AttachPartition.

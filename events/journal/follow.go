@@ -21,14 +21,16 @@ const (
 	followTimeout       = 10 * time.Second // for reading one page; after it, Postgres counts as unreachable
 )
 
-// Follow calls handle with each page of events that matches q, in order and each event once, and goes
-// on as the journal grows. It returns nil when ctx ends. It reads when Postgres notifies it, and once a
-// second in any case.
+// Follow calls handle with each page of events that matches q, in order and each event
+// once, and goes on as the journal grows. It returns nil when ctx ends. It reads when
+// Postgres notifies it, and once a second in any case.
 //
-// If the connection is lost later on, Follow calls report with the error, connects again and continues
-// after the last event handled. It returns an error only if it cannot continue: the error of handle or
-// of the first connection, ErrDetached, or ErrRewritten.
-func Follow(ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, report func(error), handle func([]Recorded) error) error {
+// If the connection is lost later on, Follow calls report with the error, connects again
+// and continues after the last event handled. It returns an error only if it cannot
+// continue: the error of handle or of the first connection, ErrDetached, or ErrRewritten.
+func Follow(
+	ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, report func(error), handle func([]Recorded) error,
+) error {
 	f := &follower{query: q, handle: handle}
 	for {
 		err := f.session(ctx, config)
@@ -80,7 +82,8 @@ func (f *follower) session(ctx context.Context, config *pgx.ConnConfig) error {
 	}
 }
 
-// begin starts to listen, and only then reads where the journal ends. So every later event is notified.
+// begin starts to listen, and only then reads where the journal ends. So every later
+// event is notified.
 func (f *follower) begin(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()

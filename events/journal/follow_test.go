@@ -83,7 +83,9 @@ type boundsTracer struct {
 }
 
 // TraceQueryStart implements pgx.QueryTracer.
-func (b *boundsTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+func (b *boundsTracer) TraceQueryStart(
+	ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData,
+) context.Context {
 	b.query = data.SQL
 	return ctx
 }
@@ -162,7 +164,8 @@ func TestFollowSkipsEventsOfOtherTypes(t *testing.T) {
 	f.exec(`
 		INSERT INTO events
 		SELECT pool, seq + 97, gen_random_uuid(), type, sku, hold_id, payload, metadata, at FROM events WHERE seq > 303`)
-	f.setCheckpoint(CheckpointName, 497) // without a notification, so the follower's poll has to find the event
+	// without a notification, so the follower's poll has to find the event
+	f.setCheckpoint(CheckpointName, 497)
 	follower.await(t, 194, 291, 388, 485)
 }
 

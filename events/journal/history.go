@@ -27,7 +27,8 @@ const (
 	MetadataCorrelationID = "correlation_id" // the request at the start of the chain
 )
 
-// Causes returns the causation id and the correlation id from the metadata, each "" if it is missing.
+// Causes returns the causation id and the correlation id from the metadata, each "" if it
+// is missing.
 func (r *Recorded) Causes() (causation, correlation string) {
 	var metadata map[string]any // values of any type: another program may have written the entry
 	if json.Unmarshal(r.Metadata, &metadata) != nil {
@@ -36,7 +37,8 @@ func (r *Recorded) Causes() (causation, correlation string) {
 	return events.FieldText(metadata[MetadataCausationID]), events.FieldText(metadata[MetadataCorrelationID])
 }
 
-// HistoryQuery selects events of a pool's journal. A zero Type, SKU or HoldID matches every event.
+// HistoryQuery selects events of a pool's journal. A zero Type, SKU or HoldID matches
+// every event.
 type HistoryQuery struct {
 	Pool   string
 	After  int64 // only events with a higher seq
@@ -49,21 +51,23 @@ type HistoryQuery struct {
 // HistoryPage is one page of the events that match a query, in order.
 type HistoryPage struct {
 	Events []Recorded
-	// Next is the After of the next page. That page follows this one without a gap or a repeat.
+	// Next is the After of the next page. That page follows this one without a gap or a
+	// repeat.
 	Next int64
-	// More reports whether the next page can be read now. A page with More may have fewer events than
-	// its limit, or none: the search for a rare type ends after historyScanMax events.
+	// More reports whether the next page can be read now. A page with More may have fewer
+	// events than its limit, or none: the search for a rare type ends after
+	// historyScanMax events.
 	More bool
 	End  int64 // the journal's last seq
 }
 
-// historyScanMax bounds how many events are searched for one page, so that a rare type does not cost a
-// scan of the whole journal. Tests set it lower.
+// historyScanMax bounds how many events are searched for one page, so that a rare type
+// does not cost a scan of the whole journal. Tests set it lower.
 var historyScanMax int64 = 50_000
 
-// ReadHistory returns one page of the events that match q. It fails with ErrDetached if the event right
-// after q.After is in a detached partition, because continuing without it would silently skip events.
-// Other errors are those of the connection.
+// ReadHistory returns one page of the events that match q. It fails with ErrDetached if
+// the event right after q.After is in a detached partition, because continuing without it
+// would silently skip events. Other errors are those of the connection.
 func ReadHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (HistoryPage, error) {
 	page, err := readHistory(ctx, db, q)
 	if err != nil {
@@ -75,8 +79,8 @@ func ReadHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 // readHistory reads a page in these steps:
 //
 //  1. Read the first and the last seq of the journal.
-//  2. Require that the event after q.After is attached, and limit the page to the seqs before the next
-//     detached partition.
+//  2. Require that the event after q.After is attached, and limit the page to the seqs
+//     before the next detached partition.
 //  3. Limit the page to historyScanMax events.
 //  4. Read one event more than q.Limit, which tells whether there is another page.
 //  5. Read the first seq again: the oldest partition may have been detached meanwhile.
@@ -94,7 +98,8 @@ func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 		return page, err
 	}
 	if attached == q.After {
-		return page, fmt.Errorf("%w: it has the events right after %s", ErrDetached, events.Position{Pool: q.Pool, Seq: q.After})
+		return page, fmt.Errorf("%w: it has the events right after %s",
+			ErrDetached, events.Position{Pool: q.Pool, Seq: q.After})
 	}
 	until, err := q.scanEnd(ctx, db, attached)
 	if err != nil {
@@ -124,18 +129,20 @@ func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 	return page, q.checkAttached(first)
 }
 
-// checkAttached returns ErrDetached if the journal's first event is behind the one after q.After. A
-// query from the beginning starts with the oldest partition that is attached.
+// checkAttached returns ErrDetached if the journal's first event is behind the one after
+// q.After. A query from the beginning starts with the oldest partition that is attached.
 func (q HistoryQuery) checkAttached(first int64) error {
 	if q.After > 0 && (first == 0 || first > q.After+1) {
 		oldest := events.Position{Pool: q.Pool, Seq: first}
 		after := events.Position{Pool: q.Pool, Seq: q.After}
-		return fmt.Errorf("%w: the first event is %s, but the query asks for events after %s", ErrDetached, oldest, after)
+		return fmt.Errorf("%w: the first event is %s, but the query asks for events after %s",
+			ErrDetached, oldest, after)
 	}
 	return nil
 }
 
-// bounds returns the first and the last seq of a pool's journal, or 0 and 0 if it is empty.
+// bounds returns the first and the last seq of a pool's journal, or 0 and 0 if it is
+// empty.
 func bounds(ctx context.Context, db postgres.Querier, pool string) (first, end int64, err error) {
 	const query = `
 		SELECT coalesce((SELECT seq FROM events WHERE pool = $1 ORDER BY seq LIMIT 1), 0),
@@ -144,10 +151,13 @@ func bounds(ctx context.Context, db postgres.Querier, pool string) (first, end i
 	return first, end, err
 }
 
-// attachedUntil returns the last seq before the next detached partition, or the journal's end. A page
-// does not reach beyond it, because the next page could not tell that events are missing. A query for
-// one hold ignores this limit, and shows those of its events that are attached.
-func (q HistoryQuery) attachedUntil(ctx context.Context, db postgres.Querier, first, end int64) (seq int64, err error) {
+// attachedUntil returns the last seq before the next detached partition, or the journal's
+// end. A page does not reach beyond it, because the next page could not tell that events
+// are missing. A query for one hold ignores this limit, and shows those of its events
+// that are attached.
+func (q HistoryQuery) attachedUntil(
+	ctx context.Context, db postgres.Querier, first, end int64,
+) (seq int64, err error) {
 	if q.HoldID != "" || first == 0 {
 		return end, nil
 	}
@@ -158,8 +168,8 @@ func (q HistoryQuery) attachedUntil(ctx context.Context, db postgres.Querier, fi
 	return seq, err
 }
 
-// condition returns the WHERE condition for everything but the type. It is worded so that Postgres can
-// use the indexes, none of which contains the type.
+// condition returns the WHERE condition for everything but the type. It is worded so that
+// Postgres can use the indexes, none of which contains the type.
 func (q HistoryQuery) condition(until int64) (condition string, args []any) {
 	condition = "pool = $1 AND seq > $2 AND seq <= $3"
 	args = []any{q.Pool, q.After, until}
@@ -187,8 +197,8 @@ func (q HistoryQuery) page(until int64) (query string, args []any) {
 	return query, args
 }
 
-// scanEnd returns the seq at which the search for a page ends, so that it looks at no more than
-// historyScanMax events.
+// scanEnd returns the seq at which the search for a page ends, so that it looks at no
+// more than historyScanMax events.
 func (q HistoryQuery) scanEnd(ctx context.Context, db postgres.Querier, end int64) (int64, error) {
 	switch {
 	case q.Type == "":
@@ -197,7 +207,8 @@ func (q HistoryQuery) scanEnd(ctx context.Context, db postgres.Querier, end int6
 		return min(end, q.After+historyScanMax), nil
 	}
 	condition, args := q.condition(end)
-	query := fmt.Sprintf(`SELECT seq FROM events WHERE %s ORDER BY seq OFFSET $%d LIMIT 1`, condition, len(args)+1)
+	query := fmt.Sprintf(`SELECT seq FROM events WHERE %s ORDER BY seq OFFSET $%d LIMIT 1`,
+		condition, len(args)+1)
 	args = append(args, historyScanMax-1)
 	var seq int64
 	err := db.QueryRow(ctx, query, args...).Scan(&seq)

@@ -142,8 +142,11 @@ func TestHistoryEventHasItsFieldsAndCauses(t *testing.T) {
 	f := newFixture(t)
 	f.insertHistory(2)
 	for metadata, want := range map[string]struct{ causation, correlation string }{
-		`{"causation_id": "expiry/h1", "correlation_id": "req-7"}`: {causation: "expiry/h1", correlation: "req-7"},
-		`{"causation_id": 7, "correlation_id": ["x"]}`:             {},
+		`{"causation_id": "expiry/h1", "correlation_id": "req-7"}`: {
+			causation:   "expiry/h1",
+			correlation: "req-7",
+		},
+		`{"causation_id": 7, "correlation_id": ["x"]}`: {},
 		`{}`: {},
 	} {
 		f.exec(`UPDATE events SET metadata = $1 WHERE seq = 2`, metadata)
@@ -257,7 +260,9 @@ type queryHook struct {
 }
 
 // TraceQueryStart implements pgx.QueryTracer.
-func (h *queryHook) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+func (h *queryHook) TraceQueryStart(
+	ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData,
+) context.Context {
 	h.queries++
 	h.before(h.queries)
 	return ctx
@@ -323,7 +328,12 @@ func TestHistoryUsesTheIndexes(t *testing.T) {
 	f.exec(`ANALYZE events`) //nolint:misspell // it is Postgres's word
 	for index, q := range map[string]HistoryQuery{
 		"hold": {Pool: "main", HoldID: "h70", Limit: 100},
-		"sku":  {Pool: "main", SKU: "rare", After: 3, Limit: 100},
+		"sku": {
+			Pool:  "main",
+			SKU:   "rare",
+			After: 3,
+			Limit: 100,
+		},
 	} {
 		query, args := q.page(20_000)
 		plan := strings.Join(f.explain(query, args...), "\n")

@@ -137,7 +137,8 @@ func TestRaiseEpochGivesUpOnAFrozenWorker(t *testing.T) {
 	}
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
 		epoch, journaled, err := RaiseEpoch(f.ctx, f.db, "main", 1)
-		detail := fmt.Sprintf("raised to epoch %d at seq %d (%v), want epoch 2 at seq 0", epoch, journaled, err)
+		detail := fmt.Sprintf("raised to epoch %d at seq %d (%v), want epoch 2 at seq 0",
+			epoch, journaled, err)
 		return err == nil && epoch == 2 && journaled == 0, detail
 	})
 }

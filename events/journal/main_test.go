@@ -187,7 +187,9 @@ func (f *fixture) runJournal(batchMax int) (w *worker.Worker, stop func()) {
 
 // runJournalWith runs the journal with the given settings, on the fixture's Redis and
 // Postgres.
-func (f *fixture) runJournalWith(config StreamSubscriberConfig, log *slog.Logger) (w *worker.Worker, stop func()) {
+func (f *fixture) runJournalWith(
+	config StreamSubscriberConfig, log *slog.Logger,
+) (w *worker.Worker, stop func()) {
 	f.t.Helper()
 	config.Redis = f.redis
 	config.Postgres = f.config
@@ -220,7 +222,8 @@ func (f *fixture) awaitJournal(seq int64) {
 		if err := f.db.QueryRow(f.ctx, query).Scan(&checkpoint, &count); err != nil {
 			return false, err.Error()
 		}
-		detail := fmt.Sprintf("the journal's checkpoint is %d with %d events, want %d for both", checkpoint, count, seq)
+		detail := fmt.Sprintf("the journal's checkpoint is %d with %d events, want %d for both",
+			checkpoint, count, seq)
 		return checkpoint == seq && count == seq, detail
 	})
 }
@@ -237,12 +240,15 @@ func (f *fixture) awaitAcknowledged() {
 		groups, err := f.redis.XInfoGroups(f.ctx, events.MainPool.StreamKey()).Result()
 		for _, group := range groups {
 			if group.Name == events.ConsumerGroup {
-				atEnd := group.LastDeliveredID == info.LastGeneratedID && group.EntriesRead == info.EntriesAdded
+				atEnd := group.LastDeliveredID == info.LastGeneratedID &&
+					group.EntriesRead == info.EntriesAdded
 				idle := group.Lag == 0 && group.Pending == 0 && group.Consumers == 0
-				return atEnd && idle, fmt.Sprintf("the group is %+v, the stream ends at %s", group, info.LastGeneratedID)
+				return atEnd && idle, fmt.Sprintf("the group is %+v, the stream ends at %s",
+					group, info.LastGeneratedID)
 			}
 		}
-		return false, fmt.Sprintf("the stream has the groups %+v (%v), want %s", groups, err, events.ConsumerGroup)
+		return false, fmt.Sprintf("the stream has the groups %+v (%v), want %s",
+			groups, err, events.ConsumerGroup)
 	})
 }
 

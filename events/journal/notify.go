@@ -9,13 +9,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// notifyChannel is the Postgres channel on which the Writer notifies the journal's readers.
+// notifyChannel is the Postgres channel on which the Writer notifies the journal's
+// readers.
 const notifyChannel = "stockstream_journal"
 
-// journalPoll is how long a reader waits for a notification before it looks at the journal anyway.
+// journalPoll is how long a reader waits for a notification before it looks at the
+// journal anyway.
 const journalPoll = time.Second
 
-// awaitJournal waits for a notification that the journal was written to, at most for journalPoll.
+// awaitJournal waits for a notification that the journal was written to, at most for
+// journalPoll.
 func awaitJournal(ctx context.Context, conn *pgx.Conn) (notified bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, journalPoll)
 	defer cancel()

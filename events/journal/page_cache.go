@@ -9,10 +9,11 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// PageCache lets the readers of one process share pages of the journal. Readers that work through a
-// backlog need the same full pages, shortly after each other, and a full page of the journal never
-// changes. So each is read and decoded once. Near the journal's end, where a page is not full yet,
-// every reader reads for itself. A PageCache is safe for concurrent use.
+// PageCache lets the readers of one process share pages of the journal. Readers that work
+// through a backlog need the same full pages, shortly after each other, and a full page
+// of the journal never changes. So each is read and decoded once. Near the journal's end,
+// where a page is not full yet, every reader reads for itself. A PageCache is safe for
+// concurrent use.
 type PageCache struct {
 	pool string
 
@@ -36,9 +37,11 @@ func NewPageCache(pool events.Pool) *PageCache {
 	return &PageCache{pool: pool.Name(), pages: map[int64]*cachedPage{}}
 }
 
-// Read returns up to limit events after a seq, in order, or fewer if a page or the journal ends before.
-// Several readers share the events, so callers must not change them.
-func (p *PageCache) Read(ctx context.Context, db postgres.Querier, after int64, limit int) ([]events.Envelope, error) {
+// Read returns up to limit events after a seq, in order, or fewer if a page or the
+// journal ends before. Several readers share the events, so callers must not change them.
+func (p *PageCache) Read(
+	ctx context.Context, db postgres.Querier, after int64, limit int,
+) ([]events.Envelope, error) {
 	limit = min(limit, int(pageEvents-after%pageEvents))
 	if after%pageEvents != 0 {
 		return ReadEvents(ctx, db, p.pool, after, limit)
@@ -58,8 +61,8 @@ func (p *PageCache) Read(ctx context.Context, db postgres.Querier, after int64, 
 	return page.events[:limit], nil
 }
 
-// Forget drops all pages. A reader calls it at the start of a run, because the journal may have been
-// replaced meanwhile.
+// Forget drops all pages. A reader calls it at the start of a run, because the journal
+// may have been replaced meanwhile.
 func (p *PageCache) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,7 +70,8 @@ func (p *PageCache) Forget() {
 	p.order = nil
 }
 
-// page returns the page after a seq. If first is true, the page is new and the caller must fill it.
+// page returns the page after a seq. If first is true, the page is new and the caller
+// must fill it.
 func (p *PageCache) page(after int64) (page *cachedPage, first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,8 +88,11 @@ func (p *PageCache) page(after int64) (page *cachedPage, first bool) {
 	return page, true
 }
 
-// fill reads a page and keeps it if it is full. Otherwise it removes the page from the cache.
-func (p *PageCache) fill(ctx context.Context, page *cachedPage, db postgres.Querier, after int64, limit int) ([]events.Envelope, error) {
+// fill reads a page and keeps it if it is full. Otherwise it removes the page from the
+// cache.
+func (p *PageCache) fill(
+	ctx context.Context, page *cachedPage, db postgres.Querier, after int64, limit int,
+) ([]events.Envelope, error) {
 	defer close(page.read)
 	found, err := ReadEvents(ctx, db, p.pool, after, pageEvents)
 	if err == nil && len(found) == pageEvents {

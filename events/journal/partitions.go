@@ -9,16 +9,17 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Partition is one partition of the table events: the events of every pool in a range of seqs.
+// Partition is one partition of the table events: the events of every pool in a range of
+// seqs.
 type Partition struct {
 	Name  string // of its table
 	First int64  // the lowest seq of its range
 	Last  int64  // the highest seq of its range
 }
 
-// partitionEvents is how many seqs a new partition spans: some hours of a busy shop, about 500 MB.
-// Partitions may differ in size, and the one that the migration made of an older journal may be
-// larger. Tests set it lower.
+// partitionEvents is how many seqs a new partition spans: some hours of a busy shop,
+// about 500 MB. Partitions may differ in size, and the one that the migration made of an
+// older journal may be larger. Tests set it lower.
 var partitionEvents int64 = 2_000_000
 
 // partitionName returns the name of the partition that begins with a seq.
@@ -43,10 +44,11 @@ func Partitions(ctx context.Context, db postgres.Querier) ([]Partition, error) {
 	return partitions, nil
 }
 
-// lockPartitions makes this transaction the only one that adds, detaches or attaches partitions. It
-// gives up after a second, because the Writer and every reader queue behind a transaction that waits
-// for a lock on the journal. They also queue behind one that has the lock and does not go on, so
-// Postgres ends the session of a process that was suspended.
+// lockPartitions makes this transaction the only one that adds, detaches or attaches
+// partitions. It gives up after a second, because the Writer and every reader queue
+// behind a transaction that waits for a lock on the journal. They also queue behind one
+// that has the lock and does not go on, so Postgres ends the session of a process that
+// was suspended.
 func lockPartitions(ctx context.Context, tx pgx.Tx) error {
 	const settings = `SET LOCAL lock_timeout = '1s'; SET LOCAL idle_in_transaction_session_timeout = '30s'`
 	if _, err := tx.Exec(ctx, settings); err != nil {

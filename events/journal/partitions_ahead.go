@@ -11,22 +11,24 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// nextPartitions creates partitions before the journal needs them. A partition is created when the
-// newest one is half full, so an append never waits for one. If that keeps failing until the newest one
-// is full, the append itself creates it, or fails.
+// nextPartitions creates partitions before the journal needs them. A partition is created
+// when the newest one is half full, so an append never waits for one. If that keeps
+// failing until the newest one is full, the append itself creates it, or fails.
 type nextPartitions struct {
 	end     int64 // the first seq that has no partition, as far as known; 0 if unknown
 	retryAt time.Time
 }
 
-// partitionRetryInterval is the pause after a partition could not be created ahead of need.
+// partitionRetryInterval is the pause after a partition could not be created ahead of
+// need.
 const partitionRetryInterval = 10 * time.Second
 
-// reset forgets which partitions exist. Call it when a transaction was rolled back, because that may
-// have undone the creation of a partition.
+// reset forgets which partitions exist. Call it when a transaction was rolled back,
+// because that may have undone the creation of a partition.
 func (p *nextPartitions) reset() { p.end = 0 }
 
-// ensure makes sure, within the transaction that appends, that the journal has partitions up to a seq.
+// ensure makes sure, within the transaction that appends, that the journal has partitions
+// up to a seq.
 func (p *nextPartitions) ensure(ctx context.Context, tx pgx.Tx, last int64, log *slog.Logger) error {
 	fits := last < p.end
 	aheadOf := last + partitionEvents/2
@@ -40,16 +42,17 @@ func (p *nextPartitions) ensure(ctx context.Context, tx pgx.Tx, last int64, log 
 	})
 	if err != nil && fits && ctx.Err() == nil {
 		p.retryAt = time.Now().Add(partitionRetryInterval)
-		log.Warn("the next partition of the journal could not be made ahead of need; trying again later", "error", err)
+		log.Warn("the next partition of the journal could not be made ahead of need; trying again later",
+			"error", err)
 		return nil
 	}
 	p.end = end
 	return err
 }
 
-// addPartitions creates partitions until they reach beyond a seq, and returns the first seq that has
-// none. Two processes that do so at the same time take turns. Neither the Writer nor the readers have
-// to wait meanwhile.
+// addPartitions creates partitions until they reach beyond a seq, and returns the first
+// seq that has none. Two processes that do so at the same time take turns. Neither the
+// Writer nor the readers have to wait meanwhile.
 func addPartitions(ctx context.Context, tx pgx.Tx, beyond int64, log *slog.Logger) (end int64, err error) {
 	end, err = partitionsEnd(ctx, tx)
 	if err != nil || end > beyond {
@@ -85,9 +88,10 @@ func partitionsEnd(ctx context.Context, db postgres.Querier) (int64, error) {
 	return partitions[len(partitions)-1].Last + 1, nil
 }
 
-// addPartition creates one partition, for the seqs from first to end-1. A CHECK constraint repeats its
-// bounds, so that Postgres can attach the table without reading its rows, both now and after it was
-// detached. event_id can be unique only within a partition.
+// addPartition creates one partition, for the seqs from first to end-1. A CHECK
+// constraint repeats its bounds, so that Postgres can attach the table without reading
+// its rows, both now and after it was detached. event_id can be unique only within a
+// partition.
 func addPartition(ctx context.Context, tx pgx.Tx, first, end int64) error {
 	name := partitionName(first)
 	query := fmt.Sprintf(`

@@ -9,10 +9,12 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// AttachPartition attaches a detached partition to the journal again, if its table has exactly the rows
-// that were detached. Otherwise it changes nothing and fails with ErrUnknownPartition, ErrPartitionGone
-// or ErrPartitionChanged.
-func AttachPartition(ctx context.Context, conn *pgx.Conn, name string) (attached DetachedPartition, err error) {
+// AttachPartition attaches a detached partition to the journal again, if its table has
+// exactly the rows that were detached. Otherwise it changes nothing and fails with
+// ErrUnknownPartition, ErrPartitionGone or ErrPartitionChanged.
+func AttachPartition(
+	ctx context.Context, conn *pgx.Conn, name string,
+) (attached DetachedPartition, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
 		if err := lockPartitions(ctx, tx); err != nil {
 			return err
@@ -51,7 +53,8 @@ func findDetached(ctx context.Context, db postgres.Querier, name string) (Detach
 	return DetachedPartition{}, fmt.Errorf("%w; `stockstream journal parts` lists them", ErrUnknownPartition)
 }
 
-// checkUnchanged compares the table of a detached partition with the digest taken when it was detached.
+// checkUnchanged compares the table of a detached partition with the digest taken when it
+// was detached.
 func checkUnchanged(ctx context.Context, tx pgx.Tx, detached DetachedPartition) error {
 	exists, err := postgres.TableExists(ctx, tx, detached.Name)
 	if err != nil {

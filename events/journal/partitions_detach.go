@@ -11,7 +11,8 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// DetachedPartition is a partition that was detached from the journal, with a record of its rows.
+// DetachedPartition is a partition that was detached from the journal, with a record of
+// its rows.
 type DetachedPartition struct {
 	Partition
 	Events     int64
@@ -19,7 +20,8 @@ type DetachedPartition struct {
 	DetachedAt time.Time
 }
 
-// DetachedPartitions returns the partitions that were detached from the journal, in order.
+// DetachedPartitions returns the partitions that were detached from the journal, in
+// order.
 func DetachedPartitions(ctx context.Context, db postgres.Querier) ([]DetachedPartition, error) {
 	const query = `SELECT part, first_seq, last_seq, events, digest, detached_at FROM detached_parts ORDER BY first_seq`
 	rows, err := db.Query(ctx, query)
@@ -46,7 +48,8 @@ func (p Partition) NeededBy(readers []ReaderPosition) []ReaderPosition {
 	return needing
 }
 
-// CheckDetachable returns ErrPartitionNeeded unless every reader has read the whole partition.
+// CheckDetachable returns ErrPartitionNeeded unless every reader has read the whole
+// partition.
 func CheckDetachable(partition Partition, readers []ReaderPosition) error {
 	needing := partition.NeededBy(readers)
 	if len(needing) == 0 {
@@ -60,13 +63,16 @@ func CheckDetachable(partition Partition, readers []ReaderPosition) error {
 		ErrPartitionNeeded, partition.Name, partition.Last, strings.Join(names, "; "))
 }
 
-// DetachPartition detaches the oldest partition from the journal. The partition stays in the database
-// as a table of its own, and a record of its rows is kept for AttachPartition.
+// DetachPartition detaches the oldest partition from the journal. The partition stays in
+// the database as a table of its own, and a record of its rows is kept for
+// AttachPartition.
 //
-// It fails with ErrPartitionNeeded unless all of these have read the partition: every reader with a
-// checkpoint, the named readers, and the stream's consumer group, whose position the caller passes. The
-// newest partition always stays.
-func DetachPartition(ctx context.Context, conn *pgx.Conn, partition Partition, stream ReaderPosition, names ...string) (DetachedPartition, error) {
+// It fails with ErrPartitionNeeded unless all of these have read the partition: every
+// reader with a checkpoint, the named readers, and the stream's consumer group, whose
+// position the caller passes. The newest partition always stays.
+func DetachPartition(
+	ctx context.Context, conn *pgx.Conn, partition Partition, stream ReaderPosition, names ...string,
+) (DetachedPartition, error) {
 	detached := DetachedPartition{Partition: partition}
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := lockPartitions(ctx, tx); err != nil {
@@ -85,8 +91,8 @@ func DetachPartition(ctx context.Context, conn *pgx.Conn, partition Partition, s
 		if err := detached.record(ctx, tx); err != nil {
 			return err
 		}
-		// This statement comes last, because it blocks all readers and the Writer until the
-		// transaction ends.
+		// This statement comes last, because it blocks all readers and the Writer until
+		// the transaction ends.
 		_, err = tx.Exec(ctx, `ALTER TABLE events DETACH PARTITION `+postgres.QuoteIdentifier(partition.Name))
 		return err
 	})
@@ -99,14 +105,16 @@ func DetachPartition(ctx context.Context, conn *pgx.Conn, partition Partition, s
 	return detached, nil
 }
 
-// checkOldest returns ErrPartitionNeeded unless the partition is the oldest, and not the only one.
+// checkOldest returns ErrPartitionNeeded unless the partition is the oldest, and not the
+// only one.
 func checkOldest(ctx context.Context, tx pgx.Tx, partition Partition) error {
 	attached, err := Partitions(ctx, tx)
 	if err != nil {
 		return err
 	}
 	if len(attached) < 2 || attached[0] != partition {
-		return fmt.Errorf("%w: only the oldest partition can be detached, and never the newest", ErrPartitionNeeded)
+		return fmt.Errorf("%w: only the oldest partition can be detached, and never the newest",
+			ErrPartitionNeeded)
 	}
 	return nil
 }
@@ -123,8 +131,8 @@ func (d *DetachedPartition) record(ctx context.Context, tx pgx.Tx) (err error) {
 	return tx.QueryRow(ctx, query, d.Name, d.First, d.Last, d.Events, d.Digest).Scan(&d.DetachedAt)
 }
 
-// digestPartition counts a partition's rows and adds up a hash of each. It locks the table, so the rows
-// cannot change until the transaction ends.
+// digestPartition counts a partition's rows and adds up a hash of each. It locks the
+// table, so the rows cannot change until the transaction ends.
 func digestPartition(ctx context.Context, tx pgx.Tx, name string) (events int64, digest string, err error) {
 	table := postgres.QuoteIdentifier(name)
 	if _, err := tx.Exec(ctx, `LOCK TABLE `+table+` IN SHARE MODE`); err != nil {

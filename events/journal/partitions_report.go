@@ -24,21 +24,23 @@ const (
 type PartitionReport struct {
 	Partition
 	State PartitionState
-	// Events is the number of its events. For an attached partition it is computed from the seqs of
-	// the first and the last event.
+	// Events is the number of its events. For an attached partition it is computed from
+	// the seqs of the first and the last event.
 	Events int64
 	Bytes  int64 // of its table with its indexes; 0 if it is gone
-	// FirstAt and LastAt are the times of its first and its last event. They are zero if the partition
-	// is empty or detached.
+	// FirstAt and LastAt are the times of its first and its last event. They are zero if
+	// the partition is empty or detached.
 	FirstAt time.Time
 	LastAt  time.Time
 	// NeededBy are the readers that have yet to read an attached partition.
 	NeededBy []ReaderPosition
 }
 
-// DescribePartitions returns a report on each partition, attached and detached, in order. NeededBy is
-// chosen from the given readers.
-func DescribePartitions(ctx context.Context, db postgres.Querier, readers []ReaderPosition) ([]PartitionReport, error) {
+// DescribePartitions returns a report on each partition, attached and detached, in order.
+// NeededBy is chosen from the given readers.
+func DescribePartitions(
+	ctx context.Context, db postgres.Querier, readers []ReaderPosition,
+) ([]PartitionReport, error) {
 	attached, err := Partitions(ctx, db)
 	if err != nil {
 		return nil, err
@@ -85,14 +87,15 @@ func DescribePartitions(ctx context.Context, db postgres.Querier, readers []Read
 	return reports, nil
 }
 
-// inspect reads the first and the last event of each pool in the partition. That suffices to count the
-// events, because seqs have no gaps.
+// inspect reads the first and the last event of each pool in the partition. That suffices
+// to count the events, because seqs have no gaps.
 func (r *PartitionReport) inspect(ctx context.Context, db postgres.Querier) error {
 	query := fmt.Sprintf(`
 		SELECT coalesce(sum(l.seq - f.seq + 1), 0)::bigint, min(f.at), max(l.at)
 		FROM (SELECT pool FROM checkpoints WHERE projection = $1) AS p,
 		LATERAL (SELECT seq, at FROM %[1]s WHERE pool = p.pool ORDER BY seq LIMIT 1) AS f,
-		LATERAL (SELECT seq, at FROM %[1]s WHERE pool = p.pool ORDER BY seq DESC LIMIT 1) AS l`, postgres.QuoteIdentifier(r.Name))
+		LATERAL (SELECT seq, at FROM %[1]s WHERE pool = p.pool ORDER BY seq DESC LIMIT 1) AS l`,
+		postgres.QuoteIdentifier(r.Name))
 	var first, last *time.Time
 	if err := db.QueryRow(ctx, query, CheckpointName).Scan(&r.Events, &first, &last); err != nil {
 		return fmt.Errorf("inspect partition %s: %w", r.Name, err)

@@ -13,7 +13,8 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// ReaderPosition is a reader of a pool's log, and the last seq that it does not need again.
+// ReaderPosition is a reader of a pool's log, and the last seq that it does not need
+// again.
 type ReaderPosition struct {
 	Name string
 	Pool string
@@ -25,8 +26,8 @@ func (r ReaderPosition) String() string {
 	return fmt.Sprintf("%s, which is at %s", r.Name, events.Position{Pool: r.Pool, Seq: r.Seq})
 }
 
-// ReaderPositions returns the position of every reader that has a checkpoint, the journal's own
-// included. The named readers are returned even if they have not started.
+// ReaderPositions returns the position of every reader that has a checkpoint, the
+// journal's own included. The named readers are returned even if they have not started.
 func ReaderPositions(ctx context.Context, db postgres.Querier, names ...string) ([]ReaderPosition, error) {
 	const query = `
 		WITH readers AS (
@@ -46,8 +47,9 @@ func ReaderPositions(ctx context.Context, db postgres.Querier, names ...string) 
 	return readers, nil
 }
 
-// GroupPosition returns the position of the journal's consumer group: the seq before the first event on
-// the stream that the group has not acknowledged. It is math.MaxInt64 if there is no such event.
+// GroupPosition returns the position of the journal's consumer group: the seq before the
+// first event on the stream that the group has not acknowledged. It is math.MaxInt64 if
+// there is no such event.
 func GroupPosition(ctx context.Context, client redis.Cmdable, pool events.Pool) (ReaderPosition, error) {
 	reader := ReaderPosition{
 		Name: "consumer group " + events.ConsumerGroup,

@@ -11,8 +11,9 @@ import (
 	"github.com/stockstream/stockstream/events/stream"
 )
 
-// sortedEntries is a batch, sorted by what the Writer does with each entry. An entry that has its seq
-// but cannot be read is both fresh and parked: the journal stays dense, and its raw fields are kept.
+// sortedEntries is a batch, sorted by what the Writer does with each entry. An entry that
+// has its seq but cannot be read is both fresh and parked: the journal stays dense, and
+// its raw fields are kept.
 type sortedEntries struct {
 	fresh    []events.Envelope // consecutive, from the checkpoint on
 	repeated []repeatedEntry   // the journal has their seq already
@@ -27,14 +28,15 @@ type repeatedEntry struct {
 
 // sortEntries sorts the entries of a batch. It fails with ErrHole if an event is missing.
 //
-// Commands number their events without gaps, in stream order. So the seq of an entry decides, given
-// the next seq that the journal needs and the log's head:
+// Commands number their events without gaps, in stream order. So the seq of an entry
+// decides, given the next seq that the journal needs and the log's head:
 //
 //  1. No seq: no command wrote the entry. It is parked.
 //  2. Below the next seq: repeated. foreignEntries compares it with the journal.
 //  3. Above the log's head: the seq was never assigned. The entry is foreign and parked.
 //  4. The next seq: fresh.
-//  5. Above the next seq, which follows later in the batch: the entry is foreign and parked.
+//  5. Above the next seq, which follows later in the batch: the entry is foreign and
+//     parked.
 //  6. Above the next seq, which does not follow: a hole.
 func sortEntries(checkpoint int64, head stream.Head, entries []events.Entry) (sortedEntries, error) {
 	var sorted sortedEntries
@@ -48,7 +50,8 @@ func sortEntries(checkpoint int64, head stream.Head, entries []events.Entry) (so
 		case seq < next:
 			sorted.repeated = append(sorted.repeated, repeatedEntry{Entry: entry, previous: next - 1})
 		case head.Exists && seq > head.Seq:
-			sorted.parked = append(sorted.parked, entry.Foreign("seq %d was never assigned: the log ends at %d", seq, head.Seq))
+			sorted.parked = append(sorted.parked,
+				entry.Foreign("seq %d was never assigned: the log ends at %d", seq, head.Seq))
 		case seq == next:
 			next++
 			sorted.fresh = append(sorted.fresh, entry.Envelope)
@@ -56,7 +59,8 @@ func sortEntries(checkpoint int64, head stream.Head, entries []events.Entry) (so
 				sorted.parked = append(sorted.parked, entry)
 			}
 		case slices.ContainsFunc(entries[i:], hasNext):
-			sorted.parked = append(sorted.parked, entry.Foreign("seq %d stands before seq %d on the stream", seq, next))
+			sorted.parked = append(sorted.parked,
+				entry.Foreign("seq %d stands before seq %d on the stream", seq, next))
 		default:
 			return sorted, fmt.Errorf("%w: the journal ends at seq %d, but the stream continues with seq %d in entry %s",
 				ErrHole, next-1, seq, entry.StreamID)
@@ -65,16 +69,18 @@ func sortEntries(checkpoint int64, head stream.Head, entries []events.Entry) (so
 	return sorted, nil
 }
 
-// logHead reads the head of Redis's log *after* the batch was read, so any seq above it was never
-// assigned. It returns an empty head if Redis cannot be reached, or if Redis went back to an older
-// state and no longer has the batch's entries. Then the batch is the only copy of its events, and is
-// journaled as it was read.
+// logHead reads the head of Redis's log *after* the batch was read, so any seq above it
+// was never assigned. It returns an empty head if Redis cannot be reached, or if Redis
+// went back to an older state and no longer has the batch's entries. Then the batch is
+// the only copy of its events, and is journaled as it was read.
 func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 	head, err := stream.ReadHead(ctx, w.Redis, batch.Pool)
 	if err != nil {
 		return stream.Head{}
 	}
-	aboveHead := slices.IndexFunc(batch.Entries, func(e events.Entry) bool { return e.Envelope.Seq > head.Seq })
+	aboveHead := slices.IndexFunc(batch.Entries, func(e events.Entry) bool {
+		return e.Envelope.Seq > head.Seq
+	})
 	if !head.Exists || aboveHead < 0 {
 		return head
 	}
@@ -89,13 +95,15 @@ func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 	return head
 }
 
-// foreignEntries returns the repeated entries that no command wrote. Most repeated entries are events
-// that were delivered twice, and are skipped. An entry that carries another event than the journal has
-// under its seq is either
+// foreignEntries returns the repeated entries that no command wrote. Most repeated
+// entries are events that were delivered twice, and are skipped. An entry that carries
+// another event than the journal has under its seq is either
 //
-//   - foreign, if Redis's log is the journal's own, and the entry's seq is out of order on the stream;
-//   - or a fork, ErrFork, if Redis may have another log, or if the entry directly follows the event
-//     whose seq it repeats: then it is unknown which of the two a command wrote.
+//   - foreign, if Redis's log is the journal's own, and the entry's seq is out of order
+//     on the stream;
+//   - or a fork, ErrFork, if Redis may have another log, or if the entry directly follows
+//     the event whose seq it repeats: then it is unknown which of the two a command
+//     wrote.
 func (w *Writer) foreignEntries(
 	ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, head stream.Head, repeated []repeatedEntry,
 ) ([]events.Entry, error) {
@@ -125,10 +133,12 @@ func (w *Writer) foreignEntries(
 	return foreign, nil
 }
 
-// isSameLog reports whether Redis's log is the one that the journal recorded up to its checkpoint: it
-// has the batch's epoch, it does not end before the checkpoint, and the event at the checkpoint is the
-// same, if the stream still has it.
-func (w *Writer) isSameLog(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, head stream.Head) (bool, error) {
+// isSameLog reports whether Redis's log is the one that the journal recorded up to its
+// checkpoint: it has the batch's epoch, it does not end before the checkpoint, and the
+// event at the checkpoint is the same, if the stream still has it.
+func (w *Writer) isSameLog(
+	ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, head stream.Head,
+) (bool, error) {
 	if !head.Exists || head.Epoch != batch.Epoch || head.Seq < checkpoint {
 		return false, nil
 	}

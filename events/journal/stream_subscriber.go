@@ -18,9 +18,9 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// StreamSubscriber delivers a pool's stream to the Writer, in order and in batches, one Watermill
-// message per batch. It reads from where the journal stands. Of several processes only the holder of
-// the lease reads.
+// StreamSubscriber delivers a pool's stream to the Writer, in order and in batches, one
+// Watermill message per batch. It reads from where the journal stands. Of several
+// processes only the holder of the lease reads.
 type StreamSubscriber struct {
 	*worker.Worker
 	config   StreamSubscriberConfig
@@ -28,8 +28,8 @@ type StreamSubscriber struct {
 	handling atomic.Int64 // duration of the last batch, in nanoseconds
 }
 
-// StreamSubscriberConfig says which stream to read, and with which clients. The clients stay the
-// caller's to close.
+// StreamSubscriberConfig says which stream to read, and with which clients. The clients
+// stay the caller's to close.
 type StreamSubscriberConfig struct {
 	Redis    redis.UniversalClient
 	Postgres *pgx.ConnConfig
@@ -39,7 +39,8 @@ type StreamSubscriberConfig struct {
 	Log      *slog.Logger
 }
 
-// StreamBatch is one delivery of the stream: entries in stream order, foreign ones included.
+// StreamBatch is one delivery of the stream: entries in stream order, foreign ones
+// included.
 type StreamBatch struct {
 	Pool    events.Pool
 	Entries []events.Entry
@@ -47,9 +48,9 @@ type StreamBatch struct {
 	Lease   *worker.Lease
 }
 
-// A subscriber that keeps up lets entries gather between two reads, for gatherRatio times the duration
-// of the last batch. Under load, each transaction then does more and leaves the machine to others. A
-// single entry on an idle stream waits for nothing.
+// A subscriber that keeps up lets entries gather between two reads, for gatherRatio times
+// the duration of the last batch. Under load, each transaction then does more and leaves
+// the machine to others. A single entry on an idle stream waits for nothing.
 const (
 	gatherRatio = 3
 	gatherMax   = 50 * time.Millisecond
@@ -85,14 +86,16 @@ func (s *StreamSubscriber) Subscribe(ctx context.Context, topic string) (<-chan 
 	return s.Start(ctx, s.run)
 }
 
-// run delivers batches until something fails. The next batch is fetched while one is being handled.
+// run delivers batches until something fails. The next batch is fetched while one is
+// being handled.
 func (s *StreamSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
 	lease, err := worker.AcquireWorkerLease(ctx, s.config.Postgres, "journal/"+s.config.Pool.Name())
 	if err != nil {
 		return err
 	}
 	defer lease.Release()
-	// The epoch is read before the stream is looked at: a log that is replaced in between has a higher one.
+	// The epoch is read before the stream is looked at: a log that is replaced in between
+	// has a higher one.
 	recorded, err := ReadPoolRecord(ctx, lease.Conn, s.config.Pool.Name())
 	if err != nil {
 		return err
@@ -122,8 +125,8 @@ func (s *StreamSubscriber) start(ctx context.Context, lease *worker.Lease) (stre
 	return s.reader.Start(ctx, journaled)
 }
 
-// fetchAll sends batch after batch, beginning after a stream id. A full batch means that there are more
-// entries, which are fetched while it is handled.
+// fetchAll sends batch after batch, beginning after a stream id. A full batch means that
+// there are more entries, which are fetched while it is handled.
 func (s *StreamSubscriber) fetchAll(ctx context.Context, after string, fetched chan<- []events.Entry) error {
 	for {
 		entries, err := s.reader.Fetch(ctx, after)
@@ -147,7 +150,8 @@ func (s *StreamSubscriber) fetchAll(ctx context.Context, after string, fetched c
 	}
 }
 
-// deliverAll delivers the fetched batches one at a time, and trims the stream between them.
+// deliverAll delivers the fetched batches one at a time, and trims the stream between
+// them.
 func (s *StreamSubscriber) deliverAll(
 	ctx context.Context, out chan<- *message.Message, lease *worker.Lease, epoch int64, offset stream.Offset, fetched <-chan []events.Entry,
 ) error {
@@ -183,8 +187,11 @@ func (s *StreamSubscriber) deliverAll(
 	}
 }
 
-// deliver delivers one batch and moves the group to its end once the batch is in the journal.
-func (s *StreamSubscriber) deliver(ctx context.Context, out chan<- *message.Message, batch *StreamBatch, end stream.Offset) error {
+// deliver delivers one batch and moves the group to its end once the batch is in the
+// journal.
+func (s *StreamSubscriber) deliver(
+	ctx context.Context, out chan<- *message.Message, batch *StreamBatch, end stream.Offset,
+) error {
 	began := time.Now()
 	if err := worker.Deliver(ctx, out, batch.Entries[0].StreamID, batch); err != nil {
 		return fmt.Errorf("batch from %s: %w", batch.Entries[0].StreamID, err)
@@ -194,9 +201,12 @@ func (s *StreamSubscriber) deliver(ctx context.Context, out chan<- *message.Mess
 	return err
 }
 
-// trim runs between two batches, when the lease's session is free. It first repairs the group, in case
-// someone moved it or reads through it, and returns the offset with Redis's present count.
-func (s *StreamSubscriber) trim(ctx context.Context, trimmer *stream.Trimmer, lease *worker.Lease, offset stream.Offset) (stream.Offset, error) {
+// trim runs between two batches, when the lease's session is free. It first repairs the
+// group, in case someone moved it or reads through it, and returns the offset with
+// Redis's present count.
+func (s *StreamSubscriber) trim(
+	ctx context.Context, trimmer *stream.Trimmer, lease *worker.Lease, offset stream.Offset,
+) (stream.Offset, error) {
 	offset, err := s.reader.Recheck(ctx, offset)
 	if err != nil {
 		return offset, err

@@ -52,7 +52,8 @@ func TestRunningJournalTrimsTheStream(t *testing.T) {
 		t.Errorf("stream while the journal is stopped: got %d entries, want 100", backlog.Entries)
 	}
 	if backlog.HeldBy != events.ConsumerGroup {
-		t.Errorf("stream while the journal is stopped: got HeldBy %q, want %q", backlog.HeldBy, events.ConsumerGroup)
+		t.Errorf("stream while the journal is stopped: got HeldBy %q, want %q",
+			backlog.HeldBy, events.ConsumerGroup)
 	}
 	if backlog.Oldest.IsZero() {
 		t.Error("stream while the journal is stopped: got no time of the oldest entry, want one")
@@ -84,7 +85,11 @@ func TestJournalSetBackRereadsTheStream(t *testing.T) {
 	f.useSingleEntryNodes()
 	f.setJournalBack()
 	f.appendEvents(5)
-	trimmer := &stream.Trimmer{Redis: f.redis, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
+	trimmer := &stream.Trimmer{
+		Redis: f.redis,
+		Pool:  events.MainPool,
+		Log:   slog.New(slog.DiscardHandler),
+	}
 	trouble, err := trimmer.Trim(f.ctx, 10)
 	if err != nil {
 		t.Errorf("trim: %v", err)
@@ -108,7 +113,8 @@ func TestJournalSetBackRereadsTheStream(t *testing.T) {
 	if got := len(f.streamEntries()); got != 25 {
 		t.Errorf("entries on the stream: got %d, want 25", got)
 	}
-	f.runJournalWith(StreamSubscriberConfig{}, slog.New(slog.DiscardHandler)) // which keeps no entry for a time
+	// which keeps no entry for a time
+	f.runJournalWith(StreamSubscriberConfig{}, slog.New(slog.DiscardHandler))
 	f.awaitJournal(25)
 	f.awaitAcknowledged()
 }

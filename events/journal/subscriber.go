@@ -15,9 +15,9 @@ import (
 // Topic is the Watermill topic of a pool's journal.
 func Topic(pool events.Pool) string { return "journal/" + pool.Name() }
 
-// Subscriber delivers a pool's journal to one reader, such as a projection: in order and in batches,
-// from the reader's checkpoint on. Of several processes only the holder of the lease delivers. If it
-// dies, another takes over within seconds.
+// Subscriber delivers a pool's journal to one reader, such as a projection: in order and
+// in batches, from the reader's checkpoint on. Of several processes only the holder of
+// the lease delivers. If it dies, another takes over within seconds.
 type Subscriber struct {
 	*worker.Worker
 	config SubscriberConfig
@@ -30,18 +30,19 @@ type SubscriberConfig struct {
 	Pages    *PageCache // shared by the readers of this process
 	Reader   string     // the name of the reader's checkpoint; the handler moves it
 	BatchMax int        // events in one batch; 0 for 2,000
-	// Prepare runs before the checkpoint is read, for example to create the handler's tables. An error
-	// ends the run. It may be nil.
+	// Prepare runs before the checkpoint is read, for example to create the handler's
+	// tables. An error ends the run. It may be nil.
 	Prepare func(ctx context.Context, conn *pgx.Conn) error
 	Log     *slog.Logger
 }
 
-// Batch is one delivery of the journal: consecutive events of a pool, and the session through which
-// the handler writes their effects. It rides in the context of a Watermill message, because it never
-// leaves the process.
+// Batch is one delivery of the journal: consecutive events of a pool, and the session
+// through which the handler writes their effects. It rides in the context of a Watermill
+// message, because it never leaves the process.
 type Batch struct {
 	Pool string
-	// After is the reader's checkpoint. The first event follows it, unless the journal has a hole.
+	// After is the reader's checkpoint. The first event follows it, unless the journal
+	// has a hole.
 	After  int64
 	Events []events.Envelope // in order of seq; consecutive, unless the journal has a hole
 	Lease  *worker.Lease
@@ -77,8 +78,9 @@ func (s *Subscriber) run(ctx context.Context, out chan<- *message.Message) error
 		return err
 	}
 	defer lease.Release()
-	// A commit need not wait for the disk. If Postgres crashes and loses a commit, it loses the
-	// reader's rows together with the checkpoint, and the journal delivers those events again.
+	// A commit need not wait for the disk. If Postgres crashes and loses a commit, it
+	// loses the reader's rows together with the checkpoint, and the journal delivers
+	// those events again.
 	if _, err := lease.Conn.Exec(ctx, "SET synchronous_commit = off; LISTEN "+notifyChannel); err != nil {
 		return fmt.Errorf("listen to the journal: %w", err)
 	}
@@ -126,9 +128,9 @@ func (s *Subscriber) next(ctx context.Context, lease *worker.Lease, after int64)
 	return s.config.Pages.Read(ctx, lease.Conn, after, s.config.BatchMax)
 }
 
-// awaitEvents waits at the journal's end, until a notification or for a short while. It fails with
-// ErrFenced if the checkpoint was moved meanwhile, for example by a rebuild: without a batch to
-// deliver, the reader would not notice otherwise.
+// awaitEvents waits at the journal's end, until a notification or for a short while. It
+// fails with ErrFenced if the checkpoint was moved meanwhile, for example by a rebuild:
+// without a batch to deliver, the reader would not notice otherwise.
 func (s *Subscriber) awaitEvents(ctx context.Context, lease *worker.Lease, checkpoint int64) error {
 	notified, err := awaitJournal(ctx, lease.Conn)
 	if err != nil || notified {
@@ -141,7 +143,8 @@ func (s *Subscriber) awaitEvents(ctx context.Context, lease *worker.Lease, check
 		return err
 	}
 	if now != checkpoint {
-		return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w", now, checkpoint, worker.ErrFenced)
+		return fmt.Errorf("the checkpoint is at %d, and was left at %d: %w",
+			now, checkpoint, worker.ErrFenced)
 	}
 	return nil
 }

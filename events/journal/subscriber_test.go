@@ -184,7 +184,9 @@ func TestReadersShareFullPages(t *testing.T) {
 
 // readAllPages reads the journal to its end through a page cache. It returns the first
 // event and the last seq, and fails if an event is missing or out of order.
-func (f *fixture) readAllPages(pages *PageCache, conn *pgx.Conn) (first *events.Envelope, last int64, err error) {
+func (f *fixture) readAllPages(
+	pages *PageCache, conn *pgx.Conn,
+) (first *events.Envelope, last int64, err error) {
 	for {
 		found, err := pages.Read(f.ctx, conn, last, 300)
 		if err != nil || len(found) == 0 {

@@ -19,13 +19,14 @@ import (
 // CheckpointName is the name of the journal's own checkpoint.
 const CheckpointName = "journal"
 
-// Writer appends the entries of the stream to the table events: in order, without a hole, each event
-// once. It is the handler behind a StreamSubscriber.
+// Writer appends the entries of the stream to the table events: in order, without a hole,
+// each event once. It is the handler behind a StreamSubscriber.
 type Writer struct {
-	// Park stores entries that are not events as dead letters. It runs in the transaction that moves
-	// the checkpoint past them.
+	// Park stores entries that are not events as dead letters. It runs in the transaction
+	// that moves the checkpoint past them.
 	Park func(ctx context.Context, tx pgx.Tx, entries []events.Entry) error
-	// Redis is asked for the log head, which distinguishes a hole from an entry with an invented seq.
+	// Redis is asked for the log head, which distinguishes a hole from an entry with an
+	// invented seq.
 	Redis redis.Cmdable
 	Log   *slog.Logger
 
@@ -40,8 +41,9 @@ func (w *Writer) AddTo(router *message.Router, config StreamSubscriberConfig) *w
 	return subscriber.Worker
 }
 
-// Handle is the Router's handler for a StreamBatch. When it returns nil, every event of the batch is
-// in the journal, and every other entry is parked. ErrHole and ErrFork need an operator.
+// Handle is the Router's handler for a StreamBatch. When it returns nil, every event of
+// the batch is in the journal, and every other entry is parked. ErrHole and ErrFork need
+// an operator.
 func (w *Writer) Handle(msg *message.Message) error {
 	ctx := msg.Context()
 	batch := worker.BatchOf[StreamBatch](msg)
@@ -69,10 +71,13 @@ func (w *Writer) Handle(msg *message.Message) error {
 //  1. Read the journal's checkpoint, and after it the head of Redis's log.
 //  2. Sort the entries into fresh events, repeated ones, and entries to park.
 //  3. Append the fresh events and move the checkpoint.
-//  4. Compare the repeated entries with the journal. This comes after the append, since both events
-//     of one seq may be in this batch. A repeated entry that no command wrote is parked, too.
+//  4. Compare the repeated entries with the journal. This comes after the append, since
+//     both events of one seq may be in this batch. A repeated entry that no command wrote
+//     is parked, too.
 //  5. Park.
-func (w *Writer) write(ctx context.Context, tx pgx.Tx, batch *StreamBatch) (parked []events.Entry, err error) {
+func (w *Writer) write(
+	ctx context.Context, tx pgx.Tx, batch *StreamBatch,
+) (parked []events.Entry, err error) {
 	checkpoint, err := worker.ReadCheckpoint(ctx, tx, CheckpointName, batch.Pool.Name())
 	if err != nil {
 		return nil, err
@@ -98,9 +103,11 @@ func (w *Writer) write(ctx context.Context, tx pgx.Tx, batch *StreamBatch) (park
 	return parked, nil
 }
 
-// append adds consecutive events to the journal, moves its checkpoint and notifies its readers. It
-// fails with ErrFenced if the log is in another epoch than the batch.
-func (w *Writer) append(ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, fresh []events.Envelope) error {
+// append adds consecutive events to the journal, moves its checkpoint and notifies its
+// readers. It fails with ErrFenced if the log is in another epoch than the batch.
+func (w *Writer) append(
+	ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, fresh []events.Envelope,
+) error {
 	if len(fresh) == 0 {
 		return nil
 	}
@@ -115,15 +122,16 @@ func (w *Writer) append(ctx context.Context, tx pgx.Tx, batch *StreamBatch, chec
 	if err := worker.MoveCheckpoint(ctx, tx, CheckpointName, pool, checkpoint, last); err != nil {
 		return err
 	}
-	// The epoch is read after the checkpoint has moved; RaiseEpoch explains why. Postgres sends the
-	// notification when the transaction commits.
+	// The epoch is read after the checkpoint has moved; RaiseEpoch explains why. Postgres
+	// sends the notification when the transaction commits.
 	const notify = `SELECT coalesce((SELECT epoch FROM pools WHERE pool = $2), $3) FROM pg_notify($1, $2)`
 	var epoch int64
 	if err := tx.QueryRow(ctx, notify, notifyChannel, pool, FirstEpoch).Scan(&epoch); err != nil {
 		return fmt.Errorf("notify readers of the journal: %w", err)
 	}
 	if epoch != batch.Epoch {
-		return fmt.Errorf("the batch was read in epoch %d, the log is in epoch %d: %w", batch.Epoch, epoch, worker.ErrFenced)
+		return fmt.Errorf("the batch was read in epoch %d, the log is in epoch %d: %w",
+			batch.Epoch, epoch, worker.ErrFenced)
 	}
 	return nil
 }

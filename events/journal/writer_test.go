@@ -407,7 +407,11 @@ func TestForeignEntryHidesNoEventBeforeIt(t *testing.T) {
 	stop()
 	f.exec(`DELETE FROM events WHERE seq > 10`)
 	f.exec(`UPDATE checkpoints SET seq = 10`)
-	trimmer := &stream.Trimmer{Redis: f.redis, Pool: events.MainPool, Log: slog.New(slog.DiscardHandler)}
+	trimmer := &stream.Trimmer{
+		Redis: f.redis,
+		Pool:  events.MainPool,
+		Log:   slog.New(slog.DiscardHandler),
+	}
 	trouble, err := trimmer.Trim(f.ctx, 10)
 	if err != nil {
 		t.Errorf("trim: %v", err)

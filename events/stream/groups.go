@@ -52,7 +52,8 @@ func Groups(ctx context.Context, client redis.Cmdable, stream string) ([]Group, 
 	return groups, nil
 }
 
-// furthestBehind returns the group that needs the lowest id. There must be at least one group.
+// furthestBehind returns the group that needs the lowest id. There must be at least one
+// group.
 func furthestBehind(groups []Group) Group {
 	last := groups[0]
 	for _, group := range groups[1:] {
@@ -63,14 +64,15 @@ func furthestBehind(groups []Group) Group {
 	return last
 }
 
-// claimGroup creates the journal's group if it is missing, and removes its consumers. It reports
-// whether there were any.
+// claimGroup creates the journal's group if it is missing, and removes its consumers. It
+// reports whether there were any.
 func (r *Reader) claimGroup(ctx context.Context) (hadConsumers bool, err error) {
 	groups, err := Groups(ctx, r.Redis, r.Pool.StreamKey())
 	if err != nil {
 		return false, err
 	}
-	// A full Redis refuses to create a group even if it exists, so it is created only if it is missing.
+	// A full Redis refuses to create a group even if it exists, so it is created only if
+	// it is missing.
 	if !hasGroup(groups, events.ConsumerGroup) {
 		err := r.Redis.XGroupCreateMkStream(ctx, r.Pool.StreamKey(), events.ConsumerGroup, "0").Err()
 		if err != nil && !redis.HasErrorPrefix(err, "BUSYGROUP") {
@@ -80,18 +82,21 @@ func (r *Reader) claimGroup(ctx context.Context) (hadConsumers bool, err error) 
 	return r.RemoveConsumers(ctx)
 }
 
-// RemoveConsumers removes every consumer of the journal's group and reports whether there were any. A
-// consumer takes nothing from the journal, which does not read through the group. But entries that were
-// delivered to it and not acknowledged would stay on the stream for ever.
+// RemoveConsumers removes every consumer of the journal's group and reports whether there
+// were any. A consumer takes nothing from the journal, which does not read through the
+// group. But entries that were delivered to it and not acknowledged would stay on the
+// stream for ever.
 func (r *Reader) RemoveConsumers(ctx context.Context) (hadConsumers bool, err error) {
 	consumers, err := r.Redis.XInfoConsumers(ctx, r.Pool.StreamKey(), events.ConsumerGroup).Result()
 	if err != nil {
 		return false, fmt.Errorf("list the consumers of group %s: %w", events.ConsumerGroup, err)
 	}
 	for _, consumer := range consumers {
-		pending, err := r.Redis.XGroupDelConsumer(ctx, r.Pool.StreamKey(), events.ConsumerGroup, consumer.Name).Result()
+		pending, err := r.Redis.XGroupDelConsumer(ctx, r.Pool.StreamKey(), events.ConsumerGroup,
+			consumer.Name).Result()
 		if err != nil {
-			return true, fmt.Errorf("remove consumer %s of group %s: %w", consumer.Name, events.ConsumerGroup, err)
+			return true, fmt.Errorf("remove consumer %s of group %s: %w",
+				consumer.Name, events.ConsumerGroup, err)
 		}
 		r.Log.Warn("a consumer was removed from the journal's group; read with a group of your own",
 			"consumer", consumer.Name, "pending", pending)

@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// ID is the id of a stream entry: the time at which Redis appended it, and a number that tells entries
-// of the same millisecond apart. The ids of a stream always grow, even if Redis's clock goes back.
+// ID is the id of a stream entry: the time at which Redis appended it, and a number that
+// tells entries of the same millisecond apart. The ids of a stream always grow, even if
+// Redis's clock goes back.
 type ID struct {
 	Ms uint64
 	N  uint64

@@ -13,10 +13,10 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Reader reads one pool's stream in order, on behalf of the journal. It does not read through the
-// consumer group: Redis would then record each entry twice more, as delivered and as acknowledged.
-// Instead it moves the group's last-delivered id to where the journal stands, so that operators see
-// the journal's lag and no one trims too early.
+// Reader reads one pool's stream in order, on behalf of the journal. It does not read
+// through the consumer group: Redis would then record each entry twice more, as delivered
+// and as acknowledged. Instead it moves the group's last-delivered id to where the
+// journal stands, so that operators see the journal's lag and no one trims too early.
 //
 // The client stays the caller's to close.
 type Reader struct {
@@ -26,7 +26,8 @@ type Reader struct {
 	Log      *slog.Logger
 }
 
-// readBlock is how long a read waits for an entry, and therefore how late a stop is noticed.
+// readBlock is how long a read waits for an entry, and therefore how late a stop is
+// noticed.
 const readBlock = 500 * time.Millisecond
 
 // acknowledgeTimeout bounds the call that moves the consumer group.
@@ -35,8 +36,8 @@ const acknowledgeTimeout = 5 * time.Second
 // Offset is a position on the stream, directly after one entry.
 type Offset struct {
 	ID string // the entry's stream id
-	// EntriesRead counts the entries ever appended up to this one, as Redis counts them for a group's
-	// lag; -1 if it is unknown.
+	// EntriesRead counts the entries ever appended up to this one, as Redis counts them
+	// for a group's lag; -1 if it is unknown.
 	EntriesRead int64
 }
 
@@ -51,9 +52,10 @@ func (o Offset) After(entries []events.Entry) Offset {
 
 // Start returns the offset to read from, given the seq at which the journal ends:
 //
-//   - the group's offset, if the journal has every event up to it and no one has read through the group;
-//   - otherwise (the journal lost its last events, or someone moved the group) the offset directly before
-//     the last entry that the journal has;
+//   - the group's offset, if the journal has every event up to it and no one has read
+//     through the group;
+//   - otherwise (the journal lost its last events, or someone moved the group) the offset
+//     directly before the last entry that the journal has;
 //   - the beginning of the stream, if the journal has none of its entries.
 func (r *Reader) Start(ctx context.Context, journaled int64) (Offset, error) {
 	hadConsumers, err := r.claimGroup(ctx)
@@ -83,13 +85,15 @@ func (r *Reader) Start(ctx context.Context, journaled int64) (Offset, error) {
 		if err != nil {
 			return Offset{}, err
 		}
-		// The last journaled entry is read once more, because it may be another event now.
+		// The last journaled entry is read once more, because it may be another event
+		// now.
 		return Offset{ID: id.Previous().String(), EntriesRead: -1}, nil
 	}
 	return Offset{ID: "0-0", EntriesRead: info.EntriesAdded - info.Length}, nil
 }
 
-// groupOffset returns the offset of the journal's group, which is never past the stream's end.
+// groupOffset returns the offset of the journal's group, which is never past the stream's
+// end.
 func groupOffset(info *redis.XInfoStream, groups []redis.XInfoGroup) (Offset, error) {
 	end := Offset{ID: info.LastGeneratedID, EntriesRead: info.EntriesAdded}
 	for _, group := range groups {
@@ -110,9 +114,12 @@ func groupOffset(info *redis.XInfoStream, groups []redis.XInfoGroup) (Offset, er
 	return end, nil // the group was removed this moment; moving it will fail
 }
 
-// lastJournaled scans backwards from an entry for the last one that the journal has, and returns its
-// stream id, or "" if there is none. complete reports whether the journal has every event up to upTo.
-func (r *Reader) lastJournaled(ctx context.Context, upTo string, journaled int64) (id string, complete bool, err error) {
+// lastJournaled scans backwards from an entry for the last one that the journal has, and
+// returns its stream id, or "" if there is none. complete reports whether the journal has
+// every event up to upTo.
+func (r *Reader) lastJournaled(
+	ctx context.Context, upTo string, journaled int64,
+) (id string, complete bool, err error) {
 	head, err := ReadHead(ctx, r.Redis, r.Pool)
 	if err != nil {
 		return "", false, err
@@ -121,8 +128,8 @@ func (r *Reader) lastJournaled(ctx context.Context, upTo string, journaled int64
 	if !head.Exists {
 		end = math.MaxInt64 // without a head, any entry with a seq may be an event
 	}
-	// A foreign entry may carry the seq of an old event and stand after later events. So a whole page is
-	// looked at before the answer is given.
+	// A foreign entry may carry the seq of an old event and stand after later events. So
+	// a whole page is looked at before the answer is given.
 	complete = true
 	for count := int64(100); ; count = min(1000, 10*count) {
 		entries, err := r.Redis.XRevRangeN(ctx, r.Pool.StreamKey(), upTo, "-", count).Result()
@@ -146,8 +153,8 @@ func (r *Reader) lastJournaled(ctx context.Context, upTo string, journaled int64
 	}
 }
 
-// Fetch returns the entries after a stream id, at most BatchMax of them. It waits up to half a second
-// for the first one and returns none if it does not come.
+// Fetch returns the entries after a stream id, at most BatchMax of them. It waits up to
+// half a second for the first one and returns none if it does not come.
 func (r *Reader) Fetch(ctx context.Context, after string) ([]events.Entry, error) {
 	streams, err := r.Redis.XRead(ctx, &redis.XReadArgs{
 		Streams: []string{r.Pool.StreamKey(), after},
@@ -167,9 +174,9 @@ func (r *Reader) Fetch(ctx context.Context, after string) ([]events.Entry, error
 	return entries, nil
 }
 
-// Recheck returns the offset with the count that Redis has for it now. It fails if the stream is gone
-// or ends before the offset: a Redis that was emptied, or came back older than it was, may append
-// entries that would never be read.
+// Recheck returns the offset with the count that Redis has for it now. It fails if the
+// stream is gone or ends before the offset: a Redis that was emptied, or came back older
+// than it was, may append entries that would never be read.
 func (r *Reader) Recheck(ctx context.Context, offset Offset) (Offset, error) {
 	info, err := r.Redis.XInfoStream(ctx, r.Pool.StreamKey()).Result()
 	if err != nil {
@@ -180,15 +187,17 @@ func (r *Reader) Recheck(ctx context.Context, offset Offset) (Offset, error) {
 	case err != nil:
 		return offset, err
 	case pastEnd:
-		return offset, fmt.Errorf("the stream ends at %s, before the position %s it is read from", info.LastGeneratedID, offset.ID)
+		return offset, fmt.Errorf("the stream ends at %s, before the position %s it is read from",
+			info.LastGeneratedID, offset.ID)
 	case offset.ID == info.LastGeneratedID:
 		offset.EntriesRead = info.EntriesAdded
 	}
 	return offset, nil
 }
 
-// Acknowledge moves the group to an offset. It also runs when the reader was just stopped: the batch
-// is in the journal, and moving the group spares the next reader the repeat.
+// Acknowledge moves the group to an offset. It also runs when the reader was just
+// stopped: the batch is in the journal, and moving the group spares the next reader the
+// repeat.
 func (r *Reader) Acknowledge(ctx context.Context, offset Offset) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acknowledgeTimeout)
 	defer cancel()

@@ -15,8 +15,9 @@ const (
 	scanPage      = 1_000 // entries in each further page
 )
 
-// Tail returns the seq at the end of a pool's stream, or 0 if no entry has one. It takes the highest
-// seq of the last page, because the last entry may be foreign and carry the seq of an old event.
+// Tail returns the seq at the end of a pool's stream, or 0 if no entry has one. It takes
+// the highest seq of the last page, because the last entry may be foreign and carry the
+// seq of an old event.
 func Tail(ctx context.Context, client redis.Cmdable, pool events.Pool) (seq int64, err error) {
 	err = backwards(ctx, client, pool, scanPage, func(page []events.Entry) (more bool) {
 		for _, entry := range page {
@@ -27,9 +28,12 @@ func Tail(ctx context.Context, client redis.Cmdable, pool events.Pool) (seq int6
 	return seq, err
 }
 
-// FindEntry looks for the event with a seq, from the end of the stream backwards, and returns its id. It
-// stops after about most entries, or at the beginning of the stream if most is 0.
-func FindEntry(ctx context.Context, client redis.Cmdable, pool events.Pool, seq, most int64) (id uuid.UUID, found bool, err error) {
+// FindEntry looks for the event with a seq, from the end of the stream backwards, and
+// returns its id. It stops after about most entries, or at the beginning of the stream if
+// most is 0.
+func FindEntry(
+	ctx context.Context, client redis.Cmdable, pool events.Pool, seq, most int64,
+) (id uuid.UUID, found bool, err error) {
 	searched := int64(0)
 	err = backwards(ctx, client, pool, scanFirstPage, func(page []events.Entry) (more bool) {
 		onlyOlder := true // then the event cannot come any more
@@ -49,9 +53,12 @@ func FindEntry(ctx context.Context, client redis.Cmdable, pool events.Pool, seq,
 	return id, found, err
 }
 
-// backwards calls visit with the entries of a stream, page by page and the last entry first, until visit
-// returns false or the stream ends. The first page has pageMax entries.
-func backwards(ctx context.Context, client redis.Cmdable, pool events.Pool, pageMax int64, visit func([]events.Entry) (more bool)) error {
+// backwards calls visit with the entries of a stream, page by page and the last entry
+// first, until visit returns false or the stream ends. The first page has pageMax
+// entries.
+func backwards(
+	ctx context.Context, client redis.Cmdable, pool events.Pool, pageMax int64, visit func([]events.Entry) (more bool),
+) error {
 	from := "+"
 	for {
 		found, err := client.XRevRangeN(ctx, pool.StreamKey(), from, "-", pageMax).Result()

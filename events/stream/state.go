@@ -10,16 +10,19 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// State describes a stream, and the consumer group that prevents it from being trimmed further.
+// State describes a stream, and the consumer group that prevents it from being trimmed
+// further.
 type State struct {
 	Entries int64
 	Oldest  time.Time // when the first entry was appended, by Redis's clock; zero if there is none
-	// HeldBy is the group that is furthest behind, of the groups with entries to read or to
-	// acknowledge; "" if there is none. The entries that it needs stay, however old they become.
+	// HeldBy is the group that is furthest behind, of the groups with entries to read or
+	// to acknowledge; "" if there is none. The entries that it needs stay, however old
+	// they become.
 	HeldBy string
 }
 
-// Describe returns the state of a pool's stream. A stream that does not exist has no entries.
+// Describe returns the state of a pool's stream. A stream that does not exist has no
+// entries.
 func Describe(ctx context.Context, client redis.Cmdable, pool events.Pool) (State, error) {
 	groups, err := Groups(ctx, client, pool.StreamKey())
 	if err != nil {

@@ -11,16 +11,19 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Trimmer removes the oldest entries of a stream once they are no longer needed. An entry stays
+// Trimmer removes the oldest entries of a stream once they are no longer needed. An entry
+// stays
 //
-//   - while it is younger than Keep, by Redis's clock, or by its own time if ids are ahead of the clock;
-//   - while any consumer group of the stream has yet to read or to acknowledge it, however long that
-//     takes;
-//   - while the journal lacks it, even if the groups are past it: an operator may have moved or
-//     acknowledged by hand.
+//   - while it is younger than Keep, by Redis's clock, or by its own time if ids are
+//     ahead of the clock;
+//   - while any consumer group of the stream has yet to read or to acknowledge it,
+//     however long that takes;
+//   - while the journal lacks it, even if the groups are past it: an operator may have
+//     moved or acknowledged by hand.
 //
-// The length of the stream does not matter. Redis removes whole nodes of a stream, by default 100
-// entries, which costs next to nothing. So up to that many old entries may stay longer.
+// The length of the stream does not matter. Redis removes whole nodes of a stream, by
+// default 100 entries, which costs next to nothing. So up to that many old entries may
+// stay longer.
 type Trimmer struct {
 	Redis      redis.Cmdable
 	Pool       events.Pool
@@ -35,8 +38,8 @@ const (
 	agePage    = 1_000  // entries whose age is read in one call
 )
 
-// Run trims the stream, given the seq that the journal has reached. It logs a problem instead of
-// returning it: the next trim catches up, and the journal need not stop.
+// Run trims the stream, given the seq that the journal has reached. It logs a problem
+// instead of returning it: the next trim catches up, and the journal need not stop.
 func (t *Trimmer) Run(ctx context.Context, journaled int64) {
 	trouble, err := t.Trim(ctx, journaled)
 	if err != nil {
@@ -54,8 +57,8 @@ func (t *Trimmer) Run(ctx context.Context, journaled int64) {
 // Trim trims the stream, given the seq that the journal has reached, in these steps:
 //
 //  1. Find the group that is furthest behind.
-//  2. Compute the lowest id to keep: the start of the window that Keep asks for, or that group's
-//     position if it is lower.
+//  2. Compute the lowest id to keep: the start of the window that Keep asks for, or that
+//     group's position if it is lower.
 //  3. Require that the journal has every event before that id.
 //  4. Remove the entries before that id, in chunks.
 //
@@ -92,7 +95,8 @@ func (t *Trimmer) Trim(ctx context.Context, journaled int64) (trouble string, er
 		return "", err
 	}
 	if !has {
-		return fmt.Sprintf("events before %s were acknowledged, but the journal ends before them, at seq %d", lowest, journaled), nil
+		return fmt.Sprintf("events before %s were acknowledged, but the journal ends before them, at seq %d",
+			lowest, journaled), nil
 	}
 	for range trimRounds {
 		removed, err := t.Redis.XTrimMinIDApprox(ctx, t.Pool.StreamKey(), lowest.String(), trimChunk).Result()
@@ -106,17 +110,19 @@ func (t *Trimmer) Trim(ctx context.Context, journaled int64) (trouble string, er
 	return trouble, nil
 }
 
-// windowStart returns an id such that every entry before it is older than Keep. Usually that follows
-// from Redis's clock, because ids contain the time. But if one id was ever ahead of the clock (the clock
-// was wrong for a moment, or the id was set by hand), all later ids are ahead, too. Then the times in the
-// entries decide. They are read up to upTo, from which on all entries stay anyway.
+// windowStart returns an id such that every entry before it is older than Keep. Usually
+// that follows from Redis's clock, because ids contain the time. But if one id was ever
+// ahead of the clock (the clock was wrong for a moment, or the id was set by hand), all
+// later ids are ahead, too. Then the times in the entries decide. They are read up to
+// upTo, from which on all entries stay anyway.
 func (t *Trimmer) windowStart(ctx context.Context, upTo ID) (ID, error) {
 	now, err := t.Redis.Time(ctx).Result()
 	if err != nil {
 		return ID{}, fmt.Errorf("read Redis's clock: %w", err)
 	}
 	start := ID{Ms: uint64(max(0, now.Add(-t.Keep).UnixMilli()))}
-	// Entries appended since then have later ids, so allow a second before an id counts as ahead.
+	// Entries appended since then have later ids, so allow a second before an id counts
+	// as ahead.
 	soon := ID{Ms: uint64(max(0, now.Add(time.Second).UnixMilli()))}
 	ahead, err := t.Redis.XRevRangeN(ctx, t.Pool.StreamKey(), "+", soon.String(), 1).Result()
 	if err != nil {
@@ -128,8 +134,9 @@ func (t *Trimmer) windowStart(ctx context.Context, upTo ID) (ID, error) {
 	return t.windowStartByTimes(ctx, start, upTo, now)
 }
 
-// windowStartByTimes moves start forward while the entries' own times are older than Keep. An entry with
-// no valid time, or one in the future, does not decide; a later entry may.
+// windowStartByTimes moves start forward while the entries' own times are older than
+// Keep. An entry with no valid time, or one in the future, does not decide; a later entry
+// may.
 func (t *Trimmer) windowStartByTimes(ctx context.Context, start, upTo ID, now time.Time) (ID, error) {
 	edge := now.Add(-t.Keep)
 	from := start
@@ -161,9 +168,10 @@ func (t *Trimmer) windowStartByTimes(ctx context.Context, start, upTo ID, now ti
 	return start, nil // the next trim continues here
 }
 
-// journalHas reports whether the journal has every event before an id, given the seq that it has reached
-// and the log's head. Seqs grow along the stream, so the highest seq among the last entries before the
-// id decides. A foreign entry may carry a lower seq, or one above the head, which does not count.
+// journalHas reports whether the journal has every event before an id, given the seq that
+// it has reached and the log's head. Seqs grow along the stream, so the highest seq among
+// the last entries before the id decides. A foreign entry may carry a lower seq, or one
+// above the head, which does not count.
 func (t *Trimmer) journalHas(ctx context.Context, before ID, journaled, head int64) (bool, error) {
 	const lookBack = 100
 	entries, err := t.Redis.XRevRangeN(ctx, t.Pool.StreamKey(), "("+before.String(), "-", lookBack).Result()
@@ -177,8 +185,8 @@ func (t *Trimmer) journalHas(ctx context.Context, before ID, journaled, head int
 		}
 	}
 	if highest == 0 {
-		// If the stream begins within these entries, it has no event before the id. Otherwise only
-		// foreign entries were found, and the answer is unknown.
+		// If the stream begins within these entries, it has no event before the id.
+		// Otherwise only foreign entries were found, and the answer is unknown.
 		return len(entries) < lookBack, nil
 	}
 	return highest <= journaled, nil

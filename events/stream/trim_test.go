@@ -202,7 +202,8 @@ func TestTrimDropsOnlyEntriesThatAreOldReadAndJournaled(t *testing.T) {
 		s.assertLastIDIsTaken()
 	}
 	if total < 300 {
-		t.Errorf("entries trimmed over all seeds: got %d, want at least 300 for the test to show anything", total)
+		t.Errorf("entries trimmed over all seeds: got %d, want at least 300 for the test to show anything",
+			total)
 	}
 }
 

@@ -8,11 +8,13 @@ import (
 	"testing"
 )
 
-// quoted matches a block of Go code in a page. The comment <!-- from FILE --> before it, if any, names the quoted file.
+// quoted matches a block of Go code in a page. The comment <!-- from FILE --> before it,
+// if any, names the quoted file.
 var quoted = regexp.MustCompile("(?ms)^(?:<!-- from (\\S+) -->\n)?```go\n(.*?)^```")
 
-// TestPagesQuoteExistingCode checks that every block of code in docs/ with a source is in that file, word for word. In the
-// page on how to add a projection, every block needs a source.
+// TestPagesQuoteExistingCode checks that every block of code in docs/ with a source is in
+// that file, word for word. In the page on how to add a projection, every block needs a
+// source.
 func TestPagesQuoteExistingCode(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("../../docs/*.md")
@@ -29,7 +31,8 @@ func TestPagesQuoteExistingCode(t *testing.T) {
 			from, code := block[1], block[2]
 			if from == "" {
 				if strings.HasPrefix(filepath.Base(page), "how-to-add-a-projection") {
-					t.Errorf("%s does not name the source of this block; add <!-- from FILE -->:\n%s", page, code)
+					t.Errorf("%s does not name the source of this block; add <!-- from FILE -->:\n%s",
+						page, code)
 				}
 				continue
 			}

@@ -16,7 +16,8 @@ import (
 
 const module = "github.com/stockstream/stockstream/"
 
-// arrows lists the packages of this module that each package may import. docs/ARCHITECTURE.md has a drawing of them.
+// arrows lists the packages of this module that each package may import.
+// docs/ARCHITECTURE.md has a drawing of them.
 var arrows = map[string][]string{
 	"events":         {},
 	"events/stream":  {"events"},
@@ -25,8 +26,11 @@ var arrows = map[string][]string{
 	"commands":          {"events", "events/stream"},
 	"commands/recovery": {"commands", "events", "events/stream", "events/journal"},
 
-	"commands/commandstest":          {"events", "events/stream", "events/journal", "internal/local", "internal/testenv"}, // for tests only
-	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"},                     // for tests only
+	// for tests only
+	"commands/commandstest": {"events", "events/stream", "events/journal", "internal/local",
+		"internal/testenv"},
+	// for tests only
+	"commands/recovery/recoverytest": {"commands", "commands/recovery", "events", "internal/testenv"},
 
 	"deadletters":         {"events"},
 	"projections":         {"events", "events/journal", "deadletters"},
@@ -34,9 +38,11 @@ var arrows = map[string][]string{
 	"sagas":               {"events", "events/journal", "commands", "deadletters"},
 	"audit":               {"events", "events/stream", "events/journal", "deadletters", "projections"},
 
-	"httpapi": {"events", "events/stream", "events/journal", "commands", "deadletters", "projections", "projections/rebuild",
+	"httpapi": {"events", "events/stream", "events/journal", "commands", "deadletters", "projections",
+		"projections/rebuild",
 		"sagas", "audit", "migrations"},
-	"cmd/stockstream": {"events", "events/stream", "events/journal", "commands", "commands/recovery", "deadletters",
+	"cmd/stockstream": {"events", "events/stream", "events/journal", "commands", "commands/recovery",
+		"deadletters",
 		"projections", "projections/rebuild", "sagas", "audit", "httpapi", "migrations", "internal/local"},
 	"cmd/bench": {"events", "events/stream", "events/journal", "commands", "commands/recovery", "deadletters",
 		"projections", "projections/rebuild", "audit", "migrations", "internal/local"},
@@ -50,14 +56,18 @@ var arrows = map[string][]string{
 	"internal/testsummary": {},
 	"internal/house":       {},
 
-	"projections/projectiontest": {"events", "events/journal", "projections", "projections/rebuild", "internal/testenv"}, // for tests only
+	// for tests only
+	"projections/projectiontest": {"events", "events/journal", "projections", "projections/rebuild",
+		"internal/testenv"},
 }
 
-// technical lists the packages without knowledge of the shop. Every package may import them.
+// technical lists the packages without knowledge of the shop. Every package may import
+// them.
 var technical = []string{"internal/postgres", "internal/wait", "internal/worker"}
 
 // forTests lists the packages that every test may import in addition.
-var forTests = []string{"internal/testenv", "internal/local", "migrations", "commands/recovery/recoverytest", "projections/projectiontest"}
+var forTests = []string{"internal/testenv", "internal/local", "migrations", "commands/recovery/recoverytest",
+	"projections/projectiontest"}
 
 type goFile struct {
 	path   string // relative to the root, with slashes
@@ -91,7 +101,11 @@ func goFiles(t *testing.T) []goFile {
 		if err != nil || relErr != nil {
 			t.Fatal(err, relErr)
 		}
-		files = append(files, goFile{path: filepath.ToSlash(relative), text: string(text), parsed: parsed})
+		files = append(files, goFile{
+			path:   filepath.ToSlash(relative),
+			text:   string(text),
+			parsed: parsed,
+		})
 		return nil
 	})
 	if err != nil {
@@ -103,14 +117,16 @@ func goFiles(t *testing.T) []goFile {
 	return files
 }
 
-// TestPackagesImportOnlyWhatTheyMay checks every import of a package of this module against arrows.
+// TestPackagesImportOnlyWhatTheyMay checks every import of a package of this module
+// against arrows.
 func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 	t.Parallel()
 	for _, file := range goFiles(t) {
 		folder := path.Dir(file.path)
 		allowed, known := arrows[folder]
 		if !known {
-			t.Errorf("%s: the folder %s has no entry in arrows; add the packages that it may import", file.path, folder)
+			t.Errorf("%s: the folder %s has no entry in arrows; add the packages that it may import",
+				file.path, folder)
 			continue
 		}
 		for _, spec := range file.parsed.Imports {

@@ -16,8 +16,8 @@ var (
 	notInAnchor     = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
 )
 
-// TestLinksPointAtFiles checks every relative link of every Markdown page: the file must exist, and if the link names
-// an anchor of a page, the page must have that heading.
+// TestLinksPointAtFiles checks every relative link of every Markdown page: the file must
+// exist, and if the link names an anchor of a page, the page must have that heading.
 func TestLinksPointAtFiles(t *testing.T) {
 	t.Parallel()
 	links := 0
@@ -53,7 +53,8 @@ func checkLink(t *testing.T, page, target string) {
 	}
 }
 
-// hasHeading reports whether a page has a heading whose anchor, as GitHub makes it, is the given one.
+// hasHeading reports whether a page has a heading whose anchor, as GitHub makes it, is
+// the given one.
 func hasHeading(text, anchor string) bool {
 	for _, heading := range markdownHeading.FindAllStringSubmatch(codeBlock.ReplaceAllString(text, ""), -1) {
 		plain := notInAnchor.ReplaceAllString(strings.ToLower(heading[1]), "")

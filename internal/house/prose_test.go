@@ -182,9 +182,11 @@ func TestNobodyWaits(t *testing.T) { /* three */
 }
 `
 	tests := []struct{ file, text, want string }{
-		{"a_test.go", goTest, `[3 " One\n two."] [5 " three "] [7 " seven"] [5 "test nobody waits"] [6 "four"] [6 "five"] [7 "six"] [9 "eight"]`},
+		{"a_test.go", goTest,
+			`[3 " One\n two."] [5 " three "] [7 " seven"] [5 "test nobody waits"] [6 "four"] [6 "five"] [7 "six"] [9 "eight"]`},
 		{"a.go", goTest, `[3 " One\n two."] [5 " three "] [7 " seven"]`},
-		{"a.sql", "-- one\n-- two\nSELECT 1 -- three\n-- four\nSELECT a--b;\n-- five", `[1 " one\n two"] [3 " three\n four"] [6 " five"]`},
+		{"a.sql", "-- one\n-- two\nSELECT 1 -- three\n-- four\nSELECT a--b;\n-- five",
+			`[1 " one\n two"] [3 " three\n four"] [6 " five"]`},
 		{"a.md", "# What it is\none `x\ny` two\n```\nthree\n```\nfour", `[1 "\none --\n-- two\n\n\n\nfour"]`},
 	}
 	for _, test := range tests {

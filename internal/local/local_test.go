@@ -28,8 +28,9 @@ func startRedis(t *testing.T, options local.RedisOptions) *local.Redis {
 	return server
 }
 
-// TestStartStopsAServerLeftOnTheSameData checks that a server that an earlier process left running is stopped before a new
-// one starts on its data, and that the new one has the required settings.
+// TestStartStopsAServerLeftOnTheSameData checks that a server that an earlier process
+// left running is stopped before a new one starts on its data, and that the new one has
+// the required settings.
 func TestStartStopsAServerLeftOnTheSameData(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "redis")
@@ -45,14 +46,19 @@ func TestStartStopsAServerLeftOnTheSameData(t *testing.T) {
 	if err := client.Ping(t.Context()).Err(); err != nil {
 		t.Error(err)
 	}
-	for setting, want := range map[string]string{"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"} {
+	for setting, want := range map[string]string{
+		"appendonly":       "yes",
+		"appendfsync":      "always",
+		"maxmemory-policy": "noeviction",
+	} {
 		if got := client.ConfigGet(t.Context(), setting).Val()[setting]; got != want {
 			t.Errorf("%s: got %s, want %s", setting, got, want)
 		}
 	}
 }
 
-// TestErrorNamesThePortThatIsTaken checks that the error names a port on which another program listens.
+// TestErrorNamesThePortThatIsTaken checks that the error names a port on which another
+// program listens.
 func TestErrorNamesThePortThatIsTaken(t *testing.T) {
 	t.Parallel()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -63,7 +69,8 @@ func TestErrorNamesThePortThatIsTaken(t *testing.T) {
 	addr := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(addr)
 	_, redisErr := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: addr})
-	_, postgresErr := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "pg"), Addr: addr})
+	_, postgresErr := local.StartPostgres(t.Context(),
+		local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "pg"), Addr: addr})
 	for name, err := range map[string]error{"redis": redisErr, "postgres": postgresErr} {
 		if err == nil || !strings.Contains(err.Error(), "port "+port+" is taken") {
 			t.Errorf("%s: got %v, want an error that says the port is taken", name, err)
@@ -71,31 +78,40 @@ func TestErrorNamesThePortThatIsTaken(t *testing.T) {
 	}
 }
 
-// TestStartFailsIfAnotherServerHasThePort checks that a start does not mistake another Redis or Postgres on the same port
-// for its own.
+// TestStartFailsIfAnotherServerHasThePort checks that a start does not mistake another
+// Redis or Postgres on the same port for its own.
 func TestStartFailsIfAnotherServerHasThePort(t *testing.T) {
 	t.Parallel()
 	other := startRedis(t, local.RedisOptions{Dir: t.TempDir()})
-	if _, err := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: other.Addr()}); err == nil || !strings.Contains(err.Error(), "is taken") {
+	if _, err := local.StartRedis(t.Context(), local.RedisOptions{
+		Dir:  t.TempDir(),
+		Addr: other.Addr(),
+	}); err == nil || !strings.Contains(err.Error(), "is taken") {
 		t.Errorf("redis: got %v, want an error that says the port is taken", err)
 	}
 	dir := t.TempDir()
-	otherPostgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(dir, "one")})
+	otherPostgres, err := local.StartPostgres(t.Context(),
+		local.PostgresOptions{Dir: filepath.Join(dir, "one")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = otherPostgres.Kill() })
-	if _, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: filepath.Join(dir, "two"), Addr: otherPostgres.Addr()}); err == nil || !strings.Contains(err.Error(), "is taken") {
+	if _, err := local.StartPostgres(t.Context(),
+		local.PostgresOptions{
+			Dir:  filepath.Join(dir, "two"),
+			Addr: otherPostgres.Addr(),
+		}); err == nil || !strings.Contains(err.Error(), "is taken") {
 		t.Errorf("postgres: got %v, want an error that says the port is taken", err)
 	}
 }
 
-// TestPostgresKeepsItsDataOverAStop checks that a Postgres stops in order and starts again on its data, and that the
-// remains of an interrupted initdb do not disturb it.
+// TestPostgresKeepsItsDataOverAStop checks that a Postgres stops in order and starts
+// again on its data, and that the remains of an interrupted initdb do not disturb it.
 func TestPostgresKeepsItsDataOverAStop(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "postgres")
-	if err := os.MkdirAll(dir+".new", 0o700); err != nil { // an interrupted start leaves this directory behind
+	// an interrupted start leaves this directory behind
+	if err := os.MkdirAll(dir+".new", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	server, err := local.StartPostgres(t.Context(), local.PostgresOptions{Dir: dir})

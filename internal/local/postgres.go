@@ -24,7 +24,8 @@ type PostgresOptions struct {
 	Log      io.Writer         // for the server's log; may be nil
 }
 
-// Postgres is a Postgres server in a child process. It listens on loopback only and asks for no password.
+// Postgres is a Postgres server in a child process. It listens on loopback only and asks
+// for no password.
 type Postgres struct {
 	*process
 	options PostgresOptions
@@ -38,8 +39,8 @@ const (
 	postgresDatabase = "inventory"
 )
 
-// StartPostgres starts a Postgres server and waits until its database accepts connections. It runs initdb first if the
-// data directory is new.
+// StartPostgres starts a Postgres server and waits until its database accepts
+// connections. It runs initdb first if the data directory is new.
 func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, error) {
 	dir, err := filepath.Abs(options.Dir)
 	if err != nil {
@@ -68,8 +69,9 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 	return p, nil
 }
 
-// initialise runs initdb if the data directory has no database yet. It does so in a directory beside it, which it renames
-// at the end: an interrupted start leaves no half-made database behind.
+// initialise runs initdb if the data directory has no database yet. It does so in a
+// directory beside it, which it renames at the end: an interrupted start leaves no
+// half-made database behind.
 func (p *Postgres) initialise(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(p.options.Dir, "PG_VERSION")); err == nil {
 		return nil
@@ -85,7 +87,8 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	if err := errors.Join(os.RemoveAll(newDir), os.Mkdir(newDir, 0o700), p.owner.own(newDir)); err != nil {
 		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, initdb, "-D", newDir, "-U", postgresUser, "--auth", "trust", "-E", "UTF8", "--locale", "C", "--no-sync") //nolint:gosec // our own settings
+	cmd := exec.CommandContext(ctx, initdb, "-D", newDir, "-U", postgresUser, "--auth", "trust", "-E",
+		"UTF8", "--locale", "C", "--no-sync") //nolint:gosec // our own settings
 	p.owner.runAs(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
@@ -119,8 +122,8 @@ func (p *Postgres) Start(ctx context.Context) error {
 	return p.await(ctx, p.createDatabase)
 }
 
-// createDatabase creates the database if it does not exist. It fails while the server is not ready, and if another server
-// answers on its port.
+// createDatabase creates the database if it does not exist. It fails while the server is
+// not ready, and if another server answers on its port.
 func (p *Postgres) createDatabase(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, p.url("postgres"))
 	if err != nil {
@@ -135,14 +138,16 @@ func (p *Postgres) createDatabase(ctx context.Context) error {
 		return fmt.Errorf("another Postgres answers on %s, with the data directory %s", p.addr, dir)
 	}
 	var exists bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, postgresDatabase).Scan(&exists); err != nil || exists {
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`,
+		postgresDatabase).Scan(&exists); err != nil || exists {
 		return err
 	}
 	_, err = conn.Exec(ctx, "CREATE DATABASE "+postgresDatabase)
 	return err
 }
 
-// Stop shuts the server down in order (Postgres's fast shutdown: it does not wait for its clients).
+// Stop shuts the server down in order (Postgres's fast shutdown: it does not wait for its
+// clients).
 func (p *Postgres) Stop(ctx context.Context) error { return p.stop(ctx, syscall.SIGINT) }
 
 // Addr returns the server's address as host:port.
@@ -155,7 +160,8 @@ func (p *Postgres) url(database string) string {
 	return "postgres://" + postgresUser + "@" + p.addr + "/" + database + "?sslmode=disable"
 }
 
-// owner is the user that the server runs as if this process is root, because Postgres refuses to run as root.
+// owner is the user that the server runs as if this process is root, because Postgres
+// refuses to run as root.
 type owner struct{ uid, gid uint32 }
 
 // findOwner returns the user postgres, or nobody if there is no user postgres.

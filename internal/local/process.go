@@ -27,8 +27,9 @@ type process struct {
 	done chan struct{} // closed when the child has exited
 }
 
-// start starts the child. The goroutine that starts it stays locked to its thread for as long as the child lives, because
-// Linux sends the parent-death signal when the thread that created the child ends, not when the process does.
+// start starts the child. The goroutine that starts it stays locked to its thread for as
+// long as the child lives, because Linux sends the parent-death signal when the thread
+// that created the child ends, not when the process does.
 func (p *process) start(cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	ownGroup(cmd)
@@ -85,7 +86,8 @@ func (p *process) Kill() error {
 	return err
 }
 
-// stop sends the signal ask and waits until the child has exited. If ctx ends first, it kills the child.
+// stop sends the signal ask and waits until the child has exited. If ctx ends first, it
+// kills the child.
 func (p *process) stop(ctx context.Context, ask syscall.Signal) error {
 	if err := p.Signal(ask); err != nil {
 		return err
@@ -103,7 +105,8 @@ const (
 	readyInterval = 10 * time.Millisecond
 )
 
-// await calls ready until it succeeds. It fails if the child exits or is not ready in time.
+// await calls ready until it succeeds. It fails if the child exits or is not ready in
+// time.
 func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -129,7 +132,8 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 		case <-exited:
 			return &exitError{name: p.name, log: p.log.String()}
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s is not ready: %w; its log ends with:\n%s", p.name, err, p.log), p.Kill())
+			return errors.Join(fmt.Errorf("%s is not ready: %w; its log ends with:\n%s", p.name, err, p.log),
+				p.Kill())
 		case <-time.After(readyInterval):
 		}
 	}
@@ -148,8 +152,8 @@ func portTaken(err error) bool {
 	return errors.As(err, &exited) && strings.Contains(exited.log, "ddress already in use")
 }
 
-// startOn calls start with the host and port of addr. If addr has no port, it takes a free one, and tries another free one
-// if a program takes the port in the meantime.
+// startOn calls start with the host and port of addr. If addr has no port, it takes a
+// free one, and tries another free one if a program takes the port in the meantime.
 func startOn(addr string, start func(host string, port int) error) error {
 	host, wanted := "127.0.0.1", 0
 	if addr != "" {
@@ -225,8 +229,9 @@ func (t *tail) String() string {
 	return string(t.end)
 }
 
-// endLeftover stops a server that an earlier parent left running on the same directory. It reads the pid from the server's
-// pid file, and ignores it if no process or another program has that pid now.
+// endLeftover stops a server that an earlier parent left running on the same directory.
+// It reads the pid from the server's pid file, and ignores it if no process or another
+// program has that pid now.
 func endLeftover(pidFile, name string) error {
 	content, err := os.ReadFile(pidFile) //nolint:gosec // below the directory that the caller named
 	if errors.Is(err, os.ErrNotExist) {
@@ -251,8 +256,10 @@ func endLeftover(pidFile, name string) error {
 	return nil
 }
 
-// runs reports whether a process with this pid exists, is no zombie, and runs the named program.
+// runs reports whether a process with this pid exists, is no zombie, and runs the named
+// program.
 func runs(pid int, name string) bool {
 	out, err := exec.Command("ps", "-o", "stat=,args=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec // a number
-	return err == nil && strings.Contains(string(out), name) && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
+	return err == nil && strings.Contains(string(out), name) &&
+		!strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
 }

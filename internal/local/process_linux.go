@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// ownGroup puts the child into a process group of its own, so that Ctrl-C does not reach it. Linux sends it SIGTERM when
-// its parent dies.
+// ownGroup puts the child into a process group of its own, so that Ctrl-C does not reach
+// it. Linux sends it SIGTERM when its parent dies.
 func ownGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -24,8 +24,8 @@ const (
 	capDACReadSearch = 2
 )
 
-// asUser makes the child run as another user. With passCapabilities, that user may enter every directory: the data may be
-// below a home directory that is closed to other users.
+// asUser makes the child run as another user. With passCapabilities, that user may enter
+// every directory: the data may be below a home directory that is closed to other users.
 func asUser(cmd *exec.Cmd, uid, gid uint32, passCapabilities bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	if passCapabilities {
@@ -33,7 +33,8 @@ func asUser(cmd *exec.Cmd, uid, gid uint32, passCapabilities bool) {
 	}
 }
 
-// canPassCapabilities reports whether this process has the capabilities that asUser passes on. Containers may lack them.
+// canPassCapabilities reports whether this process has the capabilities that asUser
+// passes on. Containers may lack them.
 func canPassCapabilities() bool {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

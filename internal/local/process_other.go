@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// ownGroup puts the child into a process group of its own, so that Ctrl-C does not reach it. A child that outlives its
-// parent is stopped by the next start on the same directory.
+// ownGroup puts the child into a process group of its own, so that Ctrl-C does not reach
+// it. A child that outlives its parent is stopped by the next start on the same
+// directory.
 func ownGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -8,7 +8,8 @@ import (
 	"sort"
 )
 
-// CheckInstalled returns an error that names every missing server program and how to install it.
+// CheckInstalled returns an error that names every missing server program and how to
+// install it.
 func CheckInstalled() error {
 	_, redisErr := redisServer()
 	_, postgresErr := postgresProgram("postgres")
@@ -23,14 +24,15 @@ func redisServer() (string, error) {
 	return path, nil
 }
 
-// postgresProgram returns the path of one of Postgres's programs. Debian and Homebrew keep those of the server in a
-// directory per version, which is not in PATH.
+// postgresProgram returns the path of one of Postgres's programs. Debian and Homebrew
+// keep those of the server in a directory per version, which is not in PATH.
 func postgresProgram(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
 	var found []string
-	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/", "/opt/homebrew/opt/postgresql*/bin/", "/usr/local/opt/postgresql*/bin/"} {
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/", "/opt/homebrew/opt/postgresql*/bin/",
+		"/usr/local/opt/postgresql*/bin/"} {
 		paths, err := filepath.Glob(pattern + name)
 		if err != nil {
 			return "", fmt.Errorf("look for %s: %w", name, err)

@@ -22,8 +22,8 @@ type RedisOptions struct {
 	Log  io.Writer // for the server's log; may be nil
 }
 
-// Redis is a Redis server in a child process, with the settings that StockStream requires: every write is on disk before
-// it is acknowledged, and no key is ever evicted.
+// Redis is a Redis server in a child process, with the settings that StockStream
+// requires: every write is on disk before it is acknowledged, and no key is ever evicted.
 type Redis struct {
 	*process
 	options RedisOptions
@@ -65,21 +65,28 @@ func (r *Redis) Start(ctx context.Context) error {
 		return err
 	}
 	args := append([]string{
-		"--bind", host, "--port", port, "--dir", r.options.Dir, "--pidfile", filepath.Join(r.options.Dir, "redis.pid"),
+		"--bind", host, "--port", port, "--dir", r.options.Dir, "--pidfile",
+		filepath.Join(r.options.Dir, "redis.pid"),
 		"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--save", "",
 		"--maxmemory-policy", "noeviction",
-		// Rewriting the append-only file takes a CPU core during a sale. By default, Redis rewrites it from 64 MB on.
+		// Rewriting the append-only file takes a CPU core during a sale. By default,
+		// Redis rewrites it from 64 MB on.
 		"--auto-aof-rewrite-min-size", "512mb",
 	}, r.options.Args...)
 	if err := r.start(exec.Command(program, args...)); err != nil { //nolint:gosec // our own settings
 		return err
 	}
-	client := redis.NewClient(&redis.Options{Addr: r.addr, MaxRetries: -1, ContextTimeoutEnabled: true})
+	client := redis.NewClient(&redis.Options{
+		Addr:                  r.addr,
+		MaxRetries:            -1,
+		ContextTimeoutEnabled: true,
+	})
 	defer client.Close()
 	return r.await(ctx, func(ctx context.Context) error { return r.isOurs(ctx, client) })
 }
 
-// isOurs fails unless the server that answers is the child. Another server may listen on the port.
+// isOurs fails unless the server that answers is the child. Another server may listen on
+// the port.
 func (r *Redis) isOurs(ctx context.Context, client *redis.Client) error {
 	info, err := client.InfoMap(ctx, "server").Result()
 	if err != nil {

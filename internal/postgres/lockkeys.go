@@ -1,8 +1,9 @@
 package postgres
 
-// LockKey is an SQL expression: the number of the advisory lock whose name is $1. The schema is
-// part of the number, so two installations in one database do not block each other. Processes of
-// different versions must compute the same number, so this expression never changes.
+// LockKey is an SQL expression: the number of the advisory lock whose name is $1. The
+// schema is part of the number, so two installations in one database do not block each
+// other. Processes of different versions must compute the same number, so this expression
+// never changes.
 //
 // Every advisory lock of ours has such a name, and no two uses share one:
 //
@@ -13,7 +14,8 @@ package postgres
 //	tables/<projection>     creating a projection's tables
 const LockKey = `hashtextextended('stockstream/' || current_schema() || '/' || $1, 0)`
 
-// PartitionsLock names the lock for adding, detaching or attaching partitions of the journal.
+// PartitionsLock names the lock for adding, detaching or attaching partitions of the
+// journal.
 const PartitionsLock = "parts"
 
 // TablesLock names the lock for creating a projection's tables.

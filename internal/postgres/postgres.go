@@ -1,7 +1,7 @@
-// Package postgres holds the small facts about Postgres that several packages need: how to
-// connect (here), the codes of its errors (sqlstate.go) and the numbers of our advisory locks
-// (lockkeys.go). It imports nothing of ours. Its functions keep no state and are safe for
-// concurrent use, as far as the connection passed to them is.
+// Package postgres holds the small facts about Postgres that several packages need: how
+// to connect (here), the codes of its errors (sqlstate.go) and the numbers of our
+// advisory locks (lockkeys.go). It imports nothing of ours. Its functions keep no state
+// and are safe for concurrent use, as far as the connection passed to them is.
 package postgres
 
 import (
@@ -15,7 +15,8 @@ import (
 // connectTimeout applies if the database URL sets no connect_timeout.
 const connectTimeout = 10 * time.Second
 
-// Connect opens a session. It always gives up after a time: connectTimeout, or the URL's own.
+// Connect opens a session. It always gives up after a time: connectTimeout, or the URL's
+// own.
 func Connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	config = config.Copy()
 	if config.ConnectTimeout == 0 {

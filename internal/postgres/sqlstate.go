@@ -15,7 +15,8 @@ const (
 	LockNotAvailable      = "55P03" // lock_timeout passed before the lock was free
 )
 
-// IsCode reports whether err is, or wraps, an error from Postgres with one of these SQLSTATE codes.
+// IsCode reports whether err is, or wraps, an error from Postgres with one of these
+// SQLSTATE codes.
 func IsCode(err error, codes ...string) bool {
 	var fromPostgres *pgconn.PgError
 	return errors.As(err, &fromPostgres) && slices.Contains(codes, fromPostgres.Code)

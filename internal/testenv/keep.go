@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// keepVariable is the environment variable that keeps a failed test's servers running. `make keep` sets it.
+// keepVariable is the environment variable that keeps a failed test's servers running.
+// `make keep` sets it.
 const keepVariable = "STOCKSTREAM_TEST_KEEP"
 
 // kept has the servers of all tests, if keepVariable is set.
@@ -35,9 +36,10 @@ type keeper struct {
 	commands map[string][]string // by test: the commands that connect to its servers
 }
 
-// keepIfFailed keeps a server running if the test fails and keepVariable is set: it prints the commands that connect to
-// the test's servers, and waits for Ctrl-C before they are stopped and their data removed. Call it after the cleanup that
-// stops the server is registered, because cleanups run in reverse order.
+// keepIfFailed keeps a server running if the test fails and keepVariable is set: it
+// prints the commands that connect to the test's servers, and waits for Ctrl-C before
+// they are stopped and their data removed. Call it after the cleanup that stops the
+// server is registered, because cleanups run in reverse order.
 func keepIfFailed(t testing.TB, command string) {
 	t.Helper()
 	if os.Getenv(keepVariable) != "" {
@@ -53,7 +55,8 @@ func (k *keeper) add(t testing.TB, command string) {
 	t.Cleanup(func() { k.release(t) })
 }
 
-// release prints a failed test's commands and waits. It does so once for all servers of the test.
+// release prints a failed test's commands and waits. It does so once for all servers of
+// the test.
 func (k *keeper) release(t testing.TB) {
 	t.Helper()
 	k.mu.Lock()

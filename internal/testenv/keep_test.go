@@ -23,8 +23,9 @@ func (f *fakeTest) end() {
 	}
 }
 
-// TestKeeperWaitsOnceForAFailedTest checks that a failed test with two servers prints both commands and waits once, before
-// its first server is stopped, and that a passed test does not wait.
+// TestKeeperWaitsOnceForAFailedTest checks that a failed test with two servers prints
+// both commands and waits once, before its first server is stopped, and that a passed
+// test does not wait.
 func TestKeeperWaitsOnceForAFailedTest(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// Proxy forwards TCP connections to a server, and can lose answers and cut connections like a faulty network.
+// Proxy forwards TCP connections to a server, and can lose answers and cut connections
+// like a faulty network.
 type Proxy struct {
 	listener net.Listener
 	server   string
@@ -41,10 +42,12 @@ func NewProxy(t testing.TB, server string) *Proxy {
 // Addr returns the address to connect to.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// LoseAnswers drops the next n answers and cuts their connections. The server has carried out the requests by then.
+// LoseAnswers drops the next n answers and cuts their connections. The server has carried
+// out the requests by then.
 func (p *Proxy) LoseAnswers(n int64) { p.lost.Store(n) }
 
-// Silence drops all answers but keeps the connections open, until it is called with false.
+// Silence drops all answers but keeps the connections open, until it is called with
+// false.
 func (p *Proxy) Silence(silent bool) { p.silent.Store(silent) }
 
 // Cut closes all connections.

@@ -9,7 +9,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// RunRouter runs a Watermill Router until stop is called or the test ends. add adds the handlers to it.
+// RunRouter runs a Watermill Router until stop is called or the test ends. add adds the
+// handlers to it.
 func RunRouter(t testing.TB, add func(*message.Router)) (stop func()) {
 	t.Helper()
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})

@@ -1,7 +1,9 @@
-// Package testenv gives tests real servers: a Redis for each test, and a schema for each test on a Postgres that all tests of
-// a package share. If a server is not installed, the test fails; it is not skipped.
+// Package testenv gives tests real servers: a Redis for each test, and a schema for each
+// test on a Postgres that all tests of a package share. If a server is not installed, the
+// test fails; it is not skipped.
 //
-// With STOCKSTREAM_TEST_KEEP=1, a failed test keeps its servers running so that a person can look into them (see keep.go).
+// With STOCKSTREAM_TEST_KEEP=1, a failed test keeps its servers running so that a person
+// can look into them (see keep.go).
 package testenv
 
 import (
@@ -23,7 +25,8 @@ import (
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// Main runs a package's tests and stops the Postgres that they share. It fails if goroutines are left running.
+// Main runs a package's tests and stops the Postgres that they share. It fails if
+// goroutines are left running.
 func Main(m *testing.M, options ...goleak.Option) {
 	code := m.Run()
 	if err := shared.stop(); err != nil {
@@ -70,7 +73,8 @@ func RedisClient(t testing.TB, r *local.Redis) *redis.Client {
 	return client
 }
 
-// shared is the Postgres that all tests of a package share. The first test that needs it starts it.
+// shared is the Postgres that all tests of a package share. The first test that needs it
+// starts it.
 var shared sharedPostgres
 
 type sharedPostgres struct {
@@ -86,8 +90,9 @@ func (s *sharedPostgres) start() (*local.Postgres, error) {
 			return
 		}
 		s.server, s.err = local.StartPostgres(context.Background(), local.PostgresOptions{
-			Dir:      filepath.Join(s.dir, "postgres"),
-			Settings: map[string]string{"fsync": "off", "max_connections": "300"}, // no test cuts the power, so fsync would only cost time
+			Dir: filepath.Join(s.dir, "postgres"),
+			// no test cuts the power, so fsync would only cost time
+			Settings: map[string]string{"fsync": "off", "max_connections": "300"},
 		})
 	})
 	return s.server, s.err
@@ -130,7 +135,8 @@ func Postgres(t testing.TB) string {
 	return u.String()
 }
 
-// Schema returns the URL of a new schema at the latest version, which is dropped when the test ends.
+// Schema returns the URL of a new schema at the latest version, which is dropped when the
+// test ends.
 func Schema(t testing.TB) string {
 	t.Helper()
 	url := Postgres(t)
@@ -174,7 +180,8 @@ func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
 // PostgresServer starts a Postgres server for one test, which may kill it.
 func PostgresServer(t testing.TB) *local.Postgres {
 	t.Helper()
-	p, err := local.StartPostgres(context.Background(), local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")})
+	p, err := local.StartPostgres(context.Background(),
+		local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +204,8 @@ func execute(t testing.TB, databaseURL, sql string) {
 	}
 }
 
-// Eventually waits until condition returns true. If it does not within timeout, the test fails with the last detail.
+// Eventually waits until condition returns true. If it does not within timeout, the test
+// fails with the last detail.
 func Eventually(t testing.TB, timeout time.Duration, condition func() (ok bool, detail string)) {
 	t.Helper()
 	deadline := time.Now().Add(timeout)

@@ -12,8 +12,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// TestServersKeepAcknowledgedWritesOverAKill kills and restarts both servers, and checks that they have kept the writes that
-// they had acknowledged.
+// TestServersKeepAcknowledgedWritesOverAKill kills and restarts both servers, and checks
+// that they have kept the writes that they had acknowledged.
 func TestServersKeepAcknowledgedWritesOverAKill(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

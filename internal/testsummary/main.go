@@ -1,5 +1,6 @@
-// Command testsummary reads the output of `go test -json` and prints a summary: a line per package, the whole output of
-// each failed test, and a count at the end. A skipped test counts as a failure, because it has checked nothing.
+// Command testsummary reads the output of `go test -json` and prints a summary: a line
+// per package, the whole output of each failed test, and a count at the end. A skipped
+// test counts as a failure, because it has checked nothing.
 package main
 
 import (
@@ -40,8 +41,8 @@ type summary struct {
 	packagesFailed          int
 }
 
-// summarise reads all events and prints the summary. ok is false if a test failed or was skipped, a package failed, or no
-// test passed.
+// summarise reads all events and prints the summary. ok is false if a test failed or was
+// skipped, a package failed, or no test passed.
 func summarise(in io.Reader, out io.Writer) (ok bool, err error) {
 	s := &summary{out: out, output: map[string][]string{}}
 	lines := bufio.NewScanner(in)
@@ -94,5 +95,6 @@ func (s *summary) fail(e event, name string) {
 	} else {
 		s.packagesFailed++
 	}
-	fmt.Fprintf(s.out, "FAIL  %s\n%s%s", name, strings.Join(s.output[e.FailedBuild], ""), strings.Join(s.output[name], ""))
+	fmt.Fprintf(s.out, "FAIL  %s\n%s%s", name, strings.Join(s.output[e.FailedBuild], ""),
+		strings.Join(s.output[name], ""))
 }

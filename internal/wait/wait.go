@@ -19,8 +19,8 @@ func For(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// AtMost calls do in a goroutine and returns its error. If do takes longer than limit, AtMost returns an error and leaves
-// the goroutine running.
+// AtMost calls do in a goroutine and returns its error. If do takes longer than limit,
+// AtMost returns an error and leaves the goroutine running.
 func AtMost(limit time.Duration, do func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- do() }()

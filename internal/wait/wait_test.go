@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// TestForWaitsUnlessTheContextEnds checks that For waits for the whole duration, and returns early if the context ends.
+// TestForWaitsUnlessTheContextEnds checks that For waits for the whole duration, and
+// returns early if the context ends.
 func TestForWaitsUnlessTheContextEnds(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
@@ -21,8 +22,8 @@ func TestForWaitsUnlessTheContextEnds(t *testing.T) {
 	}
 }
 
-// TestAtMostReturnsAtTheLimit checks that AtMost returns the error of a function that ends in time, and does not wait
-// longer than the limit for one that does not.
+// TestAtMostReturnsAtTheLimit checks that AtMost returns the error of a function that
+// ends in time, and does not wait longer than the limit for one that does not.
 func TestAtMostReturnsAtTheLimit(t *testing.T) {
 	t.Parallel()
 	fault := errors.New("no")

@@ -10,13 +10,17 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// ErrFenced is returned if a checkpoint is no longer where this worker left it, or if a new epoch
-// of the log began: another process continues the work, and this one must not write.
+// ErrFenced is returned if a checkpoint is no longer where this worker left it, or if a
+// new epoch of the log began: another process continues the work, and this one must not
+// write.
 var ErrFenced = errors.New("fenced: another process moved the checkpoint or began a new epoch")
 
-// ReadCheckpoint returns the seq up to which a reader has handled a pool's log, or 0 if the reader
-// has not started. The journal is one of the readers, and so is every projection.
-func ReadCheckpoint(ctx context.Context, db postgres.Querier, projection, pool string) (seq int64, err error) {
+// ReadCheckpoint returns the seq up to which a reader has handled a pool's log, or 0 if
+// the reader has not started. The journal is one of the readers, and so is every
+// projection.
+func ReadCheckpoint(
+	ctx context.Context, db postgres.Querier, projection, pool string,
+) (seq int64, err error) {
 	const query = `SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2), 0)`
 	if err := db.QueryRow(ctx, query, projection, pool).Scan(&seq); err != nil {
 		return 0, fmt.Errorf("read the checkpoint of %s: %w", projection, err)
@@ -24,9 +28,9 @@ func ReadCheckpoint(ctx context.Context, db postgres.Querier, projection, pool s
 	return seq, nil
 }
 
-// MoveCheckpoint moves a checkpoint from one seq to another, and fails with ErrFenced if it is not
-// at from. Call it in the transaction that writes the rows of these events: then each event takes
-// effect exactly once, however often it is delivered.
+// MoveCheckpoint moves a checkpoint from one seq to another, and fails with ErrFenced if
+// it is not at from. Call it in the transaction that writes the rows of these events:
+// then each event takes effect exactly once, however often it is delivered.
 func MoveCheckpoint(ctx context.Context, tx pgx.Tx, projection, pool string, from, to int64) error {
 	const query = `
 		INSERT INTO checkpoints AS c (projection, pool, seq) VALUES ($1, $2, $4)

@@ -10,18 +10,21 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 )
 
-// BatchMaxDefault is how many events a batch has at most, unless a configuration sets another number.
+// BatchMaxDefault is how many events a batch has at most, unless a configuration sets
+// another number.
 const BatchMaxDefault = 2000
 
-// StepTimeout bounds one step of a worker: reading a batch, or handling one. A network that drops
-// packets reports no error, so after this time Postgres counts as unreachable. Tests set it lower.
+// StepTimeout bounds one step of a worker: reading a batch, or handling one. A network
+// that drops packets reports no error, so after this time Postgres counts as unreachable.
+// Tests set it lower.
 var StepTimeout = time.Minute
 
 // drainTimeout is how long a batch may go on after its worker was asked to stop.
 const drainTimeout = 20 * time.Second
 
-// Delivery is one Watermill message on its way through the Router: its batch and, if the handler
-// refuses it, the reason. It rides in the message's context, because neither ever leaves the process.
+// Delivery is one Watermill message on its way through the Router: its batch and, if the
+// handler refuses it, the reason. It rides in the message's context, because neither ever
+// leaves the process.
 type Delivery struct {
 	Message *message.Message
 	batch   any
@@ -37,8 +40,8 @@ func deliveryOf(msg *message.Message) *Delivery {
 
 var errNotAcknowledged = errors.New("the message was not acknowledged")
 
-// NewDelivery returns a delivery whose message has this id. Its handler runs under ctx. The batch may
-// be nil if the id says it all.
+// NewDelivery returns a delivery whose message has this id. Its handler runs under ctx.
+// The batch may be nil if the id says it all.
 func NewDelivery(ctx context.Context, id string, batch any) *Delivery {
 	d := &Delivery{
 		Message: message.NewMessage(id, nil),
@@ -49,7 +52,8 @@ func NewDelivery(ctx context.Context, id string, batch any) *Delivery {
 	return d
 }
 
-// Wait returns when the message was handled: nil if it was acknowledged, otherwise the handler's error.
+// Wait returns when the message was handled: nil if it was acknowledged, otherwise the
+// handler's error.
 func (d *Delivery) Wait() error {
 	select {
 	case <-d.Message.Acked():
@@ -69,11 +73,12 @@ func BatchOf[T any](msg *message.Message) *T {
 	return batch
 }
 
-// Deliver sends a batch to the Router and returns nil once it was acknowledged. The Router runs a
-// goroutine per message, so a worker keeps one delivery in flight; otherwise the order would be lost.
+// Deliver sends a batch to the Router and returns nil once it was acknowledged. The
+// Router runs a goroutine per message, so a worker keeps one delivery in flight;
+// otherwise the order would be lost.
 //
-// The message's context outlives the intake: a batch in flight at shutdown is finished, within
-// drainTimeout, instead of torn.
+// The message's context outlives the intake: a batch in flight at shutdown is finished,
+// within drainTimeout, instead of torn.
 func Deliver(intake context.Context, out chan<- *message.Message, id string, batch any) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(intake), StepTimeout)
 	defer cancel()
@@ -92,8 +97,9 @@ func Deliver(intake context.Context, out chan<- *message.Message, id string, bat
 	return d.Wait()
 }
 
-// ReportFault is the outermost middleware of every handler. It records in the delivery why a message
-// was refused, be it an error or a panic. The Router itself only reports that it was refused.
+// ReportFault is the outermost middleware of every handler. It records in the delivery
+// why a message was refused, be it an error or a panic. The Router itself only reports
+// that it was refused.
 func ReportFault(next message.HandlerFunc) message.HandlerFunc {
 	next = middleware.Recoverer(next)
 	return func(msg *message.Message) ([]*message.Message, error) {

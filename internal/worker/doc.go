@@ -1,10 +1,13 @@
 // Package worker runs background work that must go on in one process at a time. It owns
 //
-//   - the lease (lease.go): a Postgres session with an advisory lock, held by one process;
-//   - the loop (worker.go): wait for the lease, deliver batches, and after a failure start again;
+//   - the lease (lease.go): a Postgres session with an advisory lock, held by one
+//     process;
+//   - the loop (worker.go): wait for the lease, deliver batches, and after a failure
+//     start again;
 //   - the delivery of one batch to a Watermill handler (delivery.go);
-//   - the checkpoint (checkpoint.go): the seq up to which a reader has handled a pool's log.
+//   - the checkpoint (checkpoint.go): the seq up to which a reader has handled a pool's
+//     log.
 //
-// It imports internal/postgres and internal/wait, and nothing else of ours. A Worker may be used
-// from several goroutines. A Lease is a single connection and must not be.
+// It imports internal/postgres and internal/wait, and nothing else of ours. A Worker may
+// be used from several goroutines. A Lease is a single connection and must not be.
 package worker

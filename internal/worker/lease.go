@@ -12,10 +12,10 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// Lease is the right to be the only process that does one kind of work. It is a Postgres session
-// that holds an advisory lock, and the work is written through the same session: a process that
-// loses its connection loses the lock and its open transaction together. So two processes never
-// write at once.
+// Lease is the right to be the only process that does one kind of work. It is a Postgres
+// session that holds an advisory lock, and the work is written through the same session:
+// a process that loses its connection loses the lock and its open transaction together.
+// So two processes never write at once.
 type Lease struct {
 	Conn *pgx.Conn
 	name string
@@ -24,28 +24,30 @@ type Lease struct {
 // leaseRetryInterval is how often a waiting process tries to take the lease.
 const leaseRetryInterval = time.Second
 
-// keepaliveSettings make Postgres release the lock about twenty seconds after the machine or the
-// network of its holder went silent. If only the process dies, Postgres notices at once.
+// keepaliveSettings make Postgres release the lock about twenty seconds after the machine
+// or the network of its holder went silent. If only the process dies, Postgres notices at
+// once.
 const keepaliveSettings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3`
 
-// AbsenceMax is how long a worker may leave its lease's session idle, inside a transaction or
-// outside one. Postgres then ends the session. Keepalives do not cover this case: a suspended
-// process, or one on a frozen machine, keeps its connection, because the kernel answers for it. An
-// idle worker runs a query every few seconds. Tests set it lower.
+// AbsenceMax is how long a worker may leave its lease's session idle, inside a
+// transaction or outside one. Postgres then ends the session. Keepalives do not cover
+// this case: a suspended process, or one on a frozen machine, keeps its connection,
+// because the kernel answers for it. An idle worker runs a query every few seconds. Tests
+// set it lower.
 var AbsenceMax = 30 * time.Second
 
 // ErrLeased is returned by TryLease if another session has the lease.
 var ErrLeased = errors.New("another process has the lease")
 
-// AcquireLease connects to Postgres and waits until the named lease is free. Names are separate per
-// schema. The session may stay idle for as long as the work takes. Errors are those of the
-// connection, and ctx's.
+// AcquireLease connects to Postgres and waits until the named lease is free. Names are
+// separate per schema. The session may stay idle for as long as the work takes. Errors
+// are those of the connection, and ctx's.
 func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
 	return acquireLease(ctx, config, name, keepaliveSettings)
 }
 
-// AcquireWorkerLease is AcquireLease for a Worker. The lease is lost if its session stays idle for
-// AbsenceMax.
+// AcquireWorkerLease is AcquireLease for a Worker. The lease is lost if its session stays
+// idle for AbsenceMax.
 func AcquireWorkerLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
 	const idleSettings = `; SET idle_session_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d`
 	settings := keepaliveSettings + fmt.Sprintf(idleSettings, AbsenceMax.Milliseconds())
@@ -73,7 +75,8 @@ func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings st
 	}
 }
 
-// TryLease connects to Postgres and takes the named lease, or fails with ErrLeased if it is not free.
+// TryLease connects to Postgres and takes the named lease, or fails with ErrLeased if it
+// is not free.
 func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
 	lease, err := connectLease(ctx, config, name, keepaliveSettings)
 	if err != nil {
@@ -119,8 +122,8 @@ func connectLease(ctx context.Context, config *pgx.ConnConfig, name, settings st
 	return lease, nil
 }
 
-// try takes the lock if it is free. It does not wait inside Postgres, because a long-running query
-// would keep vacuum from removing dead rows.
+// try takes the lock if it is free. It does not wait inside Postgres, because a
+// long-running query would keep vacuum from removing dead rows.
 func (l *Lease) try(ctx context.Context) (taken bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTimeout)
 	defer cancel()
@@ -131,8 +134,9 @@ func (l *Lease) try(ctx context.Context) (taken bool, err error) {
 	return taken, nil
 }
 
-// Release gives up the lease and closes its connection. It unlocks first, because Postgres notices
-// a closed connection only a moment later. It ignores errors: the lock ends with the session anyway.
+// Release gives up the lease and closes its connection. It unlocks first, because
+// Postgres notices a closed connection only a moment later. It ignores errors: the lock
+// ends with the session anyway.
 func (l *Lease) Release() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

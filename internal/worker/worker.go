@@ -13,17 +13,20 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// Worker keeps one kind of ordered work going: the journal, a projection or a saga. The subscribers
-// of the stream, of the journal and of due holds embed it. It repeats runs until it is closed. A
-// run, which the subscriber supplies, has these steps (a saga needs neither lease nor checkpoint):
+// Worker keeps one kind of ordered work going: the journal, a projection or a saga. The
+// subscribers of the stream, of the journal and of due holds embed it. It repeats runs
+// until it is closed. A run, which the subscriber supplies, has these steps (a saga needs
+// neither lease nor checkpoint):
 //
-//  1. Wait for the lease. The state is waiting: another process may have it, or Postgres is away.
+//  1. Wait for the lease. The state is waiting: another process may have it, or Postgres
+//     is away.
 //  2. Read the checkpoint and call Running. The state is running.
-//  3. Deliver batch after batch to the handler, which moves the checkpoint, until something fails.
+//  3. Deliver batch after batch to the handler, which moves the checkpoint, until
+//     something fails.
 //
-// After a failure the state is waiting again. The worker pauses, longer with every failure in a row,
-// and the next run starts at the checkpoint, so no event is skipped. After Close the state is
-// stopped. All methods may be called from any goroutine.
+// After a failure the state is waiting again. The worker pauses, longer with every
+// failure in a row, and the next run starts at the checkpoint, so no event is skipped.
+// After Close the state is stopped. All methods may be called from any goroutine.
 type Worker struct {
 	name string
 	log  *slog.Logger
@@ -39,7 +42,8 @@ type Worker struct {
 type Status struct {
 	Name  string
 	State State
-	// Error is the failure that ended the last run. It is "" once the next run is running.
+	// Error is the failure that ended the last run. It is "" once the next run is
+	// running.
 	Error string
 	Since time.Time
 }
@@ -54,7 +58,8 @@ const (
 	Stopped State = "stopped"
 )
 
-// The pause between two runs doubles with every failure, from pauseMin to pauseMax. Jitter is added.
+// The pause between two runs doubles with every failure, from pauseMin to pauseMax.
+// Jitter is added.
 const (
 	pauseMin = 50 * time.Millisecond
 	pauseMax = 4 * time.Second
@@ -82,7 +87,8 @@ func (w *Worker) Status() Status {
 	return w.status
 }
 
-// Running sets the state to running. A run calls it once it has its lease and its checkpoint.
+// Running sets the state to running. A run calls it once it has its lease and its
+// checkpoint.
 func (w *Worker) Running() { w.set(Running, "") }
 
 func (w *Worker) set(state State, fault string) {
@@ -99,9 +105,11 @@ func (w *Worker) set(state State, fault string) {
 	}
 }
 
-// Start repeats run in a goroutine until ctx ends or Close is called. It returns the channel that
-// run sends its batches to, and closes the channel at the end.
-func (w *Worker) Start(ctx context.Context, run func(context.Context, chan<- *message.Message) error) (<-chan *message.Message, error) {
+// Start repeats run in a goroutine until ctx ends or Close is called. It returns the
+// channel that run sends its batches to, and closes the channel at the end.
+func (w *Worker) Start(
+	ctx context.Context, run func(context.Context, chan<- *message.Message) error,
+) (<-chan *message.Message, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -119,8 +127,8 @@ func (w *Worker) Start(ctx context.Context, run func(context.Context, chan<- *me
 	return out, nil
 }
 
-// Close stops the intake of new batches and waits until the batch in flight is finished. It closes
-// no client.
+// Close stops the intake of new batches and waits until the batch in flight is finished.
+// It closes no client.
 func (w *Worker) Close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -132,8 +140,8 @@ func (w *Worker) Close() error {
 	return nil
 }
 
-// runUntilDone repeats run until ctx ends, with a pause after each failure. A run that lasted longer
-// than two of the longest pauses counts as a success, and resets the pause.
+// runUntilDone repeats run until ctx ends, with a pause after each failure. A run that
+// lasted longer than two of the longest pauses counts as a success, and resets the pause.
 func (w *Worker) runUntilDone(ctx context.Context, run func(context.Context) error) {
 	pause := pauseMin
 	w.set(Waiting, "")

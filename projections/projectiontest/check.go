@@ -37,8 +37,8 @@ func Histories(count int) Option {
 	}
 }
 
-// Events sets the number of events per history; the default is 60. For one seed, a shorter history is the beginning of
-// a longer one.
+// Events sets the number of events per history; the default is 60. For one seed, a
+// shorter history is the beginning of a longer one.
 func Events(count int) Option { return func(s *settings) { s.eventCount = count } }
 
 // Without skips laws. Say why beside the call.
@@ -50,9 +50,10 @@ func Without(laws ...Law) Option {
 	}
 }
 
-// CheckLaws fails the test if the projection that build returns breaks a law. It calls build once for each process that
-// it starts, as each process of an installation has its own projection. The failure message names the law, the seed and
-// the rows that differ, for the shortest history of that seed that breaks the law.
+// CheckLaws fails the test if the projection that build returns breaks a law. It calls
+// build once for each process that it starts, as each process of an installation has its
+// own projection. The failure message names the law, the seed and the rows that differ,
+// for the shortest history of that seed that breaks the law.
 func CheckLaws(t testing.TB, build func() projections.Projection, options ...Option) {
 	t.Helper()
 	s := settings{
@@ -73,8 +74,8 @@ func CheckLaws(t testing.TB, build func() projections.Projection, options ...Opt
 	}
 }
 
-// requireKnownTypes fails the test if the projection wants a type that no history contains: the laws would then say
-// little about it.
+// requireKnownTypes fails the test if the projection wants a type that no history
+// contains: the laws would then say little about it.
 func (f *fixture) requireKnownTypes() {
 	f.t.Helper()
 	generated := map[events.Type]bool{}
@@ -89,7 +90,8 @@ func (f *fixture) requireKnownTypes() {
 	}
 }
 
-// checkHistory checks one history against all laws but the skipped ones, and returns the first violation.
+// checkHistory checks one history against all laws but the skipped ones, and returns the
+// first violation.
 func (f *fixture) checkHistory(seed uint64, eventCount int, skipped map[Law]bool) *violation {
 	c, v := f.newHistoryCheck(seed, eventCount)
 	if v != nil {
@@ -106,7 +108,8 @@ func (f *fixture) checkHistory(seed uint64, eventCount int, skipped map[Law]bool
 	return nil
 }
 
-// shorten returns the violation of the same law by the shortest beginning of its history that still breaks it.
+// shorten returns the violation of the same law by the shortest beginning of its history
+// that still breaks it.
 func (f *fixture) shorten(v *violation) *violation {
 	shortest := 1
 	longest := len(v.history)

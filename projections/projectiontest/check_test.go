@@ -61,7 +61,8 @@ func only(kept Law) Option {
 	}
 }
 
-// tally returns a projection of the units reserved per SKU. It calls add with the units of a batch, per SKU.
+// tally returns a projection of the units reserved per SKU. It calls add with the units
+// of a batch, per SKU.
 func tally(add func(ctx context.Context, tx pgx.Tx, units map[string]int64) error) projections.Projection {
 	return projections.Projection{
 		Name:   "tally",
@@ -84,7 +85,8 @@ func tally(add func(ctx context.Context, tx pgx.Tx, units map[string]int64) erro
 	}
 }
 
-// upsert returns an add for tally that runs a statement per SKU. Its parameters are the SKU and the units.
+// upsert returns an add for tally that runs a statement per SKU. Its parameters are the
+// SKU and the units.
 func upsert(sql string) func(context.Context, pgx.Tx, map[string]int64) error {
 	return func(ctx context.Context, tx pgx.Tx, units map[string]int64) error {
 		var batch pgx.Batch
@@ -102,8 +104,9 @@ const (
 
 func healthy() projections.Projection { return tally(upsert(adds)) }
 
-// perEvent returns a projection with a table named created, which runs a statement for each HOLD_CREATED event. The
-// parameters of the statement are the hold's id and the event's time.
+// perEvent returns a projection with a table named created, which runs a statement for
+// each HOLD_CREATED event. The parameters of the statement are the hold's id and the
+// event's time.
 func perEvent(schema, sql string) func() projections.Projection {
 	return func() projections.Projection {
 		return projections.Projection{
@@ -126,7 +129,8 @@ var mistakes = []struct {
 	law     Law
 	build   func() projections.Projection
 }{
-	{"a batch replaces the units of the batch before", Batches, func() projections.Projection { return tally(upsert(replaces)) }},
+	{"a batch replaces the units of the batch before", Batches,
+		func() projections.Projection { return tally(upsert(replaces)) }},
 	{"state is kept in memory", Killed, keepsInMemory},
 	{"state is kept in memory", Rebuilt, keepsInMemory},
 	{"state is kept in memory", Poison, keepsInMemory},
@@ -229,8 +233,9 @@ func namesSchema() projections.Projection {
 	})
 }
 
-// TestMistakesAreFound checks that each law finds each mistake that it is listed with, for any seed, and that the
-// failure message names the law, the history and the rows that differ.
+// TestMistakesAreFound checks that each law finds each mistake that it is listed with,
+// for any seed, and that the failure message names the law, the history and the rows that
+// differ.
 func TestMistakesAreFound(t *testing.T) {
 	t.Parallel()
 	seed := regexp.MustCompile(
@@ -271,13 +276,18 @@ func TestGoodProjectionsPass(t *testing.T) {
 	}
 }
 
-// TestUncheckableProjectionsAreRefused checks the messages for projections that cannot be checked against any law.
+// TestUncheckableProjectionsAreRefused checks the messages for projections that cannot be
+// checked against any law.
 func TestUncheckableProjectionsAreRefused(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*projections.Projection){
-		"wants COUPON_ISSUED":      func(p *projections.Projection) { p.Wants = append(p.Wants, "COUPON_ISSUED") },
-		"syntax error":             func(p *projections.Projection) { p.Schema = "CREATE TABLE" },
-		"does not create invented": func(p *projections.Projection) { p.Tables = append(p.Tables, "invented") },
+		"wants COUPON_ISSUED": func(p *projections.Projection) {
+			p.Wants = append(p.Wants, "COUPON_ISSUED")
+		},
+		"syntax error": func(p *projections.Projection) { p.Schema = "CREATE TABLE" },
+		"does not create invented": func(p *projections.Projection) {
+			p.Tables = append(p.Tables, "invented")
+		},
 	} {
 		text := report(t, func() projections.Projection {
 			p := healthy()
@@ -290,7 +300,8 @@ func TestUncheckableProjectionsAreRefused(t *testing.T) {
 	}
 }
 
-// TestHowToShowsTheReport checks that docs/how-to-add-a-projection.md shows the current failure message of seed 4.
+// TestHowToShowsTheReport checks that docs/how-to-add-a-projection.md shows the current
+// failure message of seed 4.
 func TestHowToShowsTheReport(t *testing.T) {
 	t.Parallel()
 	howTo, err := os.ReadFile("../../docs/how-to-add-a-projection.md")

@@ -13,8 +13,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// beginTogether returns copies of two projections that wait for each other in their first call of Apply. By then both
-// have begun their transactions and have read the same checkpoint.
+// beginTogether returns copies of two projections that wait for each other in their first
+// call of Apply. By then both have begun their transactions and have read the same
+// checkpoint.
 func beginTogether(first, second projections.Projection) (projections.Projection, projections.Projection) {
 	var arrived atomic.Int64
 	both := make(chan struct{}) // closed when both have arrived
@@ -38,8 +39,9 @@ func beginTogether(first, second projections.Projection) (projections.Projection
 	return waiting(first), waiting(second)
 }
 
-// watchPayloads makes the projection's Apply compare the payloads before and after each call, because other projections
-// share them. The returned text describes a change, once the projection has run.
+// watchPayloads makes the projection's Apply compare the payloads before and after each
+// call, because other projections share them. The returned text describes a change, once
+// the projection has run.
 func watchPayloads(p *projections.Projection) *string {
 	apply := p.Apply
 	finding := new(string)

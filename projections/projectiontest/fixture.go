@@ -35,8 +35,8 @@ type fixture struct {
 // commitSetting is the session setting that makes commits fail; see commitFaults.
 const commitSetting = "projectiontest.commit"
 
-// commitFaults creates a trigger that runs in each COMMIT that moves a checkpoint. It raises an error, or terminates the
-// session, if the session's setting asks for it.
+// commitFaults creates a trigger that runs in each COMMIT that moves a checkpoint. It
+// raises an error, or terminates the session, if the session's setting asks for it.
 const commitFaults = `
 	CREATE FUNCTION fault_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
@@ -72,8 +72,8 @@ func newFixture(t testing.TB, build func() projections.Projection) *fixture {
 	return f
 }
 
-// session returns the connection settings of a process. Their application_name tells the sessions of processes from
-// those of the fixture.
+// session returns the connection settings of a process. Their application_name tells the
+// sessions of processes from those of the fixture.
 func (f *fixture) session(settings map[string]string) *pgx.ConnConfig {
 	config := f.config.Copy()
 	config.RuntimeParams["application_name"] = f.applicationName()
@@ -114,7 +114,8 @@ func (f *fixture) texts(sql string, args ...any) []string {
 	return list
 }
 
-// journal replaces the journal with a history, and empties the other tables that the projection does not own.
+// journal replaces the journal with a history, and empties the other tables that the
+// projection does not own.
 func (f *fixture) journal(list []entry) {
 	f.t.Helper()
 	const add = `
@@ -142,7 +143,8 @@ func (f *fixture) journal(list []entry) {
 	}
 }
 
-// reset deletes the projection's rows, checkpoint and dead letters, so that it starts at the first event.
+// reset deletes the projection's rows, checkpoint and dead letters, so that it starts at
+// the first event.
 func (f *fixture) reset() {
 	f.t.Helper()
 	f.exec(`TRUNCATE ` + quoted(f.projection.Tables) + ` RESTART IDENTITY`)
@@ -177,7 +179,8 @@ func (f *fixture) terminate(ctx context.Context, conn *pgx.Conn) error {
 	return awaitNone(ctx, f.admin, `SELECT count(*) FROM pg_stat_activity WHERE pid = $1`, pid)
 }
 
-// awaitNoSessions waits until Postgres has removed the sessions of all processes, and with them their locks.
+// awaitNoSessions waits until Postgres has removed the sessions of all processes, and
+// with them their locks.
 func (f *fixture) awaitNoSessions() {
 	f.t.Helper()
 	const query = `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1`

@@ -25,8 +25,8 @@ func (e entry) String() string {
 	return fmt.Sprintf("%s %s %s", e.at.Format("2006-01-02T15:04:05.000Z"), e.event.Type(), payload)
 }
 
-// history returns the first events of the history of a seed. A history is valid: the commands of a shop could have
-// written it.
+// history returns the first events of the history of a seed. A history is valid: the
+// commands of a shop could have written it.
 func history(seed uint64, eventCount int) []entry {
 	g := &generator{
 		rng:       rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // must be repeatable
@@ -40,7 +40,8 @@ func history(seed uint64, eventCount int) []entry {
 	return list
 }
 
-// startTime is four hours before the end of a year, so that a history spans hours, days and years.
+// startTime is four hours before the end of a year, so that a history spans hours, days
+// and years.
 var startTime = time.Date(2025, 12, 31, 20, 0, 0, 0, time.UTC)
 
 var (
@@ -48,7 +49,8 @@ var (
 	ttls = []time.Duration{time.Second, time.Minute, 5 * time.Minute, time.Hour}
 )
 
-// generator generates a history. It keeps the state of the shop after the events generated so far.
+// generator generates a history. It keeps the state of the shop after the events
+// generated so far.
 type generator struct {
 	rng             *rand.Rand
 	now             time.Time
@@ -81,9 +83,11 @@ var firstActions = []action{
 	addStock, reserve, confirm, addStock, reserve, cancel, reserve, expire, setStock, reserve, removeStock,
 }
 
-// laterActions are drawn from after the first ones. An action that is listed more often is more likely.
+// laterActions are drawn from after the first ones. An action that is listed more often
+// is more likely.
 var laterActions = []action{
-	addStock, removeStock, setStock, reserve, reserve, reserve, reserve, reserve, confirm, confirm, confirm, cancel, expire,
+	addStock, removeStock, setStock, reserve, reserve, reserve, reserve, reserve, confirm, confirm, confirm,
+	cancel, expire,
 }
 
 // next generates the event at index i of the history.
@@ -201,7 +205,8 @@ func (g *generator) cancel(h *activeHold, reason string) events.Event {
 	}
 }
 
-// takeHold removes the active hold whose index pick returns. It returns nil if pick returns -1.
+// takeHold removes the active hold whose index pick returns. It returns nil if pick
+// returns -1.
 func (g *generator) takeHold(pick func() int) *activeHold {
 	i := pick()
 	if i < 0 {
@@ -212,7 +217,8 @@ func (g *generator) takeHold(pick func() int) *activeHold {
 	return &h
 }
 
-// beforeDeadline picks a hold that a shopper can still confirm or cancel. It returns -1 if there is none.
+// beforeDeadline picks a hold that a shopper can still confirm or cancel. It returns -1
+// if there is none.
 func (g *generator) beforeDeadline() int {
 	var candidates []int
 	for i, h := range g.active {
@@ -226,8 +232,8 @@ func (g *generator) beforeDeadline() int {
 	return candidates[g.rng.IntN(len(candidates))]
 }
 
-// nextDue picks the hold with the earliest deadline, and moves the clock on to that deadline. It returns -1 if there is
-// no hold.
+// nextDue picks the hold with the earliest deadline, and moves the clock on to that
+// deadline. It returns -1 if there is no hold.
 func (g *generator) nextDue() int {
 	next := -1
 	for i, h := range g.active {

@@ -21,8 +21,8 @@ func TestSeedRepeatsItsHistory(t *testing.T) {
 	}
 }
 
-// TestHistoriesAreValid checks that time never goes back, that no stock is negative, that holds end once and in time,
-// and that each history has every type of event.
+// TestHistoriesAreValid checks that time never goes back, that no stock is negative, that
+// holds end once and in time, and that each history has every type of event.
 func TestHistoriesAreValid(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
@@ -59,7 +59,8 @@ func TestHistoriesAreValid(t *testing.T) {
 	}
 }
 
-// wantValidEnd checks that an event ends an active hold, before or after its deadline as beforeDeadline says.
+// wantValidEnd checks that an event ends an active hold, before or after its deadline as
+// beforeDeadline says.
 func wantValidEnd(t *testing.T, active map[string]entry, id string, end entry, beforeDeadline bool) {
 	t.Helper()
 	created, found := active[id]

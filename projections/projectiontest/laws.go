@@ -16,29 +16,34 @@ import (
 // Law names a law, in the words of a failure message.
 type Law string
 
-// The laws. Applies and OwnTables are checked while the baseline is made. Each other law says that the rows, and the
-// dead letters, equal the baseline.
+// The laws. Applies and OwnTables are checked while the baseline is made. Each other law
+// says that the rows, and the dead letters, equal the baseline.
 const (
-	// Applies requires that a projection applies every event of a valid history and parks none.
+	// Applies requires that a projection applies every event of a valid history and parks
+	// none.
 	Applies Law = "every event of a valid history is applied"
-	// OwnTables requires that Tables names exactly the tables that Schema creates, and that the projection changes no
-	// other table and no event that it receives.
+	// OwnTables requires that Tables names exactly the tables that Schema creates, and
+	// that the projection changes no other table and no event that it receives.
 	OwnTables Law = "it writes its own tables and nothing else"
 	// Batches cuts the journal into batches of different sizes, down to single events.
 	Batches Law = "the size of batches does not matter"
 	// Redelivered delivers each batch a second time, and then the whole journal again.
 	Redelivered Law = "a second delivery changes nothing"
-	// Killed kills a process at each commit: after the rows were written, in COMMIT, and after COMMIT.
+	// Killed kills a process at each commit: after the rows were written, in COMMIT, and
+	// after COMMIT.
 	Killed Law = "a crash at any commit does no harm"
-	// Rebuilt applies the journal from zero again, with the projection that has applied it before and by a rebuild.
+	// Rebuilt applies the journal from zero again, with the projection that has applied
+	// it before and by a rebuild.
 	Rebuilt Law = "applying the journal from zero gives the same rows"
 	// TwoWorkers runs two processes whose lease fails to exclude one of them.
 	TwoWorkers Law = "two workers at the same time do no harm"
-	// Poison makes an event fail, and then gives it an unknown type. The event must be parked with the later ones of
-	// its key, and the rows must be those of a history without the parked events.
+	// Poison makes an event fail, and then gives it an unknown type. The event must be
+	// parked with the later ones of its key, and the rows must be those of a history
+	// without the parked events.
 	Poison Law = "an event that fails parks its key and nothing else"
-	// Clock applies the history 28 years later, in a session of another time zone. Times in the rows must move with
-	// those of the events. They must therefore be in columns of a type that Postgres knows as a time or a date.
+	// Clock applies the history 28 years later, in a session of another time zone. Times
+	// in the rows must move with those of the events. They must therefore be in columns
+	// of a type that Postgres knows as a time or a date.
 	Clock Law = "the clock and the time zone do not matter"
 )
 
@@ -77,7 +82,8 @@ func (c *historyCheck) violation(law Law, finding string) *violation {
 	}
 }
 
-// check checks one law. Its random numbers depend on the seed and the law only, not on the laws checked before.
+// check checks one law. Its random numbers depend on the seed and the law only, not on
+// the laws checked before.
 func (c *historyCheck) check(l lawCheck) *violation {
 	c.t.Helper()
 	hash := fnv.New64()
@@ -90,8 +96,8 @@ func (c *historyCheck) check(l lawCheck) *violation {
 	return nil
 }
 
-// newHistoryCheck writes a history into the journal and makes its baseline. It checks Applies and OwnTables, and
-// returns the violation of one of them, if any.
+// newHistoryCheck writes a history into the journal and makes its baseline. It checks
+// Applies and OwnTables, and returns the violation of one of them, if any.
 func (f *fixture) newHistoryCheck(seed uint64, eventCount int) (*historyCheck, *violation) {
 	f.t.Helper()
 	c := &historyCheck{
@@ -138,14 +144,15 @@ func (c *historyCheck) wrongTables() string {
 	return ""
 }
 
-// compare compares the rows with the baseline. It describes the difference and how the rows were written; "" means that
-// there is no difference.
+// compare compares the rows with the baseline. It describes the difference and how the
+// rows were written; "" means that there is no difference.
 func (c *historyCheck) compare(how string) string {
 	c.t.Helper()
 	return c.compareAt(0, how)
 }
 
-// compareAt is compare for rows whose times are some days later than those of the baseline.
+// compareAt is compare for rows whose times are some days later than those of the
+// baseline.
 func (c *historyCheck) compareAt(daysLater int, how string) string {
 	c.t.Helper()
 	differs := difference(c.baseline, c.read(daysLater))
@@ -230,8 +237,9 @@ func (c *historyCheck) redelivered() string {
 	return c.runAndCompare(p, how)
 }
 
-// killed kills a process at each crash point of each commit. Half of the time the next process uses the same projection
-// again, as a process does that only lost its connection.
+// killed kills a process at each crash point of each commit. Half of the time the next
+// process uses the same projection again, as a process does that only lost its
+// connection.
 func (c *historyCheck) killed() string {
 	p := c.build()
 	var commits []string // "checkpoint+batch size" of each commit
@@ -279,13 +287,15 @@ func (c *historyCheck) rebuilt() string {
 	return finding
 }
 
-// twoWorkers runs two processes whose lease is always granted. Both begin their first batch before either may write, so
-// that only the checkpoint keeps them from counting an event twice.
+// twoWorkers runs two processes whose lease is always granted. Both begin their first
+// batch before either may write, so that only the checkpoint keeps them from counting an
+// event twice.
 func (c *historyCheck) twoWorkers() string {
 	noLease := c.schema + "_no_lease"
 	c.exec(`CREATE SCHEMA ` + noLease)
 	defer c.exec(`DROP SCHEMA ` + noLease + ` CASCADE`)
-	c.exec(`CREATE FUNCTION ` + noLease + `.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'`)
+	c.exec(`CREATE FUNCTION ` + noLease +
+		`.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'`)
 	size := 1 + c.rng.IntN(len(c.history)/8+1)
 	start := func(p projections.Projection) *runningProcess {
 		return c.start(process{

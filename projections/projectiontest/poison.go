@@ -15,7 +15,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// poison checks two events: any event, and one that a later event of the same hold follows.
+// poison checks two events: any event, and one that a later event of the same hold
+// follows.
 func (c *historyCheck) poison() string {
 	wanted := c.wantedEvents()
 	for _, candidates := range [][]events.Envelope{wanted, withSuccessor(wanted)} {
@@ -46,7 +47,8 @@ func (c *historyCheck) poison() string {
 			follows := e.Seq > bad.Seq && key != "" && c.projection.Key(&e) == key
 			if e.Seq == bad.Seq || follows {
 				parked[e.Seq] = true
-				letters = append(letters, c.texts(`SELECT ($1::bigint, $2::text)::text`, e.Seq, c.projection.Key(&e))...)
+				letters = append(letters,
+					c.texts(`SELECT ($1::bigint, $2::text)::text`, e.Seq, c.projection.Key(&e))...)
 			}
 		}
 		if finding := c.poisonAt(bad.Seq, parked, letters); finding != "" {
@@ -70,8 +72,9 @@ func withSuccessor(list []events.Envelope) (found []events.Envelope) {
 // unknownType is an event type that no build knows.
 const unknownType events.Type = "HOLD_TRANSFERRED"
 
-// poisonAt makes the event at seq fail, and then gives it an unknown type. Each time it compares the rows with those of a
-// history without the parked events, and the dead letters with the given ones.
+// poisonAt makes the event at seq fail, and then gives it an unknown type. Each time it
+// compares the rows with those of a history without the parked events, and the dead
+// letters with the given ones.
 func (c *historyCheck) poisonAt(seq int64, parked map[int64]bool, letters []string) string {
 	size := 1 + c.rng.IntN(len(c.history))
 	parkedSeqs := slices.Sorted(maps.Keys(parked))
@@ -120,7 +123,9 @@ func (c *historyCheck) wantedEvents() []events.Envelope {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return slices.DeleteFunc(all, func(e events.Envelope) bool { return !slices.Contains(c.projection.Wants, e.Type) })
+	return slices.DeleteFunc(all, func(e events.Envelope) bool {
+		return !slices.Contains(c.projection.Wants, e.Type)
+	})
 }
 
 // withoutEvents returns a copy of the projection whose Apply ignores some events.
@@ -138,7 +143,8 @@ func withoutEvents(p projections.Projection, seqs map[int64]bool) projections.Pr
 
 var errPoisoned = errors.New("projectiontest: this event cannot be applied")
 
-// failingAt returns a copy of the projection whose Apply fails, after writing, for a batch with the event at seq.
+// failingAt returns a copy of the projection whose Apply fails, after writing, for a
+// batch with the event at seq.
 func failingAt(p projections.Projection, seq int64) projections.Projection {
 	apply := p.Apply
 	p.Apply = func(ctx context.Context, tx pgx.Tx, batch []projections.Event) error {

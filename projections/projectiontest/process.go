@@ -18,13 +18,14 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// process describes a process that runs the projection until it reaches the end of the journal or crashes.
+// process describes a process that runs the projection until it reaches the end of the
+// journal or crashes.
 type process struct {
 	projection projections.Projection
 	batchMax   int               // events per batch; 0 means the engine's default
 	session    map[string]string // settings of its session that differ from the fixture's
-	// deliver splits a batch into the batches to deliver, which may repeat events. If it is nil, the batch is delivered
-	// whole.
+	// deliver splits a batch into the batches to deliver, which may repeat events. If it
+	// is nil, the batch is delivered whole.
 	deliver     func([]events.Envelope) [][]events.Envelope
 	crash       crashPoint // in its first batch
 	failuresMax int        // deliveries that may fail before the process counts as stuck
@@ -48,7 +49,8 @@ const processTimeout = 20 * time.Second
 
 var errCrashed = errors.New("projectiontest: this process has crashed")
 
-// run runs a process to its end. It returns an error if the process did not reach that end.
+// run runs a process to its end. It returns an error if the process did not reach that
+// end.
 func (f *fixture) run(p process) error {
 	f.t.Helper()
 	return f.start(p).wait()
@@ -105,7 +107,8 @@ func (r *runningProcess) wait() error {
 	select {
 	case <-r.done:
 	case <-timer.C:
-		r.end(fmt.Errorf("it did not reach the end of the journal within %s: %+v", processTimeout, r.worker.Status()))
+		r.end(fmt.Errorf("it did not reach the end of the journal within %s: %+v",
+			processTimeout, r.worker.Status()))
 	}
 	r.stop()
 	r.fixture.awaitNoSessions()
@@ -128,8 +131,8 @@ func (r *runningProcess) hasEnded() bool {
 	}
 }
 
-// middleware runs before the engine's own. It splits each batch as the process's deliver says, and ends the process
-// after a crash or at the end of the journal.
+// middleware runs before the engine's own. It splits each batch as the process's deliver
+// says, and ends the process after a crash or at the end of the journal.
 func (r *runningProcess) middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		batch := worker.BatchOf[journal.Batch](msg)
@@ -159,7 +162,8 @@ func (r *runningProcess) middleware(next message.HandlerFunc) message.HandlerFun
 	}
 }
 
-// deliveryFailed ends the process if it was to crash, or if too many of its deliveries have failed.
+// deliveryFailed ends the process if it was to crash, or if too many of its deliveries
+// have failed.
 func (r *runningProcess) deliveryFailed(err error) {
 	switch r.crash {
 	case crashAfterWriting, crashFailedCommit, crashInCommit:

@@ -10,8 +10,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// TestProcessCrashesAtItsCrashPoint checks that a process crashes in its first batch: the batch is committed only if the
-// crash comes after COMMIT. No event is parked.
+// TestProcessCrashesAtItsCrashPoint checks that a process crashes in its first batch: the
+// batch is committed only if the crash comes after COMMIT. No event is parked.
 func TestProcessCrashesAtItsCrashPoint(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, healthy)

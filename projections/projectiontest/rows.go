@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// rows are the rows that a projection wrote: for each of its tables the rows as text, sorted. Its dead letters stand
-// under the name deadLetters.
+// rows are the rows that a projection wrote: for each of its tables the rows as text,
+// sorted. Its dead letters stand under the name deadLetters.
 type rows map[string][]string
 
 const deadLetters = "dead_letters"
@@ -38,15 +38,16 @@ func (f *fixture) read(daysBack int) rows {
 	return found
 }
 
-// firstLetter returns the seq and error of the projection's first dead letter, or "" if there is none.
+// firstLetter returns the seq and error of the projection's first dead letter, or "" if
+// there is none.
 func (f *fixture) firstLetter() string {
 	f.t.Helper()
 	const query = `SELECT seq || ': ' || error FROM dead_letters WHERE source = $1 ORDER BY seq LIMIT 1`
 	return strings.Join(f.texts(query, f.projection.Name), "")
 }
 
-// digestsOfOtherTables returns a digest of the rows of each table that the projection does not own. Of checkpoints and
-// dead_letters it leaves out the projection's own rows.
+// digestsOfOtherTables returns a digest of the rows of each table that the projection
+// does not own. Of checkpoints and dead_letters it leaves out the projection's own rows.
 func (f *fixture) digestsOfOtherTables() map[string]string {
 	f.t.Helper()
 	digests := map[string]string{}
@@ -66,7 +67,8 @@ func (f *fixture) digestsOfOtherTables() map[string]string {
 	return digests
 }
 
-// difference lists the rows that are only in want or only in got. It returns "" if there are none.
+// difference lists the rows that are only in want or only in got. It returns "" if there
+// are none.
 func difference(want, got rows) string {
 	const shown = 10
 	var lines []string
@@ -84,7 +86,8 @@ func difference(want, got rows) string {
 	return strings.Join(lines, "\n")
 }
 
-// subtract returns the rows of list that are not in other. A row that list has twice and other once is returned once.
+// subtract returns the rows of list that are not in other. A row that list has twice and
+// other once is returned once.
 func subtract(list, other []string) (left []string) {
 	counts := map[string]int{}
 	for _, row := range other {

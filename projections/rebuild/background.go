@@ -8,8 +8,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// Background runs rebuilds in the background of a serving process. Its methods may be called
-// concurrently.
+// Background runs rebuilds in the background of a serving process. Its methods may be
+// called concurrently.
 type Background struct {
 	config Config
 
@@ -24,9 +24,12 @@ func NewBackground(config Config) *Background {
 	return &Background{config: config, cancel: map[int64]context.CancelFunc{}}
 }
 
-// Start begins a rebuild and returns its id while it runs; List shows its progress and its
-// end. Start fails as Begin does. A rebuild that starts after Close is cancelled at once.
-func (b *Background) Start(ctx context.Context, acceptDifferences bool, list ...projections.Projection) (id int64, err error) {
+// Start begins a rebuild and returns its id while it runs; List shows its progress and
+// its end. Start fails as Begin does. A rebuild that starts after Close is cancelled at
+// once.
+func (b *Background) Start(
+	ctx context.Context, acceptDifferences bool, list ...projections.Projection,
+) (id int64, err error) {
 	config := b.config
 	config.AcceptDifferences = acceptDifferences
 	job, err := Begin(ctx, config, list...)
@@ -69,8 +72,8 @@ func (b *Background) RestoreOld(ctx context.Context, p projections.Projection) (
 	return RestoreOld(ctx, b.config, p)
 }
 
-// Close cancels the running rebuild and waits until it has ended: about a second, or until
-// the end of a swap that is under way.
+// Close cancels the running rebuild and waits until it has ended: about a second, or
+// until the end of a swap that is under way.
 func (b *Background) Close() {
 	b.mu.Lock()
 	b.closed = true

@@ -6,8 +6,8 @@ import (
 )
 
 // TestCloseCancelsBackgroundRebuild checks that a background rebuild outlives the request
-// that started it, that Close cancels it, and that a rebuild started after Close is cancelled
-// at once.
+// that started it, that Close cancels it, and that a rebuild started after Close is
+// cancelled at once.
 func TestCloseCancelsBackgroundRebuild(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

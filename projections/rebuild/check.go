@@ -11,9 +11,9 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// checkJournal checks that the journal has every event from seq 1 to its checkpoint. It fails
-// with journal.ErrDetached or journal.ErrHole otherwise. It counts the events, which is much
-// faster than reading them.
+// checkJournal checks that the journal has every event from seq 1 to its checkpoint. It
+// fails with journal.ErrDetached or journal.ErrHole otherwise. It counts the events,
+// which is much faster than reading them.
 func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
 	if err := journal.CheckComplete(ctx, db, pool, 0); err != nil { // it names the detached partitions
 		return err
@@ -32,14 +32,16 @@ func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
 	case count != last:
 		return fmt.Errorf("%w: the journal ends at seq %d, but has %d events", journal.ErrHole, last, count)
 	case last < checkpoint:
-		return fmt.Errorf("%w: the journal ends at seq %d, but its checkpoint is %d", journal.ErrHole, last, checkpoint)
+		return fmt.Errorf("%w: the journal ends at seq %d, but its checkpoint is %d",
+			journal.ErrHole, last, checkpoint)
 	}
 	return nil
 }
 
 // checkDependents fails with ErrDependents if objects that the projection does not create
-// depend on the live tables. After the swap, they would still refer to the old tables, and
-// DropOld would drop them. Triggers and policies count only if the new tables lack them.
+// depend on the live tables. After the swap, they would still refer to the old tables,
+// and DropOld would drop them. Triggers and policies count only if the new tables lack
+// them.
 func (s *shadow) checkDependents(ctx context.Context, db postgres.Querier) error {
 	const query = `
 		WITH live AS (SELECT c.oid, relname FROM pg_class c WHERE relnamespace = $1::text::regnamespace AND relname = ANY($3) AND relkind IN ('r', 'p')),
@@ -68,7 +70,8 @@ func (s *shadow) checkDependents(ctx context.Context, db postgres.Querier) error
 		return fmt.Errorf("list the dependents of the live tables: %w", err)
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("%w: %s; drop them before the rebuild and create them again after it", ErrDependents, strings.Join(found, ", "))
+		return fmt.Errorf("%w: %s; drop them before the rebuild and create them again after it",
+			ErrDependents, strings.Join(found, ", "))
 	}
 	return nil
 }

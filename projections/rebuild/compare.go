@@ -13,8 +13,8 @@ import (
 // compare returns the differences between the shadow tables and the live tables.
 //
 //  1. Open a snapshot of the live tables and read their checkpoints in it.
-//  2. Read the digests of the live tables in the snapshot. Meanwhile, replay the shadow tables
-//     to exactly those checkpoints, and read their digests.
+//  2. Read the digests of the live tables in the snapshot. Meanwhile, replay the shadow
+//     tables to exactly those checkpoints, and read their digests.
 //  3. Compare row by row the tables whose digests differ.
 func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
 	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
@@ -67,7 +67,8 @@ func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
 	return differences, nil
 }
 
-// compareTable returns the difference of one table. Its counts are 0 if the digests are equal.
+// compareTable returns the difference of one table. Its counts are 0 if the digests are
+// equal.
 func (s *shadow) compareTable(
 	ctx context.Context, live postgres.Querier, seq int64, table string, liveDigest, shadowDigest tableDigest,
 ) (d TableDifference, err error) {
@@ -88,8 +89,8 @@ func (s *shadow) compareTable(
 	return d, err
 }
 
-// findLost returns the indexes and columns that only the live table has. An operator may have
-// added them by hand and rely on them.
+// findLost returns the indexes and columns that only the live table has. An operator may
+// have added them by hand and rely on them.
 func (s *shadow) findLost(ctx context.Context, live postgres.Querier, table string) ([]string, error) {
 	const query = `
 		WITH objects AS (
@@ -108,16 +109,18 @@ func (s *shadow) findLost(ctx context.Context, live postgres.Querier, table stri
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// tableDigest is the row count of a table and the sum of its row hashes, which do not depend
-// on the order of the rows.
+// tableDigest is the row count of a table and the sum of its row hashes, which do not
+// depend on the order of the rows.
 type tableDigest struct {
 	rows int64
 	sum  string
 }
 
-// readDigests returns the digests of all tables of each shadow. at returns the session and
-// the schema to read a shadow's tables with.
-func readDigests(ctx context.Context, shadows []*shadow, at func(*shadow) (postgres.Querier, string)) ([][]tableDigest, error) {
+// readDigests returns the digests of all tables of each shadow. at returns the session
+// and the schema to read a shadow's tables with.
+func readDigests(
+	ctx context.Context, shadows []*shadow, at func(*shadow) (postgres.Querier, string),
+) ([][]tableDigest, error) {
 	digests := make([][]tableDigest, len(shadows))
 	for i, s := range shadows {
 		db, schema := at(s)
@@ -139,7 +142,8 @@ func readDigest(ctx context.Context, db postgres.Querier, schema, table string) 
 	if err != nil || !exists {
 		return d, err
 	}
-	// Hashing a row costs a third of hashing its text, but a type such as json has no hash.
+	// Hashing a row costs a third of hashing its text, but a type such as json has no
+	// hash.
 	var hashable bool
 	const allHashable = `
 		SELECT NOT EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped

@@ -11,9 +11,9 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// compareRows counts the keys whose rows differ, and keeps the first of them in d. It reads
-// both tables in the order of their keys and merges them, so memory use does not grow with
-// the tables.
+// compareRows counts the keys whose rows differ, and keeps the first of them in d. It
+// reads both tables in the order of their keys and merges them, so memory use does not
+// grow with the tables.
 func (s *shadow) compareRows(ctx context.Context, live postgres.Querier, d *TableDifference) error {
 	key, err := s.keyExpression(ctx, live, d.Table)
 	if err != nil {
@@ -54,9 +54,9 @@ func (s *shadow) compareRows(ctx context.Context, live postgres.Querier, d *Tabl
 	return cmp.Or(liveRows.err, newRows.err)
 }
 
-// keyExpression returns the SQL expression for the key of the row t, as text: its primary key,
-// or the whole row if the two tables have different primary keys or none. The key sorts by its
-// bytes, as Go strings do.
+// keyExpression returns the SQL expression for the key of the row t, as text: its primary
+// key, or the whole row if the two tables have different primary keys or none. The key
+// sorts by its bytes, as Go strings do.
 func (s *shadow) keyExpression(ctx context.Context, live postgres.Querier, table string) (string, error) {
 	const columns = `
 		SELECT string_agg(format('t.%I', attname), ', ' ORDER BY array_position(indkey::int2[], attnum)), count(*)
@@ -92,7 +92,9 @@ type sortedRows struct {
 	err  error
 }
 
-func openSortedRows(ctx context.Context, db postgres.Querier, schema, table, key string) (*sortedRows, error) {
+func openSortedRows(
+	ctx context.Context, db postgres.Querier, schema, table, key string,
+) (*sortedRows, error) {
 	name := pgx.Identifier{schema, table}.Sanitize()
 	exists, err := tableExists(ctx, db, name)
 	if err != nil || !exists {

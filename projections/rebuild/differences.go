@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// TableDifference counts the differences between a new table and the live one at the same seq.
+// TableDifference counts the differences between a new table and the live one at the same
+// seq.
 type TableDifference struct {
 	Projection string `json:"projection"`
 	Table      string `json:"table"`
@@ -22,7 +23,8 @@ type TableDifference struct {
 	Lost []string `json:"lost,omitempty"`
 }
 
-// RowDifference is one key whose rows differ. Live or New is null if that table lacks the key.
+// RowDifference is one key whose rows differ. Live or New is null if that table lacks the
+// key.
 type RowDifference struct {
 	Key  string          `json:"key"`
 	Live json.RawMessage `json:"live"`

@@ -13,9 +13,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// heldUnits is a projection that stores each hold with its quantity times factor. A factor
-// other than 1 is a bug of the handler. A projection is identified by its name, so another
-// factor is another version of the same projection.
+// heldUnits is a projection that stores each hold with its quantity times factor. A
+// factor other than 1 is a bug of the handler. A projection is identified by its name, so
+// another factor is another version of the same projection.
 func heldUnits(factor int64) projections.Projection {
 	return projections.Projection{
 		Name:   "held_units",
@@ -24,15 +24,16 @@ func heldUnits(factor int64) projections.Projection {
 		Schema: `CREATE TABLE IF NOT EXISTS held_units (hold_id text PRIMARY KEY, units bigint NOT NULL)`,
 		Wants:  []events.Type{events.TypeHoldCreated},
 		Apply: projections.PerEvent(func(e projections.Event, sql *pgx.Batch) error {
-			sql.Queue(`INSERT INTO held_units VALUES ($1, $2)`, e.HoldID, e.Payload.(*events.HoldCreated).Qty*factor)
+			sql.Queue(`INSERT INTO held_units VALUES ($1, $2)`,
+				e.HoldID, e.Payload.(*events.HoldCreated).Qty*factor)
 			return nil
 		}),
 	}
 }
 
 // TestDifferencesAreRefusedUnlessAccepted rebuilds a projection whose bug was fixed. The
-// rebuild shows the first differing keys and changes nothing. With AcceptDifferences it swaps
-// the new table in, and the worker of the fixed projection continues on it.
+// rebuild shows the first differing keys and changes nothing. With AcceptDifferences it
+// swaps the new table in, and the worker of the fixed projection continues on it.
 func TestDifferencesAreRefusedUnlessAccepted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -92,8 +93,8 @@ func TestDifferencesAreRefusedUnlessAccepted(t *testing.T) {
 	}
 }
 
-// TestDifferencesCountKeys checks the counts of missing, additional and changed keys for a
-// primary key of one column, of two columns, and for a table without a primary key.
+// TestDifferencesCountKeys checks the counts of missing, additional and changed keys for
+// a primary key of one column, of two columns, and for a table without a primary key.
 func TestDifferencesCountKeys(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"PRIMARY KEY (hold_id)", "PRIMARY KEY (units, hold_id)", "UNIQUE (hold_id)"} {
@@ -120,8 +121,8 @@ func TestDifferencesCountKeys(t *testing.T) {
 			if got, want := fmt.Sprint(d.Lost), "[column noted index held_units_by_hand]"; got != want {
 				t.Errorf("lost: got %q, want %q", got, want)
 			}
-			// The additional column changes the text of every row. With a primary key, rows are
-			// still matched by key; without one, the whole row is the key.
+			// The additional column changes the text of every row. With a primary key,
+			// rows are still matched by key; without one, the whole row is the key.
 			want := "2 1 3"
 			if strings.HasPrefix(key, "UNIQUE") {
 				want = "5 4 0"

@@ -56,7 +56,8 @@ func (f *fixture) exec(sql string, args ...any) {
 	}
 }
 
-// queryText returns the single value of a query as text, and "" if the query returns no row.
+// queryText returns the single value of a query as text, and "" if the query returns no
+// row.
 func (f *fixture) queryText(sql string, args ...any) (text string) {
 	f.t.Helper()
 	if err := f.db.QueryRow(f.ctx, `SELECT coalesce((`+sql+`)::text, '')`, args...).Scan(&text); err != nil {
@@ -93,8 +94,8 @@ func (f *fixture) appendOn(db *pgx.Conn, list ...events.Event) {
 	}
 }
 
-// appendInBackground appends the events of four holds every few milliseconds until stop is
-// called.
+// appendInBackground appends the events of four holds every few milliseconds until stop
+// is called.
 func (f *fixture) appendInBackground() (stop func()) {
 	conn := testenv.Connect(f.t, f.postgres)
 	stopped := make(chan struct{})
@@ -117,8 +118,8 @@ func (f *fixture) appendInBackground() (stop func()) {
 	})
 }
 
-// holdEvents returns a delivery of n shirts and the events of n holds. Of every four holds,
-// the first is confirmed, the second expires, and the others stay open.
+// holdEvents returns a delivery of n shirts and the events of n holds. Of every four
+// holds, the first is confirmed, the second expires, and the others stay open.
 func holdEvents(prefix string, n int) (list []events.Event) {
 	list = append(list, &events.StockAdjusted{SKU: "shirt", Delta: int64(n), Reason: "delivery"})
 	for i := range n {
@@ -175,7 +176,8 @@ func (f *fixture) runWorkers(list ...projections.Projection) (workers []*worker.
 	return workers, stop
 }
 
-// awaitLevel waits until the live checkpoints of projections have reached the end of the journal.
+// awaitLevel waits until the live checkpoints of projections have reached the end of the
+// journal.
 func (f *fixture) awaitLevel(list ...projections.Projection) {
 	f.t.Helper()
 	for _, projection := range list {
@@ -216,7 +218,8 @@ func (f *fixture) rebuild(config Config, list ...projections.Projection) ([]Resu
 // tableText returns the rows of a table as sorted lines of text.
 func (f *fixture) tableText(schema, table string) string {
 	f.t.Helper()
-	return f.queryText(`SELECT string_agg(r::text, E'\n' ORDER BY r::text COLLATE "C") FROM ` + pgx.Identifier{schema, table}.Sanitize() + ` AS r`)
+	return f.queryText(`SELECT string_agg(r::text, E'\n' ORDER BY r::text COLLATE "C") FROM ` + pgx.Identifier{schema,
+		table}.Sanitize() + ` AS r`)
 }
 
 func (f *fixture) liveSchema() string { return f.queryText(`SELECT current_schema()`) }
@@ -244,7 +247,8 @@ func (f *fixture) wantNoShadows(list ...projections.Projection) {
 	}
 }
 
-// wantRuns checks that runs are recorded in the given states, newest first, and returns them.
+// wantRuns checks that runs are recorded in the given states, newest first, and returns
+// them.
 func (f *fixture) wantRuns(when string, states ...State) []RunRecord {
 	f.t.Helper()
 	runs, err := List(f.ctx, f.db, 10)

@@ -18,15 +18,17 @@ func heldUnitsWithUser() projections.Projection {
 	p.Schema = `CREATE TABLE IF NOT EXISTS held_units (hold_id text PRIMARY KEY, units bigint NOT NULL, user_id text NOT NULL)`
 	p.Apply = projections.PerEvent(func(e projections.Event, sql *pgx.Batch) error {
 		hold := e.Payload.(*events.HoldCreated)
-		sql.Queue(`INSERT INTO held_units (hold_id, units, user_id) VALUES ($1, $2, $3)`, e.HoldID, hold.Qty, hold.UserID)
+		sql.Queue(`INSERT INTO held_units (hold_id, units, user_id) VALUES ($1, $2, $3)`,
+			e.HoldID, hold.Qty, hold.UserID)
 		return nil
 	})
 	return p
 }
 
-// TestRebuildAddsColumn deploys a projection whose table gets another column. Its live worker
-// cannot write to the old table: it stalls and reports the error, but parks and loses no
-// event. A rebuild does not wait for the stalled worker. After the swap the worker continues.
+// TestRebuildAddsColumn deploys a projection whose table gets another column. Its live
+// worker cannot write to the old table: it stalls and reports the error, but parks and
+// loses no event. A rebuild does not wait for the stalled worker. After the swap the
+// worker continues.
 func TestRebuildAddsColumn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -17,8 +17,8 @@ import (
 var ErrNoOldTables = errors.New("no old tables are kept")
 
 // DropOld drops the old tables that a rebuild of the projection replaced, and the shadow
-// schema that an interrupted rebuild may have left behind. It fails with ErrNoOldTables if no
-// old tables are kept, and with ErrRebuildRunning while a rebuild runs.
+// schema that an interrupted rebuild may have left behind. It fails with ErrNoOldTables
+// if no old tables are kept, and with ErrRebuildRunning while a rebuild runs.
 func DropOld(ctx context.Context, config Config, p projections.Projection) error {
 	return withLease(ctx, config, p, func(conn *pgx.Conn, s schemas) error {
 		kept, err := schemaExists(ctx, conn, s.old)
@@ -35,12 +35,13 @@ func DropOld(ctx context.Context, config Config, p projections.Projection) error
 	})
 }
 
-// RestoreOld swaps the old tables back in, with their checkpoint and their dead letters. The
-// live worker continues from that checkpoint. The tables that served until now are kept as
-// the old tables, so a second RestoreOld undoes the first.
+// RestoreOld swaps the old tables back in, with their checkpoint and their dead letters.
+// The live worker continues from that checkpoint. The tables that served until now are
+// kept as the old tables, so a second RestoreOld undoes the first.
 //
-// RestoreOld fails with ErrNoOldTables, with ErrRebuildRunning, and with journal.ErrDetached
-// or journal.ErrHole if the journal lacks events after the checkpoint of the old tables.
+// RestoreOld fails with ErrNoOldTables, with ErrRebuildRunning, and with
+// journal.ErrDetached or journal.ErrHole if the journal lacks events after the checkpoint
+// of the old tables.
 func RestoreOld(ctx context.Context, config Config, p projections.Projection) (result Result, err error) {
 	err = withLease(ctx, config, p, func(conn *pgx.Conn, s schemas) error {
 		kept, err := schemaExists(ctx, conn, s.old)
@@ -65,7 +66,9 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (r
 
 // tryRestore renames the old schema to the shadow schema and swaps its tables in, in one
 // transaction.
-func (s schemas) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.Projection, pool string) (result Result, err error) {
+func (s schemas) tryRestore(
+	ctx context.Context, conn *pgx.Conn, p projections.Projection, pool string,
+) (result Result, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := s.lockLiveTables(ctx, tx, p.Tables, p.Name, pool); err != nil {
 			return err
@@ -88,7 +91,9 @@ func (s schemas) tryRestore(ctx context.Context, conn *pgx.Conn, p projections.P
 }
 
 // withLease calls do with the session of the lease, so that no rebuild runs meanwhile.
-func withLease(ctx context.Context, config Config, p projections.Projection, do func(*pgx.Conn, schemas) error) error {
+func withLease(
+	ctx context.Context, config Config, p projections.Projection, do func(*pgx.Conn, schemas) error,
+) error {
 	lease, err := takeLease(ctx, config)
 	if err != nil {
 		return err

@@ -16,8 +16,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// failingOn is a projection that stores the events of holds, and fails on every hold whose id
-// begins with prefix.
+// failingOn is a projection that stores the events of holds, and fails on every hold
+// whose id begins with prefix.
 func failingOn(prefix string) projections.Projection {
 	return projections.Projection{
 		Name:   "failing",
@@ -35,7 +35,8 @@ func failingOn(prefix string) projections.Projection {
 	}
 }
 
-// deadLetters returns the seq, status and attempts of each dead letter of failingOn, as text.
+// deadLetters returns the seq, status and attempts of each dead letter of failingOn, as
+// text.
 func (f *fixture) deadLetters() string {
 	f.t.Helper()
 	letters, err := deadletters.List(f.ctx, f.db, deadletters.Filter{Source: "failing"})
@@ -49,9 +50,10 @@ func (f *fixture) deadLetters() string {
 	return text
 }
 
-// TestRestoreOldSwapsRowsCheckpointAndDeadLetters rebuilds with a handler that fails on other
-// events than the one before, restores the old tables, and restores again. Each time, rows,
-// checkpoint and dead letters are swapped together, and the worker catches up from there.
+// TestRestoreOldSwapsRowsCheckpointAndDeadLetters rebuilds with a handler that fails on
+// other events than the one before, restores the old tables, and restores again. Each
+// time, rows, checkpoint and dead letters are swapped together, and the worker catches up
+// from there.
 func TestRestoreOldSwapsRowsCheckpointAndDeadLetters(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -88,7 +90,8 @@ func TestRestoreOldSwapsRowsCheckpointAndDeadLetters(t *testing.T) {
 
 	f.appendEvents(created("d", 1), created("c2", 1))
 	f.project(failingOn("c"))
-	want("after more events", "2 resolved 1;3 resolved 1;4 parked 1;5 parked 1;7 parked 1;", "(1,a) (2,b) (3,b) (6,d)")
+	want("after more events", "2 resolved 1;3 resolved 1;4 parked 1;5 parked 1;7 parked 1;",
+		"(1,a) (2,b) (3,b) (6,d)")
 
 	result, err := RestoreOld(f.ctx, f.rebuildConfig(), failingOn("b"))
 	if err != nil {
@@ -97,9 +100,11 @@ func TestRestoreOldSwapsRowsCheckpointAndDeadLetters(t *testing.T) {
 	if result.Seq != 5 {
 		t.Fatalf("restore-old: got seq %d, want 5", result.Seq)
 	}
-	want("after restore-old", "2 parked 1;3 parked 1;4 resolved 1;5 resolved 1;7 resolved 1;", "(1,a) (4,c) (5,c)")
+	want("after restore-old", "2 parked 1;3 parked 1;4 resolved 1;5 resolved 1;7 resolved 1;",
+		"(1,a) (4,c) (5,c)")
 	f.project(failingOn("b"))
-	want("after restore-old and catching up", "2 parked 1;3 parked 1;4 resolved 1;5 resolved 1;7 resolved 1;", "(1,a) (4,c) (5,c) (6,d) (7,c2)")
+	want("after restore-old and catching up",
+		"2 parked 1;3 parked 1;4 resolved 1;5 resolved 1;7 resolved 1;", "(1,a) (4,c) (5,c) (6,d) (7,c2)")
 
 	if result, err = RestoreOld(f.ctx, f.rebuildConfig(), failingOn("c")); err != nil {
 		t.Fatal(err)
@@ -107,7 +112,8 @@ func TestRestoreOldSwapsRowsCheckpointAndDeadLetters(t *testing.T) {
 	if result.Seq != 7 {
 		t.Fatalf("restore-old again: got seq %d, want 7", result.Seq)
 	}
-	want("after restore-old again", "2 resolved 1;3 resolved 1;4 parked 1;5 parked 1;7 parked 1;", "(1,a) (2,b) (3,b) (6,d)")
+	want("after restore-old again", "2 resolved 1;3 resolved 1;4 parked 1;5 parked 1;7 parked 1;",
+		"(1,a) (2,b) (3,b) (6,d)")
 
 	if err := DropOld(f.ctx, f.rebuildConfig(), failingOn("c")); err != nil {
 		t.Error(err)
@@ -120,8 +126,8 @@ func TestRestoreOldSwapsRowsCheckpointAndDeadLetters(t *testing.T) {
 	}
 }
 
-// TestLetterThatFailsAgainStaysParked checks that a letter whose event fails in the rebuild
-// too stays parked, with one more attempt.
+// TestLetterThatFailsAgainStaysParked checks that a letter whose event fails in the
+// rebuild too stays parked, with one more attempt.
 func TestLetterThatFailsAgainStaysParked(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -142,8 +148,9 @@ func TestLetterThatFailsAgainStaysParked(t *testing.T) {
 	}
 }
 
-// TestRunningWorkerContinuesAtRestoredCheckpoint checks that an idle live worker notices that
-// RestoreOld moved its checkpoint back, catches up from there, and does not report a hole.
+// TestRunningWorkerContinuesAtRestoredCheckpoint checks that an idle live worker notices
+// that RestoreOld moved its checkpoint back, catches up from there, and does not report a
+// hole.
 func TestRunningWorkerContinuesAtRestoredCheckpoint(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

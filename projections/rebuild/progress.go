@@ -24,8 +24,8 @@ type Progress struct {
 	Total int64 // events to apply
 	// Rate is the average number of events applied per second; 0 while it is unknown.
 	Rate float64
-	// ETA is the time that the rest of the replay takes at this rate; 0 while it is unknown,
-	// and after the replay.
+	// ETA is the time that the rest of the replay takes at this rate; 0 while it is
+	// unknown, and after the replay.
 	ETA    time.Duration
 	Paused bool // because live workers lag
 }
@@ -97,8 +97,8 @@ func (t *tracker) current() Progress {
 	return p
 }
 
-// rateAndETA returns the events applied per second in the elapsed time, and the time that the
-// rest of the replay takes at that rate. Each is 0 if it is unknown.
+// rateAndETA returns the events applied per second in the elapsed time, and the time that
+// the rest of the replay takes at that rate. Each is 0 if it is unknown.
 func rateAndETA(step Step, done, total int64, elapsed time.Duration) (rate float64, eta time.Duration) {
 	if done <= 0 || elapsed <= 0 {
 		return 0, 0

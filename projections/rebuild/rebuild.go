@@ -16,15 +16,16 @@ import (
 
 // Config configures a rebuild.
 type Config struct {
-	// Postgres is the connection config of the service. Its search_path finds the live tables.
+	// Postgres is the connection config of the service. Its search_path finds the live
+	// tables.
 	Postgres *pgx.ConnConfig
 	Pool     events.Pool
 	// Watched are the projections whose live workers pause the replay when they lag.
 	Watched []projections.Projection
 	// AcceptDifferences swaps the new tables in although they differ from the live ones.
 	AcceptDifferences bool
-	// Accepting is called before the swap with the differences that are accepted, if there
-	// are any. It may be nil.
+	// Accepting is called before the swap with the differences that are accepted, if
+	// there are any. It may be nil.
 	Accepting func([]TableDifference)
 	BatchMax  int              // events in a transaction; default 5,000
 	LagMax    time.Duration    // the replay pauses while the live lag is longer; default 200 ms
@@ -40,15 +41,16 @@ var (
 	ErrCancelled      = errors.New("the rebuild was cancelled")
 )
 
-// leaseName is the lease of a rebuild. One rebuild runs at a time, of one or more projections.
+// leaseName is the lease of a rebuild. One rebuild runs at a time, of one or more
+// projections.
 const leaseName = "rebuild"
 
 // Job is a rebuild that Begin has accepted. The caller must call Run.
 type Job struct {
 	config Config
 	id     int64
-	// lease is held on a session of its own. Never pass that session a context that may be
-	// cancelled during the run: pgx closes the connection when a query is cancelled.
+	// lease is held on a session of its own. Never pass that session a context that may
+	// be cancelled during the run: pgx closes the connection when a query is cancelled.
 	lease    *worker.Lease
 	db       *pgx.Conn    // reads the live checkpoints
 	readers  [2]*pgx.Conn // read the journal in turn
@@ -65,10 +67,10 @@ type Result struct {
 	Parked     int64  `json:"parked"`   // dead letters that are parked now
 }
 
-// Begin takes the lease, creates the shadow tables of each projection, and records the run.
-// It fails with ErrRebuildRunning, ErrOldTablesKept or ErrDependents, and with
-// journal.ErrDetached or journal.ErrHole if the journal lacks an event between the first one
-// and its checkpoint.
+// Begin takes the lease, creates the shadow tables of each projection, and records the
+// run. It fails with ErrRebuildRunning, ErrOldTablesKept or ErrDependents, and with
+// journal.ErrDetached or journal.ErrHole if the journal lacks an event between the first
+// one and its checkpoint.
 func Begin(ctx context.Context, config Config, list ...projections.Projection) (_ *Job, err error) {
 	if config.BatchMax == 0 {
 		config.BatchMax = 5000
@@ -119,9 +121,9 @@ func takeLease(ctx context.Context, config Config) (*worker.Lease, error) {
 // ID returns the number of the run, which List shows too.
 func (j *Job) ID() int64 { return j.id }
 
-// Run replays, compares and swaps. It returns a result for each projection that was swapped:
-// all of them, or fewer if it failed between two swaps. It ends early with ErrCancelled when
-// ctx ends or Cancel is called.
+// Run replays, compares and swaps. It returns a result for each projection that was
+// swapped: all of them, or fewer if it failed between two swaps. It ends early with
+// ErrCancelled when ctx ends or Cancel is called.
 func (j *Job) Run(ctx context.Context) (results []Result, err error) {
 	defer j.close(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -150,8 +152,8 @@ func (j *Job) Run(ctx context.Context) (results []Result, err error) {
 	return results, err
 }
 
-// prepare replays until the shadow tables are close to the live ones, and compares the two.
-// It fails with a DifferencesError if they differ and AcceptDifferences is not set.
+// prepare replays until the shadow tables are close to the live ones, and compares the
+// two. It fails with a DifferencesError if they differ and AcceptDifferences is not set.
 func (j *Job) prepare(ctx context.Context) ([]TableDifference, error) {
 	for _, conn := range []**pgx.Conn{&j.db, &j.readers[0], &j.readers[1]} {
 		var err error
@@ -181,8 +183,8 @@ func (j *Job) prepare(ctx context.Context) ([]TableDifference, error) {
 	return differences, nil
 }
 
-// close drops the shadow schemas that were not swapped in, and releases the lease. The next
-// rebuild drops the schemas that close could not drop.
+// close drops the shadow schemas that were not swapped in, and releases the lease. The
+// next rebuild drops the schemas that close could not drop.
 func (j *Job) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
@@ -201,5 +203,6 @@ func (j *Job) close(ctx context.Context) {
 	j.lease.Release()
 }
 
-// cleanUpTimeout bounds the clean-up and the record of the end, which run after ctx has ended.
+// cleanUpTimeout bounds the clean-up and the record of the end, which run after ctx has
+// ended.
 const cleanUpTimeout = 10 * time.Second

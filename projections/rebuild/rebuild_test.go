@@ -12,9 +12,9 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// TestRebuildUnderLoadEqualsPlainReplay rebuilds the built-in projections while events arrive
-// and the live workers run. The new tables equal those of a plain replay, every read during
-// the swap succeeds, and the workers continue without an error or a restart.
+// TestRebuildUnderLoadEqualsPlainReplay rebuilds the built-in projections while events
+// arrive and the live workers run. The new tables equal those of a plain replay, every
+// read during the swap succeeds, and the workers continue without an error or a restart.
 func TestRebuildUnderLoadEqualsPlainReplay(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -60,7 +60,8 @@ func TestRebuildUnderLoadEqualsPlainReplay(t *testing.T) {
 		}
 	}
 	stopWorkers()
-	t.Logf("swapped at %v; sum of the checkpoints then %s, of %d each at the end", results, checkpoints, f.seq)
+	t.Logf("swapped at %v; sum of the checkpoints then %s, of %d each at the end",
+		results, checkpoints, f.seq)
 	f.wantNoShadows(all...)
 	f.wantSameAsReplay(all...)
 	for i, r := range results {
@@ -90,8 +91,8 @@ func TestRebuildUnderLoadEqualsPlainReplay(t *testing.T) {
 	}
 }
 
-// readContinuously reads a confirmed hold and its order in a loop until stop is called. Every
-// read must find both, since a rebuild causes no downtime.
+// readContinuously reads a confirmed hold and its order in a loop until stop is called.
+// Every read must find both, since a rebuild causes no downtime.
 func (f *fixture) readContinuously(hold string) (stop func() (reads int)) {
 	conn := testenv.Connect(f.t, f.postgres)
 	stopped := make(chan struct{})
@@ -122,13 +123,14 @@ func (f *fixture) readContinuously(hold string) (stop func() (reads int)) {
 	}
 }
 
-// wantSameAsReplay checks that the live tables equal those that the live workers of another
-// fixture make from the same journal.
+// wantSameAsReplay checks that the live tables equal those that the live workers of
+// another fixture make from the same journal.
 func (f *fixture) wantSameAsReplay(list ...projections.Projection) {
 	f.t.Helper()
 	other := newFixture(f.t)
 	other.exec(`INSERT INTO events SELECT * FROM ` + quote(f.liveSchema()) + `.events`)
-	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(f.liveSchema()) + `.checkpoints WHERE projection = 'journal'`)
+	other.exec(`INSERT INTO checkpoints SELECT * FROM ` + quote(f.liveSchema()) +
+		`.checkpoints WHERE projection = 'journal'`)
 	other.seq = f.seq
 	other.project(list...)
 	for _, projection := range list {

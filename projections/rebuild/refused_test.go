@@ -15,7 +15,8 @@ import (
 )
 
 // TestSecondRebuildIsRefused checks that one rebuild runs at a time, that DropOld and
-// RestoreOld are refused meanwhile, and that a rebuild is refused while old tables are kept.
+// RestoreOld are refused meanwhile, and that a rebuild is refused while old tables are
+// kept.
 func TestSecondRebuildIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -31,7 +32,8 @@ func TestSecondRebuildIsRefused(t *testing.T) {
 	if err := DropOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("drop-old during a rebuild: got %v, want ErrRebuildRunning", err)
 	}
-	if _, err := RestoreOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
+	if _, err := RestoreOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err,
+		ErrRebuildRunning) {
 		t.Errorf("restore-old during a rebuild: got %v, want ErrRebuildRunning", err)
 	}
 	if got := f.wantRuns("during the rebuild", Running)[0].ID; got != job.ID() {
@@ -52,8 +54,8 @@ func TestSecondRebuildIsRefused(t *testing.T) {
 	}
 }
 
-// TestIncompleteJournalIsRefused checks that Begin fails with ErrHole if the journal lacks its
-// first events, its last event, or one between.
+// TestIncompleteJournalIsRefused checks that Begin fails with ErrHole if the journal
+// lacks its first events, its last event, or one between.
 func TestIncompleteJournalIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]string{
@@ -67,7 +69,8 @@ func TestIncompleteJournalIsRefused(t *testing.T) {
 			f.appendEvents(holdEvents("a", 10)...)
 			f.project(projections.Holds())
 			f.exec(damage)
-			if _, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds()); !errors.Is(err, journal.ErrHole) {
+			if _, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds()); !errors.Is(err,
+				journal.ErrHole) {
 				t.Errorf("got %v, want ErrHole", err)
 			}
 			f.wantNoShadows(projections.Holds())
@@ -75,8 +78,8 @@ func TestIncompleteJournalIsRefused(t *testing.T) {
 	}
 }
 
-// TestHoleDuringReplayFailsTheRebuild deletes an event after Begin has checked the journal.
-// The replay fails with ErrHole and the live table is unchanged.
+// TestHoleDuringReplayFailsTheRebuild deletes an event after Begin has checked the
+// journal. The replay fails with ErrHole and the live table is unchanged.
 func TestHoleDuringReplayFailsTheRebuild(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -97,8 +100,8 @@ func TestHoleDuringReplayFailsTheRebuild(t *testing.T) {
 	f.wantNoShadows(projections.Holds())
 }
 
-// TestDependentsAreRefused checks that Begin names each kind of object that depends on a live
-// table, and succeeds once the object is dropped.
+// TestDependentsAreRefused checks that Begin names each kind of object that depends on a
+// live table, and succeeds once the object is dropped.
 func TestDependentsAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -106,11 +109,16 @@ func TestDependentsAreRefused(t *testing.T) {
 	f.project(projections.Holds())
 	objects := []struct{ name, create, drop string }{
 		{"view seen", `CREATE VIEW seen AS SELECT * FROM holds`, `DROP VIEW seen`},
-		{"foreign key gift_hold of gifts", `CREATE TABLE gifts (hold_id text CONSTRAINT gift_hold REFERENCES holds)`, `DROP TABLE gifts`},
-		{"trigger watch on holds", `CREATE TRIGGER watch BEFORE UPDATE ON holds FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()`, `DROP TRIGGER watch ON holds`},
+		{"foreign key gift_hold of gifts",
+			`CREATE TABLE gifts (hold_id text CONSTRAINT gift_hold REFERENCES holds)`, `DROP TABLE gifts`},
+		{"trigger watch on holds",
+			`CREATE TRIGGER watch BEFORE UPDATE ON holds FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()`, `DROP TRIGGER watch ON holds`},
 		{"policy own on holds", `CREATE POLICY own ON holds`, `DROP POLICY own ON holds`},
-		{"function how_many()", `CREATE FUNCTION how_many() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM holds; END`, `DROP FUNCTION how_many`},
-		{"table heirs, which inherits from holds", `CREATE TABLE heirs () INHERITS (holds)`, `DROP TABLE heirs`},
+		{"function how_many()",
+			`CREATE FUNCTION how_many() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM holds; END`,
+			`DROP FUNCTION how_many`},
+		{"table heirs, which inherits from holds", `CREATE TABLE heirs () INHERITS (holds)`,
+			`DROP TABLE heirs`},
 	}
 	for _, object := range objects {
 		f.exec(object.create)
@@ -128,14 +136,15 @@ func TestDependentsAreRefused(t *testing.T) {
 	}
 }
 
-// TestNewTableKeepsOwnerAndGrants checks that the new table has the owner and the grants of the
-// old one, on the table and on its columns.
+// TestNewTableKeepsOwnerAndGrants checks that the new table has the owner and the grants
+// of the old one, on the table and on its columns.
 func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.appendEvents(holdEvents("a", 10)...)
 	f.project(projections.Holds())
-	// Roles belong to the whole server, so their names carry the name of the test's schema.
+	// Roles belong to the whole server, so their names carry the name of the test's
+	// schema.
 	owner := f.liveSchema() + "_owner"
 	reader := f.liveSchema() + "_reader"
 	for _, role := range []string{owner, reader} {
@@ -174,8 +183,8 @@ func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	}
 }
 
-// sortedBytes returns the bytes of text in sorted order, to compare access lists whose entries
-// may be in another order.
+// sortedBytes returns the bytes of text in sorted order, to compare access lists whose
+// entries may be in another order.
 func sortedBytes(text string) string {
 	sorted := []byte(text)
 	slices.Sort(sorted)

@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	// closeEnoughEvents is how many events a shadow may be behind the live tables when catchUp ends.
+	// closeEnoughEvents is how many events a shadow may be behind the live tables when
+	// catchUp ends.
 	closeEnoughEvents = 2000
-	// pagesAhead is how many pages are buffered for each projection. The buffered pages are
-	// most of a rebuild's memory.
+	// pagesAhead is how many pages are buffered for each projection. The buffered pages
+	// are most of a rebuild's memory.
 	pagesAhead = 1
 )
 
-// catchUp replays until every shadow is close to its live tables. These move on meanwhile, so
-// it replays in rounds, each shorter than the one before.
+// catchUp replays until every shadow is close to its live tables. These move on
+// meanwhile, so it replays in rounds, each shorter than the one before.
 func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 	for {
 		targets, err := liveCheckpoints(ctx, j.db, shadows)
@@ -99,7 +100,8 @@ func (j *Job) replay(ctx context.Context, shadows []*shadow, targets []int64) er
 }
 
 // readPages reads the page of the journal after the seq after, then the page one stride
-// further, and so on up to the seq last. It fails with journal.ErrHole if an event is missing.
+// further, and so on up to the seq last. It fails with journal.ErrHole if an event is
+// missing.
 func (j *Job) readPages(
 	ctx context.Context, db postgres.Querier, after, last, stride int64, pages chan<- []events.Envelope,
 ) error {
@@ -111,7 +113,8 @@ func (j *Job) readPages(
 			return err
 		}
 		if int64(len(page)) != size || page[size-1].Seq != after+size {
-			return fmt.Errorf("%w: the journal lacks an event from seq %d to %d", journal.ErrHole, after+1, after+size)
+			return fmt.Errorf("%w: the journal lacks an event from seq %d to %d",
+				journal.ErrHole, after+1, after+size)
 		}
 		select {
 		case <-ctx.Done():
@@ -122,8 +125,8 @@ func (j *Job) readPages(
 	return nil
 }
 
-// distribute sends every page to every shadow. It takes the pages from the readers in turn,
-// which is the order of the journal.
+// distribute sends every page to every shadow. It takes the pages from the readers in
+// turn, which is the order of the journal.
 func distribute(ctx context.Context, fromReaders, toShadows []chan []events.Envelope) error {
 	for _, pages := range toShadows {
 		defer close(pages)
@@ -163,15 +166,15 @@ func (j *Job) applyPages(ctx context.Context, s *shadow, target int64, pages <-c
 	return ctx.Err()
 }
 
-// replay applies a batch to the shadow in one transaction on db, whose search_path must begin
-// with the shadow schema.
+// replay applies a batch to the shadow in one transaction on db, whose search_path must
+// begin with the shadow schema.
 func (s *shadow) replay(ctx context.Context, db projections.Beginner, batch []events.Envelope, j *Job) error {
 	log := j.config.Log.With("rebuild", j.id, "projection", s.Name)
 	return projections.Replay(ctx, db, s.Projection, s.pool, batch, log)
 }
 
-// eventsBetween returns the events of a page whose seqs are above after and at most upTo. The
-// page must have consecutive seqs.
+// eventsBetween returns the events of a page whose seqs are above after and at most upTo.
+// The page must have consecutive seqs.
 func eventsBetween(page []events.Envelope, after, upTo int64) []events.Envelope {
 	first := page[0].Seq
 	from := max(0, after+1-first)

@@ -14,8 +14,8 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// blocked is heldUnits with a handler that sends on reached and then waits for release or for
-// the end of its context.
+// blocked is heldUnits with a handler that sends on reached and then waits for release or
+// for the end of its context.
 func blocked(reached chan<- struct{}, release <-chan struct{}) projections.Projection {
 	p := heldUnits(1)
 	apply := p.Apply
@@ -35,9 +35,11 @@ func blocked(reached chan<- struct{}, release <-chan struct{}) projections.Proje
 	return p
 }
 
-// startBlockedRebuild starts a rebuild of heldUnits and returns once its handler is blocked.
-// The error of the rebuild is sent on ended.
-func (f *fixture) startBlockedRebuild(ctx context.Context, config Config, release chan struct{}) (job *Job, ended <-chan error) {
+// startBlockedRebuild starts a rebuild of heldUnits and returns once its handler is
+// blocked. The error of the rebuild is sent on ended.
+func (f *fixture) startBlockedRebuild(
+	ctx context.Context, config Config, release chan struct{},
+) (job *Job, ended <-chan error) {
 	f.t.Helper()
 	f.appendEvents(holdEvents("a", 20)...)
 	f.project(heldUnits(1))
@@ -62,7 +64,8 @@ func runJob(ctx context.Context, job *Job) <-chan error {
 }
 
 // TestCancelledRebuildChangesNothing cancels a rebuild from another session and by its
-// context. The live table is unchanged, no shadow schema is left, and another rebuild works.
+// context. The live table is unchanged, no shadow schema is left, and another rebuild
+// works.
 func TestCancelledRebuildChangesNothing(t *testing.T) {
 	t.Parallel()
 	for name, cancel := range map[string]func(f *fixture, job *Job, cancelContext func()){
@@ -103,9 +106,9 @@ func TestCancelledRebuildChangesNothing(t *testing.T) {
 	}
 }
 
-// TestRebuildWithoutLeaseCannotSwap cuts the session of the lease during the replay. The run
-// counts as interrupted, the rebuild fails without a swap, and the next rebuild drops the
-// shadow schema that was left behind.
+// TestRebuildWithoutLeaseCannotSwap cuts the session of the lease during the replay. The
+// run counts as interrupted, the rebuild fails without a swap, and the next rebuild drops
+// the shadow schema that was left behind.
 func TestRebuildWithoutLeaseCannotSwap(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -134,9 +137,9 @@ func TestRebuildWithoutLeaseCannotSwap(t *testing.T) {
 	f.wantNoShadows(heldUnits(1))
 }
 
-// TestLongReaderDelaysOnlyTheSwap checks that a transaction which keeps a lock on a live table
-// delays the swap, and that the swap gives up its own lock request between its attempts, so
-// that other readers do not queue up behind it for long.
+// TestLongReaderDelaysOnlyTheSwap checks that a transaction which keeps a lock on a live
+// table delays the swap, and that the swap gives up its own lock request between its
+// attempts, so that other readers do not queue up behind it for long.
 func TestLongReaderDelaysOnlyTheSwap(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -44,14 +44,16 @@ type RunRecord struct {
 }
 
 // abandonedState is the SQL for the state of a run that is recorded as running while no
-// session has the lease. It is done if all its tables were swapped before its process died.
+// session has the lease. It is done if all its tables were swapped before its process
+// died.
 const abandonedState = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
 
-// recordStart records a new run and returns its id. The caller has the lease, so any earlier
-// run that is still recorded as running was abandoned, and is recorded as such.
+// recordStart records a new run and returns its id. The caller has the lease, so any
+// earlier run that is still recorded as running was abandoned, and is recorded as such.
 func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		const end = `UPDATE rebuilds SET state = ` + abandonedState + `, finished_at = now() WHERE state = 'running'`
+		const end = `UPDATE rebuilds SET state = ` + abandonedState +
+			`, finished_at = now() WHERE state = 'running'`
 		if _, err := tx.Exec(ctx, end); err != nil {
 			return err
 		}
@@ -64,14 +66,16 @@ func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Project
 	return id, nil
 }
 
-// recordSwap records, in the transaction of the swap, that a projection's new tables serve.
+// recordSwap records, in the transaction of the swap, that a projection's new tables
+// serve.
 func recordSwap(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
-	_, err := tx.Exec(ctx, `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`, id, projection)
+	_, err := tx.Exec(ctx, `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`,
+		id, projection)
 	return err
 }
 
-// recordEnd records how the run ended. If it cannot, List still shows that the run has ended,
-// because its lease is free.
+// recordEnd records how the run ended. If it cannot, List still shows that the run has
+// ended, because its lease is free.
 func (j *Job) recordEnd(ctx context.Context, differences []TableDifference, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
@@ -108,7 +112,8 @@ func List(ctx context.Context, db postgres.Querier, limit int) ([]RunRecord, err
 		return nil, err
 	}
 	const query = `
-		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + abandonedState + ` ELSE state END, step, done, total, exchanged, error, differences,
+		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + abandonedState +
+		` ELSE state END, step, done, total, exchanged, error, differences,
 		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z'), extract(epoch FROM clock_timestamp() - started_at)::float8
 		FROM rebuilds ORDER BY id DESC LIMIT $1`
 	rows, err := db.Query(ctx, query, limit, held)
@@ -127,7 +132,8 @@ func scanRun(row pgx.CollectableRow) (r RunRecord, err error) {
 	var differences []byte
 	var ageSeconds float64
 	err = row.Scan(
-		&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Swapped, &r.Error,
+		&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Swapped,
+		&r.Error,
 		&differences, &r.Started, &r.Finished, &ageSeconds,
 	)
 	if err != nil {
@@ -147,8 +153,8 @@ func scanRun(row pgx.CollectableRow) (r RunRecord, err error) {
 // ErrNotRunning is returned by Cancel if no rebuild is running.
 var ErrNotRunning = errors.New("no rebuild is running")
 
-// Cancel asks the running rebuild to end, in whichever process it runs, and returns its id.
-// The rebuild ends within a second, unless a swap is under way.
+// Cancel asks the running rebuild to end, in whichever process it runs, and returns its
+// id. The rebuild ends within a second, unless a swap is under way.
 func Cancel(ctx context.Context, db postgres.Querier) (id int64, err error) {
 	held, err := worker.LeaseHeld(ctx, db, leaseName)
 	if err != nil {

@@ -21,7 +21,8 @@ type schemas struct {
 
 // findSchemas derives the names of the schemas from the current schema of the session.
 func findSchemas(ctx context.Context, db postgres.Querier, projection string) (s schemas, err error) {
-	if err := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`).Scan(&s.live, &s.path); err != nil {
+	if err := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`).Scan(&s.live,
+		&s.path); err != nil {
 		return s, fmt.Errorf("find the live schema: %w", err)
 	}
 	s.shadow = schemaName(s.live, projection, "shadow")
@@ -29,8 +30,8 @@ func findSchemas(ctx context.Context, db postgres.Querier, projection string) (s
 	return s, nil
 }
 
-// schemaName returns a schema name that differs for each live schema, projection and kind,
-// and that fits into the 63 bytes of a Postgres identifier.
+// schemaName returns a schema name that differs for each live schema, projection and
+// kind, and that fits into the 63 bytes of a Postgres identifier.
 func schemaName(live, projection, kind string) string {
 	const nameMax = 40
 	sum := fnv.New32a()

@@ -21,9 +21,11 @@ type shadow struct {
 	seq  atomic.Int64
 }
 
-// newShadow creates the shadow schema with empty tables, and opens a session on it. It drops
-// a shadow schema that an earlier run left behind.
-func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.Projection) (s *shadow, err error) {
+// newShadow creates the shadow schema with empty tables, and opens a session on it. It
+// drops a shadow schema that an earlier run left behind.
+func newShadow(
+	ctx context.Context, config Config, db *pgx.Conn, p projections.Projection,
+) (s *shadow, err error) {
 	s = &shadow{Projection: p, pool: config.Pool.Name()}
 	if s.schemas, err = findSchemas(ctx, db, p.Name); err != nil {
 		return nil, err
@@ -50,8 +52,8 @@ func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.P
 	if s.conn, err = pgx.ConnectConfig(ctx, config.Postgres); err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
-	// A crash of Postgres may lose the latest transactions, but it loses rows and checkpoint
-	// together, and nothing reads the new tables before the swap.
+	// A crash of Postgres may lose the latest transactions, but it loses rows and
+	// checkpoint together, and nothing reads the new tables before the swap.
 	if _, err := s.conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
 		return nil, err
 	}
@@ -65,9 +67,10 @@ func newShadow(ctx context.Context, config Config, db *pgx.Conn, p projections.P
 	return s, s.checkDependents(ctx, db)
 }
 
-// createSchema replaces the shadow schema by a new one with an empty checkpoints table and an
-// empty dead_letters table. It does so in one transaction: without the schema, another
-// rebuild that has lost its lease but still runs would find the live tables in its search_path.
+// createSchema replaces the shadow schema by a new one with an empty checkpoints table
+// and an empty dead_letters table. It does so in one transaction: without the schema,
+// another rebuild that has lost its lease but still runs would find the live tables in
+// its search_path.
 func (s *shadow) createSchema(ctx context.Context, db *pgx.Conn) error {
 	shadow, live := quote(s.shadow), quote(s.live)
 	_, err := db.Exec(ctx, `
@@ -98,8 +101,8 @@ func (s *shadow) close(ctx context.Context) {
 	}
 }
 
-// analyse gathers planner statistics for the new tables, so that the first queries after the
-// swap have good plans.
+// analyse gathers planner statistics for the new tables, so that the first queries after
+// the swap have good plans.
 func (s *shadow) analyse(ctx context.Context) error {
 	for _, table := range s.Tables {
 		if _, err := s.conn.Exec(ctx, `ANALYSE `+pgx.Identifier{s.shadow, table}.Sanitize()); err != nil {

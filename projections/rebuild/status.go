@@ -30,11 +30,14 @@ type OldTables struct {
 	Replaced time.Time `json:"replaced_at"`
 }
 
-// runsSearchedMax is how many of the latest runs are searched for the latest rebuild of a projection.
+// runsSearchedMax is how many of the latest runs are searched for the latest rebuild of a
+// projection.
 const runsSearchedMax = 100
 
 // Describe returns the status of each projection in a pool, in the order of the list.
-func Describe(ctx context.Context, db postgres.Querier, pool string, list ...projections.Projection) ([]Status, error) {
+func Describe(
+	ctx context.Context, db postgres.Querier, pool string, list ...projections.Projection,
+) ([]Status, error) {
 	lags, err := projections.ReadLag(ctx, db, pool, list...)
 	if err != nil {
 		return nil, err
@@ -52,7 +55,9 @@ func Describe(ctx context.Context, db postgres.Querier, pool string, list ...pro
 			LagEvents:  lags[i].Events,
 			LagSeconds: lags[i].Age.Seconds(),
 		}
-		latest := slices.IndexFunc(runs, func(r RunRecord) bool { return slices.Contains(r.Projections, p.Name) })
+		latest := slices.IndexFunc(runs, func(r RunRecord) bool {
+			return slices.Contains(r.Projections, p.Name)
+		})
 		if latest >= 0 {
 			s.Run = &runs[latest]
 		}

@@ -15,14 +15,15 @@ import (
 )
 
 const (
-	// lockTimeout bounds how long one attempt waits for its locks. Readers and the live worker
-	// queue up behind that attempt.
+	// lockTimeout bounds how long one attempt waits for its locks. Readers and the live
+	// worker queue up behind that attempt.
 	lockTimeout  = 300 * time.Millisecond
 	lockPause    = 200 * time.Millisecond // between attempts; it grows with each
 	lockAttempts = 40
 	// lastEventsMax is how many events the transaction of the swap may have to apply.
 	lastEventsMax = 5000
-	// swapTimeout bounds the transaction of the swap. A shutdown or a cancel does not interrupt it.
+	// swapTimeout bounds the transaction of the swap. A shutdown or a cancel does not
+	// interrupt it.
 	swapTimeout = 30 * time.Second
 )
 
@@ -41,7 +42,8 @@ func (j *Job) swapAll(ctx context.Context) (results []Result, err error) {
 	return results, nil
 }
 
-// swapOne catches up and tries to swap, until it gets the locks or has used up its attempts.
+// swapOne catches up and tries to swap, until it gets the locks or has used up its
+// attempts.
 func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error) {
 	for attempt := range lockAttempts {
 		if err := j.catchUp(ctx, s); err != nil {
@@ -57,7 +59,8 @@ func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error)
 	return result, fmt.Errorf("gave up after %d attempts to lock the live tables: %w", lockAttempts, err)
 }
 
-var errTooFarBehind = fmt.Errorf("the shadow tables are more than %d events behind the live tables", lastEventsMax)
+var errTooFarBehind = fmt.Errorf("the shadow tables are more than %d events behind the live tables",
+	lastEventsMax)
 
 // isRetryable reports whether a swap that failed with err may succeed a moment later.
 func isRetryable(err error) bool {
@@ -89,8 +92,11 @@ func (j *Job) trySwap(ctx context.Context, s *shadow) (result Result, err error)
 // lockLiveTables locks the live tables and then their checkpoint, against readers and the
 // live worker, and returns that checkpoint. The order is that of the live worker's own
 // transactions, which write the tables first and move the checkpoint last.
-func (s schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string, projection, pool string) (seq int64, err error) {
-	// The idle timeout frees the tables if this process is suspended while it has them locked.
+func (s schemas) lockLiveTables(
+	ctx context.Context, tx pgx.Tx, tables []string, projection, pool string,
+) (seq int64, err error) {
+	// The idle timeout frees the tables if this process is suspended while it has them
+	// locked.
 	const bounds = `SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '30s'`
 	if _, err := tx.Exec(ctx, fmt.Sprintf(bounds, lockTimeout.Milliseconds())); err != nil {
 		return 0, err
@@ -118,8 +124,8 @@ func (s schemas) lockLiveTables(ctx context.Context, tx pgx.Tx, tables []string,
 	return seq, err
 }
 
-// applyLast applies the events between the shadow's seq and the seq of the locked live tables.
-// Within tx, it sets the search_path to the shadow schema and back.
+// applyLast applies the events between the shadow's seq and the seq of the locked live
+// tables. Within tx, it sets the search_path to the shadow schema and back.
 func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) error {
 	after := s.seq.Load()
 	switch {

@@ -9,14 +9,16 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-// swapTables swaps the tables of the shadow schema in. The live tables must be locked, and
-// there must be no old schema yet. It takes these steps:
+// swapTables swaps the tables of the shadow schema in. The live tables must be locked,
+// and there must be no old schema yet. It takes these steps:
 //
 //  1. Create the old schema, with copies of the live checkpoint and dead letters.
 //  2. Move the live tables to the old schema and the new tables to the live schema.
 //  3. Replace the live dead letters and the live checkpoint by those of the new tables.
 //  4. Drop the shadow schema with the rest of its contents.
-func (s schemas) swapTables(ctx context.Context, tx pgx.Tx, p projections.Projection, pool string) (Result, error) {
+func (s schemas) swapTables(
+	ctx context.Context, tx pgx.Tx, p projections.Projection, pool string,
+) (Result, error) {
 	result := Result{Projection: p.Name}
 	query := `SELECT seq FROM ` + quote(s.shadow) + `.checkpoints WHERE projection = $1 AND pool = $2`
 	if err := tx.QueryRow(ctx, query, p.Name, pool).Scan(&result.Seq); err != nil {
@@ -42,8 +44,8 @@ func (s schemas) swapTables(ctx context.Context, tx pgx.Tx, p projections.Projec
 	return result, err
 }
 
-// createOldSchema creates the old schema and copies the live checkpoint and dead letters of
-// the projection into it.
+// createOldSchema creates the old schema and copies the live checkpoint and dead letters
+// of the projection into it.
 func (s schemas) createOldSchema(ctx context.Context, tx pgx.Tx, projection string) error {
 	old := quote(s.old)
 	for _, sql := range []string{
@@ -66,8 +68,8 @@ func (s schemas) createOldSchema(ctx context.Context, tx pgx.Tx, projection stri
 	return nil
 }
 
-// moveTable moves a live table to the old schema, if it exists, and the new table to the live
-// schema. The new table gets the owner and the grants of the live one.
+// moveTable moves a live table to the old schema, if it exists, and the new table to the
+// live schema. The new table gets the owner and the grants of the live one.
 func (s schemas) moveTable(ctx context.Context, tx pgx.Tx, table string) error {
 	live := pgx.Identifier{s.live, table}.Sanitize()
 	shadow := pgx.Identifier{s.shadow, table}.Sanitize()
@@ -95,9 +97,9 @@ func (s schemas) moveTable(ctx context.Context, tx pgx.Tx, table string) error {
 	return nil
 }
 
-// copyRightsQuery returns the statements that give table $2 the grants and the owner of table
-// $1. A grant on a column that table $2 lacks is left out. The change of owner comes last,
-// because only the owner may grant.
+// copyRightsQuery returns the statements that give table $2 the grants and the owner of
+// table $1. A grant on a column that table $2 lacks is left out. The change of owner
+// comes last, because only the owner may grant.
 const copyRightsQuery = `
 	WITH old AS (SELECT oid, relacl, relowner FROM pg_class WHERE oid = $1::text::regclass),
 	     new AS (SELECT oid, relowner FROM pg_class WHERE oid = $2::text::regclass),
@@ -123,13 +125,17 @@ const copyRightsQuery = `
 	) AS statements (nr, statement) ORDER BY nr`
 
 // replaceDeadLetters replaces the live dead letters of the projection by those of the new
-// tables. A live letter that is parked, but not parked beside the new tables, is resolved: its
-// event is applied in the new tables, or is yet to be read after their checkpoint.
-func (s schemas) replaceDeadLetters(ctx context.Context, tx pgx.Tx, projection, pool string) (resolved, parked int64, err error) {
+// tables. A live letter that is parked, but not parked beside the new tables, is
+// resolved: its event is applied in the new tables, or is yet to be read after their
+// checkpoint.
+func (s schemas) replaceDeadLetters(
+	ctx context.Context, tx pgx.Tx, projection, pool string,
+) (resolved, parked int64, err error) {
 	letters := quote(s.shadow) + `.dead_letters`
 	resolve, err := tx.Exec(ctx, `
 		UPDATE dead_letters AS d SET status = 'resolved' WHERE source = $1 AND pool = $2 AND status = 'parked'
-		AND NOT EXISTS (SELECT FROM `+letters+` AS n WHERE n.source = d.source AND n.message_key = d.message_key AND n.status = 'parked')`,
+		AND NOT EXISTS (SELECT FROM `+letters+
+		` AS n WHERE n.source = d.source AND n.message_key = d.message_key AND n.status = 'parked')`,
 		projection, pool)
 	if err != nil {
 		return 0, 0, fmt.Errorf("resolve dead letters: %w", err)
@@ -138,7 +144,8 @@ func (s schemas) replaceDeadLetters(ctx context.Context, tx pgx.Tx, projection, 
 		INSERT INTO dead_letters AS d (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack,
 		                               attempts, first_failed_at, last_failed_at, status)
 		SELECT source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack,
-		       attempts, first_failed_at, last_failed_at, status FROM `+letters+` WHERE source = $1 AND pool = $2 ORDER BY seq
+		       attempts, first_failed_at, last_failed_at, status FROM `+letters+
+		` WHERE source = $1 AND pool = $2 ORDER BY seq
 		ON CONFLICT (source, message_key) DO UPDATE SET
 		    status = excluded.status, error = excluded.error, stack = excluded.stack,
 		    attempts = d.attempts + (excluded.last_failed_at > d.last_failed_at)::integer,

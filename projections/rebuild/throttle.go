@@ -19,7 +19,8 @@ const (
 	stalledAfter = 5 * time.Second
 )
 
-// throttle pauses the replay while live workers lag. Its methods may be called concurrently.
+// throttle pauses the replay while live workers lag. Its methods may be called
+// concurrently.
 type throttle struct {
 	mu      sync.Mutex
 	resumed chan struct{} // resume closes it; nil unless paused
@@ -68,8 +69,8 @@ func (t *throttle) wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// liveWorkers remembers the position of each live worker, by the name of its projection, to
-// tell a slow worker from a stalled one.
+// liveWorkers remembers the position of each live worker, by the name of its projection,
+// to tell a slow worker from a stalled one.
 type liveWorkers map[string]workerPosition
 
 // workerPosition is the checkpoint of a worker, and when the worker was first seen there.
@@ -78,8 +79,9 @@ type workerPosition struct {
 	since      time.Time
 }
 
-// lag returns the longest lag of the journal and of the watched live workers. It ignores a
-// stalled worker: one that does not run, or whose handler fails, gains nothing from a pause.
+// lag returns the longest lag of the journal and of the watched live workers. It ignores
+// a stalled worker: one that does not run, or whose handler fails, gains nothing from a
+// pause.
 func (w liveWorkers) lag(ctx context.Context, conn *pgx.Conn, config Config) (time.Duration, error) {
 	lags, err := projections.ReadLag(ctx, conn, config.Pool.Name(), config.Watched...)
 	if err != nil {
@@ -96,8 +98,8 @@ func (w liveWorkers) lag(ctx context.Context, conn *pgx.Conn, config Config) (ti
 		}
 		longest = max(longest, lag.Age)
 	}
-	// The journal's own lag is the delay with which it recorded its newest event, if it did so
-	// within the last second.
+	// The journal's own lag is the delay with which it recorded its newest event, if it
+	// did so within the last second.
 	const query = `
 		SELECT coalesce((SELECT extract(epoch FROM recorded_at - at)::float8
 		    FROM (SELECT at, recorded_at FROM events WHERE pool = $1 ORDER BY seq DESC LIMIT 1) AS newest

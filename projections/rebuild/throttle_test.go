@@ -38,7 +38,8 @@ func TestThrottlePausesReplay(t *testing.T) {
 	}
 }
 
-// TestProgressHalfway checks the rate and the ETA of a replay that has done half its events.
+// TestProgressHalfway checks the rate and the ETA of a replay that has done half its
+// events.
 func TestProgressHalfway(t *testing.T) {
 	t.Parallel()
 	tracker := newTracker()
@@ -60,8 +61,9 @@ func TestProgressHalfway(t *testing.T) {
 	}
 }
 
-// TestLagIgnoresStalledWorkers checks that the lag counts a slow worker and a slow journal, and
-// ignores a worker that has not moved its checkpoint for longer than stalledAfter.
+// TestLagIgnoresStalledWorkers checks that the lag counts a slow worker and a slow
+// journal, and ignores a worker that has not moved its checkpoint for longer than
+// stalledAfter.
 func TestLagIgnoresStalledWorkers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

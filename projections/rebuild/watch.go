@@ -14,9 +14,9 @@ const (
 	reportEveryTicks = 3
 )
 
-// watch runs beside a rebuild until ctx ends. Every 100 ms it reads the live lag and pauses
-// or resumes the replay; every 300 ms it records and reports the progress. It returns
-// ErrCancelled if Cancel was called.
+// watch runs beside a rebuild until ctx ends. Every 100 ms it reads the live lag and
+// pauses or resumes the replay; every 300 ms it records and reports the progress. It
+// returns ErrCancelled if Cancel was called.
 func (j *Job) watch(ctx context.Context) error {
 	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
 	if err != nil {
@@ -60,8 +60,8 @@ func ignoreCancelled(ctx context.Context, err error) error {
 	return err
 }
 
-// report calls Config.Report, stores the progress in the run's row, and returns ErrCancelled
-// if the row asks for the end of the rebuild.
+// report calls Config.Report, stores the progress in the run's row, and returns
+// ErrCancelled if the row asks for the end of the rebuild.
 func (j *Job) report(ctx context.Context, conn *pgx.Conn) error {
 	now := j.progress()
 	if j.config.Report != nil {
