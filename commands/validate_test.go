@@ -14,22 +14,22 @@ import (
 // TestValidation holds that a bad command names each of its faults, and never reaches Redis.
 func TestValidation(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	before := s.dump()
+	f := openFixture(t)
+	before := f.Dump()
 	long := func(n int) string { return strings.Repeat("x", n) }
 	good := Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: "k"}
 	reserve := func(change func(*Reserve)) func() error {
 		c := good
 		change(&c)
-		return func() error { return ignore(s.Reserve(s.ctx, c)) }
+		return func() error { return ignore(f.Reserve(f.Ctx, c)) }
 	}
-	adjust := func(c AdjustStock) func() error { return func() error { return ignore(s.AdjustStock(s.ctx, c)) } }
+	adjust := func(c AdjustStock) func() error { return func() error { return ignore(f.AdjustStock(f.Ctx, c)) } }
 	tests := []struct {
 		name   string
 		do     func() error
 		fields string // that are at fault, in order
 	}{
-		{"all of it empty", func() error { return ignore(s.Reserve(s.ctx, Reserve{})) }, "sku qty user_id idempotency_key"},
+		{"all of it empty", func() error { return ignore(f.Reserve(f.Ctx, Reserve{})) }, "sku qty user_id idempotency_key"},
 		{"qty 0", reserve(func(c *Reserve) { c.Qty = 0 }), "qty"},
 		{"qty below 0", reserve(func(c *Reserve) { c.Qty = -1 }), "qty"},
 		{"qty absurd", reserve(func(c *Reserve) { c.Qty = QtyMax + 1 }), "qty"},
@@ -52,10 +52,10 @@ func TestValidation(t *testing.T) {
 		{"delta absurd", adjust(AdjustStock{SKU: "s", Delta: DeltaMax + 1, Reason: "r", IdempotencyKey: "k"}), "delta"},
 		{"reason empty", adjust(AdjustStock{SKU: "s", Delta: 1, IdempotencyKey: "k"}), "reason"},
 		{"reason of the system", adjust(AdjustStock{SKU: "s", Delta: 1, Reason: "external", IdempotencyKey: "k"}), "reason"},
-		{"confirm without anything", func() error { return ignore(s.Confirm(s.ctx, Confirm{})) }, "hold_id payment_ref"},
-		{"payment too long", func() error { return ignore(s.Confirm(s.ctx, Confirm{HoldID: "h", PaymentRef: long(129)})) }, "payment_ref"},
-		{"cancel a hold with braces", func() error { return ignore(s.Cancel(s.ctx, Cancel{HoldID: "{h}"})) }, "hold_id"},
-		{"look at a sku with braces", func() error { return ignore(s.Available(s.ctx, "{a}")) }, "sku"},
+		{"confirm without anything", func() error { return ignore(f.Confirm(f.Ctx, Confirm{})) }, "hold_id payment_ref"},
+		{"payment too long", func() error { return ignore(f.Confirm(f.Ctx, Confirm{HoldID: "h", PaymentRef: long(129)})) }, "payment_ref"},
+		{"cancel a hold with braces", func() error { return ignore(f.Cancel(f.Ctx, Cancel{HoldID: "{h}"})) }, "hold_id"},
+		{"look at a sku with braces", func() error { return ignore(f.Available(f.Ctx, "{a}")) }, "sku"},
 	}
 	for _, test := range tests {
 		var invalid *ValidationError
@@ -74,24 +74,24 @@ func TestValidation(t *testing.T) {
 			t.Errorf("%s: got faults in %q, want %q", test.name, got, test.fields)
 		}
 	}
-	s.wantUnchanged(t, before)
+	f.WantUnchanged(t, before)
 }
 
 // TestLimitsAreAllowed holds that what the messages promise is taken.
 func TestLimitsAreAllowed(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	f := openFixture(t)
 	sku := "AZaz09._-:@+=" + strings.Repeat("x", 51)
-	s.stock(sku, DeltaMax)
-	r, err := s.Reserve(s.ctx, Reserve{SKU: sku, Qty: QtyMax, UserID: strings.Repeat("/", 64), TTL: time.Hour, IdempotencyKey: strings.Repeat("k", 128)})
+	f.stock(sku, DeltaMax)
+	r, err := f.Reserve(f.Ctx, Reserve{SKU: sku, Qty: QtyMax, UserID: strings.Repeat("/", 64), TTL: time.Hour, IdempotencyKey: strings.Repeat("k", 128)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Confirm(s.ctx, Confirm{HoldID: r.HoldID, PaymentRef: strings.Repeat("p", 128)}); err != nil {
+	if _, err := f.Confirm(f.Ctx, Confirm{HoldID: r.HoldID, PaymentRef: strings.Repeat("p", 128)}); err != nil {
 		t.Error(err)
 	}
-	s.wantStock(t, sku, DeltaMax-QtyMax)
-	if log := s.log(); len(log) != 3 {
+	f.WantStock(t, sku, DeltaMax-QtyMax)
+	if log := f.Log(); len(log) != 3 {
 		t.Errorf("the log has %d events, want 3", len(log))
 	}
 }
