@@ -454,21 +454,3 @@ func TestStockAboveTheLimitStaysSellable(t *testing.T) {
 	}
 	f.WantStock(t, "grain", DeltaMax+QtyMax-1)
 }
-
-// TestAcknowledgedPositionNeverFalls checks that the gate keeps the highest position, in whatever order
-// positions are acknowledged.
-func TestAcknowledgedPositionNeverFalls(t *testing.T) {
-	t.Parallel()
-	gate := NewGate()
-	gate.Acknowledge(1, 5)
-	gate.Acknowledge(1, 4)
-	gate.Acknowledge(2, 1)
-	gate.Acknowledge(1, 9)
-	epoch, seq := gate.Acknowledged()
-	if epoch != 2 {
-		t.Errorf("got epoch %d, want 2", epoch)
-	}
-	if seq != 1 {
-		t.Errorf("got seq %d, want 1", seq)
-	}
-}
