@@ -9,10 +9,11 @@ import (
 // This file exports the model of model_test.go to package commands_test, which may import
 // commands/recovery.
 
-type (
-	Fixture = fixture
-	Machine = machine
-)
+// Fixture is a service on the Redis and the Postgres schema of one test.
+type Fixture = fixture
+
+// Machine runs the same commands on a model and on Redis.
+type Machine = machine
 
 // ClosedFixture returns a fixture whose Redis is empty and whose gate is closed.
 func ClosedFixture(t testing.TB) *Fixture { return closedFixture(t) }

@@ -300,8 +300,9 @@ func (s *Store) WantContents(t failer, before map[string]string) {
 	}
 }
 
-// withoutSecondFingerprint returns the value of an idempotency key with the one fingerprint that original
-// begins with, if got begins with two of which that is one. Otherwise it returns got.
+// withoutSecondFingerprint removes the fingerprint that a restore has added to an idempotency key's value.
+// The remaining one is the fingerprint of original, the value before the restore. A value without exactly
+// two fingerprints, or without the original one, is returned unchanged.
 func withoutSecondFingerprint(got, original string) string {
 	fingerprint, _, _ := strings.Cut(original, " ")
 	list, rest, _ := strings.Cut(got, " ")
