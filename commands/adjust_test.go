@@ -7,29 +7,45 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestAdjustmentsKeepTheirKey holds that the log has what it takes to answer a repeated adjustment, and that one made
-// past this service is recorded in the same version, with no key.
-func TestAdjustmentsKeepTheirKey(t *testing.T) {
+// TestStockAdjustedHasTheIdempotencyKey checks that the event of an adjustment has all that is needed to
+// answer a repeat, and that a change made by hand is recorded in the same version, without a key.
+func TestStockAdjustedHasTheIdempotencyKey(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.typed("SET", "stock:shirt", 3)
-	if _, err := s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: 5, Reason: "delivery", IdempotencyKey: "truck-7"}); err != nil {
+	f := openFixture(t)
+	f.RedisCommand("SET", "stock:shirt", 3)
+	adjustment := AdjustStock{
+		SKU:            "shirt",
+		Delta:          5,
+		Reason:         "delivery",
+		IdempotencyKey: "truck-7",
+	}
+	if _, err := f.AdjustStock(f.Ctx, adjustment); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := s.operator.XRange(s.ctx, s.pool.StreamKey(), "-", "+").Result()
-	if err != nil || len(entries) != 2 {
-		t.Fatalf("got %v (%v), want two entries", entries, err)
+	entries, err := f.Operator.XRange(f.Ctx, f.Pool.StreamKey(), "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for i, want := range []events.StockAdjusted{
+	wants := []events.StockAdjusted{
 		{SKU: "shirt", Delta: 3, Reason: events.ReasonExternal},
 		{SKU: "shirt", Delta: 5, Reason: "delivery", IdempotencyKey: "truck-7"},
-	} {
+	}
+	if len(entries) != len(wants) {
+		t.Fatalf("got %d entries, want %d", len(entries), len(wants))
+	}
+	latest := events.LatestVersion(events.TypeStockAdjusted)
+	for i, want := range wants {
 		payload := []byte(fmt.Sprint(entries[i].Values["payload"]))
-		if got := events.VersionOf(payload); got != events.LatestVersion(events.TypeStockAdjusted) {
-			t.Errorf("%s: got version %d, want the latest", payload, got)
+		if got := events.VersionOf(payload); got != latest {
+			t.Errorf("%s: got version %d, want %d", payload, got, latest)
 		}
-		if got, err := events.Decode(events.TypeStockAdjusted, payload); err != nil || *got.(*events.StockAdjusted) != want {
-			t.Errorf("%s: got %+v (%v), want %+v", payload, got, err, want)
+		got, err := events.Decode(events.TypeStockAdjusted, payload)
+		if err != nil {
+			t.Errorf("%s: %v", payload, err)
+			continue
+		}
+		if *got.(*events.StockAdjusted) != want {
+			t.Errorf("%s: got %+v, want %+v", payload, got, want)
 		}
 	}
 }

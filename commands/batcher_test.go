@@ -16,7 +16,7 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// step is one command of a batch, with everything chosen beforehand, so that two shops can be given the same.
+// step is one command of a batch. It has fixed ids and keys, so that two fixtures can be given the same one.
 type step struct {
 	rule string
 	sku  string
@@ -25,33 +25,64 @@ type step struct {
 	qty  int64
 }
 
-// submission returns the step as it waits to be decided.
-func (s *shop) submission(t testing.TB, eventID string, c step) *submission {
-	t.Helper()
-	d, event := s.decision(t, eventID, c)
-	return newSubmission(s.ctx, d, event)
+// reserveStep returns a reservation of shirts whose hold and key are numbered n.
+func reserveStep(n int) step {
+	return step{
+		rule: ruleReserve,
+		sku:  "shirt",
+		hold: fmt.Sprint("h", n),
+		key:  fmt.Sprint("k", n),
+		qty:  1,
+	}
 }
 
-// decision returns the step as it comes from the publisher, with the fields of its event.
-func (s *shop) decision(t testing.TB, eventID string, c step) (*decision, [4]string) {
+// submission returns the step as the batcher queues it.
+func (f *fixture) submission(t testing.TB, eventID string, c step) *submission {
+	t.Helper()
+	d, event := f.decision(t, eventID, c)
+	return newSubmission(f.Ctx, d, event)
+}
+
+// decision returns the step as it comes from the publisher, and the fields of its event.
+func (f *fixture) decision(t testing.TB, eventID string, c step) (*decision, [4]string) {
 	t.Helper()
 	var event events.Event
 	d := &decision{rule: c.rule}
 	switch c.rule {
 	case ruleReserve:
-		event = &events.HoldCreated{HoldID: c.hold, SKU: c.sku, Qty: c.qty, UserID: "ann", TTLMs: 60_000, IdempotencyKey: c.key}
-		d.keys = []string{s.pool.StockKey(c.sku), s.pool.HoldKey(c.hold), s.pool.IdempotencyKey(c.key)}
+		event = &events.HoldCreated{
+			HoldID:         c.hold,
+			SKU:            c.sku,
+			Qty:            c.qty,
+			UserID:         "ann",
+			TTLMs:          60_000,
+			IdempotencyKey: c.key,
+		}
+		d.keys = []string{f.Pool.StockKey(c.sku), f.Pool.HoldKey(c.hold), f.Pool.IdempotencyKey(c.key)}
 		d.args = []string{c.sku, c.hold, digits(c.qty), "ann", "60000", fmt.Sprint(c.sku, c.qty), "60000"}
 	case ruleConfirm:
-		event = &events.HoldConfirmed{HoldID: c.hold, SKU: c.sku, Qty: c.qty, UserID: "ann", PaymentRef: c.key}
-		d.keys, d.args = []string{s.pool.HoldKey(c.hold)}, []string{c.sku, c.hold, c.key, "60000"}
+		event = &events.HoldConfirmed{
+			HoldID:     c.hold,
+			SKU:        c.sku,
+			Qty:        c.qty,
+			UserID:     "ann",
+			PaymentRef: c.key,
+		}
+		d.keys = []string{f.Pool.HoldKey(c.hold)}
+		d.args = []string{c.sku, c.hold, c.key, "60000"}
 	case ruleCancel:
-		event = &events.HoldCancelled{HoldID: c.hold, SKU: c.sku, Qty: c.qty, UserID: "ann", Reason: events.ReasonRequested}
-		d.keys = []string{s.pool.StockKey(c.sku), s.pool.HoldKey(c.hold)}
+		event = &events.HoldCancelled{
+			HoldID: c.hold,
+			SKU:    c.sku,
+			Qty:    c.qty,
+			UserID: "ann",
+			Reason: events.ReasonRequested,
+		}
+		d.keys = []string{f.Pool.StockKey(c.sku), f.Pool.HoldKey(c.hold)}
 		d.args = []string{c.sku, c.hold, string(HoldCancelled), "60000"}
 	case ruleAdjust:
 		event = &events.StockAdjusted{SKU: c.sku, Delta: c.qty, Reason: "delivery"}
-		d.keys = []string{s.pool.StockKey(c.sku), s.pool.IdempotencyKey(c.key)}
+		d.keys = []string{f.Pool.StockKey(c.sku), f.Pool.IdempotencyKey(c.key)}
 		d.args = []string{c.sku, digits(c.qty), fmt.Sprint(c.sku, c.qty), "60000"}
 	}
 	msg, err := events.NewMessage(eventID, event)
@@ -65,288 +96,352 @@ func (s *shop) decision(t testing.TB, eventID string, c step) (*decision, [4]str
 	return d, events.StreamFields(fields)
 }
 
-// drawSteps draws commands on few SKUs, holds and keys, so that they meet.
+// drawSteps draws commands on few SKUs, holds and keys, so that many commands concern the same ones.
 func drawSteps(t *rapid.T) []step {
+	rules := []string{ruleReserve, ruleReserve, ruleConfirm, ruleCancel, ruleAdjust}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		n := rapid.IntRange(1, 8).Draw(t, "hold")
 		c := step{
-			rule: rapid.SampledFrom([]string{ruleReserve, ruleReserve, ruleConfirm, ruleCancel, ruleAdjust}).Draw(t, "rule"),
-			hold: fmt.Sprint("h", n), sku: []string{"shirt", "coat", "unknown"}[n%3],
-			key: fmt.Sprint("k", rapid.IntRange(1, 10).Draw(t, "key")), qty: 1 + int64(n%2),
+			rule: rapid.SampledFrom(rules).Draw(t, "rule"),
+			hold: fmt.Sprint("h", n),
+			sku:  []string{"shirt", "coat", "unknown"}[n%3],
+			key:  fmt.Sprint("k", rapid.IntRange(1, 10).Draw(t, "key")),
+			qty:  1 + int64(n%2),
 		}
-		if c.rule == ruleAdjust && rapid.Bool().Draw(t, "less") {
+		if c.rule == ruleAdjust && rapid.Bool().Draw(t, "negative delta") {
 			c.qty = -c.qty
 		}
 		return c
 	}), 1, 40).Draw(t, "steps")
 }
 
-// state is what commands leave in Redis, without what is of its moment.
-func (s *shop) state(t testing.TB) map[string]any {
+// reset empties Redis and begins a new log with stock that was set by hand, which the first command on each
+// SKU finds.
+func (f *fixture) reset() {
+	f.RedisCommand("FLUSHALL")
+	f.RedisCommand("HSET", f.Pool.MetaKey(), "epoch", 1, "seq", 0)
+	f.RedisCommand("SET", "stock:shirt", 5)
+	f.RedisCommand("SET", "stock:coat", 0)
+	f.batcher.gate = NewGate() // the old one has acknowledged the removed log
+	f.batcher.gate.Acknowledge(1, 0)
+}
+
+// state returns what the commands have left in Redis, and the log, without times and random ids.
+func (f *fixture) state(t testing.TB) map[string]any {
 	t.Helper()
 	state := map[string]any{}
-	keys, err := s.operator.Keys(s.ctx, "*").Result()
+	keys, err := f.Operator.Keys(f.Ctx, "*").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range keys {
-		switch s.operator.Type(s.ctx, key).Val() {
+		switch f.Operator.Type(f.Ctx, key).Val() {
 		case "string":
-			var fingerprint, id string
-			var seq int64
-			text := s.operator.Get(s.ctx, key).Val()
-			if n, _ := fmt.Sscan(text, &fingerprint, &id, &seq); n == 3 {
-				text = fmt.Sprint(fingerprint, id, seq)
-			}
-			state[key] = text
+			state[key] = withoutDeadline(f.Operator.Get(f.Ctx, key).Val())
 		case "hash":
-			fields := s.operator.HGetAll(s.ctx, key).Val()
+			fields := f.Operator.HGetAll(f.Ctx, key).Val()
 			delete(fields, "expires_at")
 			state[key] = fields
 		case "zset":
-			state[key] = s.operator.ZCard(s.ctx, key).Val()
+			state[key] = f.Operator.ZCard(f.Ctx, key).Val()
 		}
 	}
-	for _, e := range s.log() {
-		state[fmt.Sprint("event ", e.seq)] = fmt.Sprintf("%+v", e.event)
+	for _, logged := range f.Log() {
+		state[fmt.Sprint("event ", logged.Seq)] = fmt.Sprintf("%+v", logged.Event)
 	}
 	return state
 }
 
-// TestBatchesDecideAsOneByOne holds that it makes no difference which commands happen to be decided together.
-func TestBatchesDecideAsOneByOne(t *testing.T) {
+// withoutDeadline returns the first three parts of an idempotency key's value: the fingerprint, the id and
+// the seq. It returns any other value as it is.
+func withoutDeadline(value string) string {
+	var fingerprint, id string
+	var seq int64
+	if n, _ := fmt.Sscan(value, &fingerprint, &id, &seq); n == 3 {
+		return fmt.Sprint(fingerprint, id, seq)
+	}
+	return value
+}
+
+// TestBatchDecidesLikeSingleCommands checks that commands get the same answers and leave the same state
+// whether they are decided in batches of any size or one by one.
+func TestBatchDecidesLikeSingleCommands(t *testing.T) {
 	t.Parallel()
-	together, alone := openShop(t), openShop(t)
-	rapid.Check(t, func(t *rapid.T) {
-		for _, s := range []*shop{together, alone} {
-			s.typed("FLUSHALL")
-			s.typed("HSET", s.pool.MetaKey(), "epoch", 1, "seq", 0)
-			s.typed("SET", "stock:shirt", 5) // found by the first command that looks
-			s.typed("SET", "stock:coat", 0)
-			s.fence.epoch, s.fence.seq = 1, 0
-		}
-		steps := drawSteps(t)
-		a, b := make([]*submission, len(steps)), make([]*submission, len(steps))
-		for i, c := range steps {
+	batched := openFixture(t)
+	single := openFixture(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		batched.reset()
+		single.reset()
+		var inBatches, oneByOne []*submission
+		steps := drawSteps(rt)
+		for _, c := range steps {
 			id := events.NewID()
-			a[i], b[i] = together.submission(alone.t, id, c), alone.submission(alone.t, id, c)
+			inBatches = append(inBatches, batched.submission(t, id, c))
+			oneByOne = append(oneByOne, single.submission(t, id, c))
 		}
-		for rest := a; len(rest) > 0; {
-			n := rapid.IntRange(1, len(rest)).Draw(t, "batch")
-			if err := together.batcher.call(rest[:n]); err != nil {
-				t.Fatal(err)
+		for rest := inBatches; len(rest) > 0; {
+			n := rapid.IntRange(1, len(rest)).Draw(rt, "batch")
+			if err := batched.batcher.call(rest[:n]); err != nil {
+				rt.Fatal(err)
 			}
 			rest = rest[n:]
 		}
-		for i := range b {
-			if err := alone.batcher.call(b[i : i+1]); err != nil {
-				t.Fatal(err)
+		for i := range oneByOne {
+			if err := single.batcher.call(oneByOne[i : i+1]); err != nil {
+				rt.Fatal(err)
 			}
 		}
-		for i := range steps {
-			got, want := a[i].answer, b[i].answer
-			refused := refusals[want.status] != nil // says where the log ends, which is the batch's matter
-			if got.status != want.status || !refused && got.seq != want.seq {
-				t.Fatalf("step %d, %+v: together it is %s at %d, alone %s at %d", i, steps[i], got.status, got.seq, want.status, want.seq)
+		for i, c := range steps {
+			got := inBatches[i].answer
+			want := oneByOne[i].answer
+			if got.status != want.status {
+				rt.Fatalf("step %d, %+v: in a batch got %s, want %s as alone", i, c, got.status, want.status)
+			}
+			// The seq of a refusal is the log's end, which depends on the batch.
+			if refusals[want.status] == nil && got.seq != want.seq {
+				rt.Fatalf("step %d, %+v: in a batch got seq %d, want %d as alone", i, c, got.seq, want.seq)
 			}
 		}
-		if got, want := together.state(alone.t), alone.state(alone.t); !reflect.DeepEqual(got, want) {
-			t.Fatalf("together they leave\n%v\nalone\n%v", got, want)
+		got := batched.state(t)
+		want := single.state(t)
+		if !reflect.DeepEqual(got, want) {
+			rt.Fatalf("in batches got the state\n%v\nwant, as one by one,\n%v", got, want)
 		}
 	})
 }
 
-// TestFailureInABatch holds that a command which Redis itself refuses takes nothing from its neighbours.
-func TestFailureInABatch(t *testing.T) {
-	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 5)
-	s.typed("SET", s.pool.HoldKey("broken"), "mine")
-	s.typed("RPUSH", s.pool.IdempotencyKey("broken"), "mine")
-	batch := []*submission{
-		s.submission(t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: "h1", key: "k1", qty: 1}),
-		s.submission(t, events.NewID(), step{rule: ruleConfirm, sku: "shirt", hold: "broken", key: "p", qty: 1}),
-		s.submission(t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: "h2", key: "broken", qty: 1}),
-		s.submission(t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: "h3", key: "k3", qty: 2}),
-	}
-	if err := s.batcher.call(batch); err != nil {
-		t.Fatal(err)
-	}
-	for i, want := range []string{statusCreated, statusFailed, statusFailed, statusCreated} {
-		if got := batch[i].answer.status; got != want {
-			t.Errorf("command %d: got %s, want %s", i, got, want)
+// wantStatuses checks the status words of a decided batch.
+func wantStatuses(t *testing.T, batch []*submission, want ...string) {
+	t.Helper()
+	for i, status := range want {
+		if got := batch[i].answer.status; got != status {
+			t.Errorf("command %d: got %s, want %s", i, got, status)
 		}
-	}
-	batch[1].finish(nil)
-	if err := decisionError(<-batch[1].done); !errors.Is(err, ErrStateInvalid) {
-		t.Errorf("the failed one: got %v, want ErrStateInvalid", err)
-	}
-	s.wantStock(t, "shirt", 2)
-	if log := s.log(); len(log) != 3 {
-		t.Errorf("the log has %d events, want 3", len(log))
-	}
-	if seq := s.operator.HGet(s.ctx, s.pool.MetaKey(), "seq").Val(); seq != "3" {
-		t.Errorf("the log is said to end at %s, want 3", seq)
 	}
 }
 
-// TestUnreadableCommand holds that a command which the script cannot read takes nothing from those before it, and that
-// those behind it, whose keys cannot be told any more, fail without a trace.
-func TestUnreadableCommand(t *testing.T) {
+// wantSavedSeq checks the log's last seq as Redis has saved it.
+func (f *fixture) wantSavedSeq(t *testing.T, want string) {
+	t.Helper()
+	if got := f.Operator.HGet(f.Ctx, f.Pool.MetaKey(), "seq").Val(); got != want {
+		t.Errorf("the saved seq: got %s, want %s", got, want)
+	}
+}
+
+// TestFailedCommandDoesNotAffectTheRestOfItsBatch checks that commands on keys of the wrong type fail alone,
+// and that the other commands of the batch are decided.
+func TestFailedCommandDoesNotAffectTheRestOfItsBatch(t *testing.T) {
 	t.Parallel()
-	for name, command := range map[string][]byte{"torn": {0xdb, 0, 0, 0, 9, 'r'}, "empty": {}, "of no rule": (&decision{rule: "give"}).pack([4]string{})} {
+	f := openFixture(t)
+	f.stock("shirt", 5)
+	f.RedisCommand("SET", f.Pool.HoldKey("broken"), "a text")
+	f.RedisCommand("RPUSH", f.Pool.IdempotencyKey("broken"), "a list")
+	confirmBroken := step{
+		rule: ruleConfirm,
+		sku:  "shirt",
+		hold: "broken",
+		key:  "p",
+		qty:  1,
+	}
+	reserveBroken := reserveStep(2)
+	reserveBroken.key = "broken"
+	reserveTwo := reserveStep(3)
+	reserveTwo.qty = 2
+	var batch []*submission
+	for _, c := range []step{reserveStep(1), confirmBroken, reserveBroken, reserveTwo} {
+		batch = append(batch, f.submission(t, events.NewID(), c))
+	}
+	if err := f.batcher.call(batch); err != nil {
+		t.Fatal(err)
+	}
+	wantStatuses(t, batch, statusCreated, statusFailed, statusFailed, statusCreated)
+	batch[1].finish(nil)
+	if err := decisionError(<-batch[1].done); !errors.Is(err, ErrStateInvalid) {
+		t.Errorf("the failed confirmation: got %v, want ErrStateInvalid", err)
+	}
+	f.WantStock(t, "shirt", 2)
+	f.wantEventCount(t, 3)
+	f.wantSavedSeq(t, "3")
+}
+
+// TestUnreadableCommandFailsWithAllThatFollow checks that a command that the script cannot read fails, that
+// the commands before it are decided, and that the commands after it, whose keys the script cannot find any
+// more, fail and change nothing.
+func TestUnreadableCommandFailsWithAllThatFollow(t *testing.T) {
+	t.Parallel()
+	tests := map[string][]byte{
+		"cut off":      {0xdb, 0, 0, 0, 9, 'r'},
+		"empty":        {},
+		"unknown rule": (&decision{rule: "give"}).pack([4]string{}),
+	}
+	for name, command := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := openShop(t)
-			s.stock("shirt", 5)
+			f := openFixture(t)
+			f.stock("shirt", 5)
 			var batch []*submission
-			for i := range 3 {
-				n := fmt.Sprint(i)
-				batch = append(batch, s.submission(t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: "h" + n, key: "k" + n, qty: 1}))
+			for n := range 3 {
+				batch = append(batch, f.submission(t, events.NewID(), reserveStep(n)))
 			}
 			batch[1].command = command
-			if err := s.batcher.call(batch); err != nil {
+			if err := f.batcher.call(batch); err != nil {
 				t.Fatal(err)
 			}
-			for i, want := range []string{statusCreated, statusFailed, statusFailed} {
-				if got := batch[i].answer.status; got != want {
-					t.Errorf("command %d: got %s, want %s", i, got, want)
-				}
-			}
-			s.wantStock(t, "shirt", 4)
-			if log := s.log(); len(log) != 2 || s.operator.HGet(s.ctx, s.pool.MetaKey(), "seq").Val() != "2" {
-				t.Errorf("the log has %d events, want 2, and its end saved", len(log))
-			}
+			wantStatuses(t, batch, statusCreated, statusFailed, statusFailed)
+			f.WantStock(t, "shirt", 4)
+			f.wantEventCount(t, 2)
+			f.wantSavedSeq(t, "2")
 		})
 	}
 }
 
-// stuckScripter is a Redis that answers when it is told to.
+// stuckScripter is a Redis that runs a script only when the test lets it.
 type stuckScripter struct {
 	redis.Scripter
-	entered, answer chan struct{}
+	entered chan struct{} // receives a value from each call
+	proceed chan struct{} // each call waits for a value
 }
 
 func (s stuckScripter) EvalSha(ctx context.Context, sha1 string, keys []string, args ...any) *redis.Cmd {
 	s.entered <- struct{}{}
-	<-s.answer
+	<-s.proceed
 	return s.Scripter.EvalSha(ctx, sha1, keys, args...)
 }
 
-// counter is a batcher on a stuck Redis, and the commands that wait for it.
-type counter struct {
+// stuckBatcher is a batcher on a stuckScripter, and the commands that a test sends to it.
+type stuckBatcher struct {
 	*batcher
-	s       *shop
-	t       *testing.T
-	redis   stuckScripter
-	waiting sync.WaitGroup
+	f        *fixture
+	t        *testing.T
+	redis    stuckScripter
+	commands sync.WaitGroup
 }
 
-func newCounter(t *testing.T) *counter {
+func newStuckBatcher(t *testing.T) *stuckBatcher {
 	t.Helper()
-	s := openShop(t)
-	s.stock("shirt", 1000)
-	stuck := stuckScripter{Scripter: s.operator, entered: make(chan struct{}), answer: make(chan struct{})}
-	return &counter{batcher: newBatcher(s.pool, stuck, time.Minute, &fence{}), s: s, t: t, redis: stuck}
+	f := openFixture(t)
+	f.stock("shirt", 1000)
+	stuck := stuckScripter{
+		Scripter: f.Operator,
+		entered:  make(chan struct{}),
+		proceed:  make(chan struct{}),
+	}
+	return &stuckBatcher{
+		batcher: newBatcher(f.Pool, stuck, time.Minute, NewGate()),
+		f:       f,
+		t:       t,
+		redis:   stuck,
+	}
 }
 
-// reserve has a reservation wait that must end in an error, or in none.
-func (c *counter) reserve(ctx context.Context, n int, want error) {
-	d, event := c.s.decision(c.t, events.NewID(), step{rule: ruleReserve, sku: "shirt", hold: fmt.Sprint("h", n), key: fmt.Sprint("k", n), qty: 1})
-	c.waiting.Go(func() {
-		if err := c.decide(ctx, d, event); !errors.Is(err, want) {
-			c.t.Errorf("command %d: got %v, want %v", n, err, want)
+// reserve sends a reservation in a goroutine of its own and checks its error. A nil want requires success.
+func (b *stuckBatcher) reserve(ctx context.Context, n int, want error) {
+	b.t.Helper()
+	d, event := b.f.decision(b.t, events.NewID(), reserveStep(n))
+	b.commands.Go(func() {
+		if err := b.decide(ctx, d, event); !errors.Is(err, want) {
+			b.t.Errorf("command %d: got %v, want %v", n, err, want)
 		}
 	})
 }
 
-// awaitLength returns when so many commands wait for a call.
-func (c *counter) awaitLength(want int) {
-	c.t.Helper()
-	testenv.Eventually(c.t, 10*time.Second, func() (bool, string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return len(c.batcher.waiting) == want, fmt.Sprintf("%d commands wait, want %d", len(c.batcher.waiting), want)
+// awaitQueued waits until a number of commands wait for a call.
+func (b *stuckBatcher) awaitQueued(want int) {
+	b.t.Helper()
+	testenv.Eventually(b.t, 10*time.Second, func() (bool, string) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.waiting) == want, fmt.Sprintf("%d commands wait, want %d", len(b.waiting), want)
 	})
 }
 
-// TestWaitingCommands holds what becomes of commands that wait behind a call: those whose callers leave are not decided,
-// those that have waited for too long fail, and the rest are decided together, even when the service closes.
-func TestWaitingCommands(t *testing.T) {
+// callerCount returns how many goroutines make calls.
+func (b *stuckBatcher) callerCount() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.callers
+}
+
+// TestQueuedCommandsAreDecidedTogetherUnlessTheyEndedEarlier checks the commands that wait behind a call. A
+// command whose context ended is not decided, one that waited too long fails, and the rest are decided in
+// one call, even though the batcher is being closed.
+func TestQueuedCommandsAreDecidedTogetherUnlessTheyEndedEarlier(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	c.reserve(c.s.ctx, 1, nil)
-	<-c.redis.entered
-	leaving, leave := context.WithCancel(c.s.ctx)
-	c.reserve(leaving, 2, context.Canceled)
-	c.reserve(c.s.ctx, 3, nil)
-	c.reserve(c.s.ctx, 4, nil)
-	c.awaitLength(3)
-	c.timeout = -time.Second
-	c.reserve(c.s.ctx, 5, context.DeadlineExceeded)
-	c.awaitLength(4)
-	c.timeout = time.Minute
-	leave()
+	b := newStuckBatcher(t)
+	b.reserve(b.f.Ctx, 1, nil)
+	<-b.redis.entered
+	cancelledCtx, cancel := context.WithCancel(b.f.Ctx)
+	defer cancel()
+	b.reserve(cancelledCtx, 2, context.Canceled)
+	b.reserve(b.f.Ctx, 3, nil)
+	b.reserve(b.f.Ctx, 4, nil)
+	b.awaitQueued(3)
+	b.timeout = -time.Second
+	b.reserve(b.f.Ctx, 5, context.DeadlineExceeded)
+	b.awaitQueued(4)
+	b.timeout = time.Minute
+	cancel()
 	closed := make(chan struct{})
-	go func() { defer close(closed); c.close() }()
+	go func() {
+		defer close(closed)
+		b.close()
+	}()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.closed, "it does not close"
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.closed, "the batcher does not close"
 	})
-	c.redis.answer <- struct{}{}
-	<-c.redis.entered
-	c.awaitLength(0) // the second call left nothing behind
-	c.redis.answer <- struct{}{}
-	c.waiting.Wait()
+	b.redis.proceed <- struct{}{}
+	<-b.redis.entered
+	b.awaitQueued(0) // the second call took all that waited
+	b.redis.proceed <- struct{}{}
+	b.commands.Wait()
 	<-closed
-	c.s.wantStock(t, "shirt", 997)
+	b.f.WantStock(t, "shirt", 997)
 }
 
-// TestSecondCall holds that a second call is sent beside the first once it is worth it, and no third.
-func TestSecondCall(t *testing.T) {
+// TestSecondCallStartsOnceEnoughCommandsWait checks that a second call starts beside the first once
+// secondCallMin commands wait, not earlier, and that there is never a third.
+func TestSecondCallStartsOnceEnoughCommandsWait(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	c.reserve(c.s.ctx, 0, nil)
-	<-c.redis.entered
+	b := newStuckBatcher(t)
+	b.reserve(b.f.Ctx, 0, nil)
+	<-b.redis.entered
 	for n := range secondCallMin {
-		if c.awaitLength(n); n == secondCallMin-1 && c.callersNow() != 1 {
-			t.Errorf("%d commands wait, and %d calls are under way", n, c.callersNow())
+		b.awaitQueued(n)
+		if n == secondCallMin-1 {
+			if got := b.callerCount(); got != 1 {
+				t.Errorf("with %d commands waiting: got %d calls, want 1", n, got)
+			}
 		}
-		c.reserve(c.s.ctx, 1+n, nil)
+		b.reserve(b.f.Ctx, 1+n, nil)
 	}
-	<-c.redis.entered
+	<-b.redis.entered
 	for n := range 2 * secondCallMin {
-		c.reserve(c.s.ctx, 1000+n, nil)
+		b.reserve(b.f.Ctx, 1000+n, nil)
 	}
-	c.awaitLength(2 * secondCallMin)
-	if got := c.callersNow(); got != callersMax {
-		t.Errorf("%d calls are under way, want %d", got, callersMax)
+	b.awaitQueued(2 * secondCallMin)
+	if got := b.callerCount(); got != callersMax {
+		t.Errorf("with %d commands waiting: got %d calls, want %d", 2*secondCallMin, got, callersMax)
 	}
 	go func() {
-		for range c.redis.entered { // whatever follows
+		for range b.redis.entered { // later calls enter, too
 		}
 	}()
-	close(c.redis.answer)
-	c.waiting.Wait()
-	c.close()
-	close(c.redis.entered)
-	c.s.wantStock(t, "shirt", 1000-1-3*secondCallMin)
-}
-
-func (c *counter) callersNow() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.callers
-}
-
-// TestClosedBatcher holds that a command which comes when the service is closed fails, and does not hang.
-func TestClosedBatcher(t *testing.T) {
-	t.Parallel()
-	s := openShop(t)
-	b := newBatcher(s.pool, s.operator, time.Minute, &fence{})
+	close(b.redis.proceed)
+	b.commands.Wait()
 	b.close()
-	if err := b.decide(s.ctx, &decision{}, [4]string{}); !errors.Is(err, errClosed) {
+	close(b.redis.entered)
+	b.f.WantStock(t, "shirt", 1000-1-3*secondCallMin)
+}
+
+// TestCommandToClosedBatcherFails checks that a command sent after close fails and does not hang.
+func TestCommandToClosedBatcherFails(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	b := newBatcher(f.Pool, f.Operator, time.Minute, NewGate())
+	b.close()
+	if err := b.decide(f.Ctx, &decision{}, [4]string{}); !errors.Is(err, errClosed) {
 		t.Errorf("got %v, want errClosed", err)
 	}
 }

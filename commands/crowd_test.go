@@ -10,78 +10,96 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestCrowd sends 200 buyers at once through three processes for 60 units, each buyer twice with the same key.
-func TestCrowd(t *testing.T) {
+// TestCrowdBuysExactlyTheStock sends 200 buyers at once through three processes for 60 units. Each buyer
+// reserves twice with the same key. It checks that 60 buyers get a unit each, and that each hold is
+// confirmed once.
+func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 60)
-	processes := []*Service{s.Service, s.anotherService(), s.anotherService()}
-	for _, p := range processes[1:] {
-		if err := p.Open(s.ctx, s.postgres); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var sold, refused atomic.Int64
-	var all sync.WaitGroup
-	for buyer := range 200 {
-		all.Go(func() {
-			request := Reserve{SKU: "shirt", Qty: 1, UserID: fmt.Sprint("u", buyer), IdempotencyKey: fmt.Sprint("crowd-", buyer)}
-			var ids [2]string
-			for i := range ids {
-				r, err := processes[(buyer+i)%3].Reserve(s.ctx, request)
-				switch {
-				case err == nil:
-					ids[i] = r.HoldID
-				case !errors.Is(err, ErrSoldOut):
-					t.Errorf("buyer %d: %v", buyer, err)
-				}
-			}
-			if ids[0] != ids[1] {
-				t.Errorf("buyer %d got the holds %q with one key", buyer, ids)
-			}
-			if ids[0] == "" {
+	const (
+		buyers = 200
+		units  = 60
+	)
+	f := openFixture(t)
+	f.stock("shirt", units)
+	processes := []*Service{f.Service, f.openService(), f.openService()}
+	var sold atomic.Int64
+	var refused atomic.Int64
+	var group sync.WaitGroup
+	for buyer := range buyers {
+		group.Go(func() {
+			holdID := reserveTwice(t, f, processes, buyer)
+			if holdID == "" {
 				refused.Add(1)
 				return
 			}
 			sold.Add(1)
-			confirmTwice(t, s, processes[buyer%3], ids[0])
+			confirmTwice(t, f, processes[buyer%len(processes)], holdID)
 		})
 	}
-	all.Wait()
-	if sold.Load() != 60 || refused.Load() != 140 {
-		t.Errorf("got %d sold and %d refused, want 60 and 140", sold.Load(), refused.Load())
+	group.Wait()
+	if got := sold.Load(); got != units {
+		t.Errorf("got %d buyers with a unit, want %d", got, units)
 	}
-	s.wantStock(t, "shirt", 0)
-	checkLog(t, s)
+	if got := refused.Load(); got != buyers-units {
+		t.Errorf("got %d buyers refused, want %d", got, buyers-units)
+	}
+	f.WantStock(t, "shirt", 0)
+	checkLog(t, f)
 	confirmations := 0
-	for _, e := range s.log() {
-		if e.event.Type() == events.TypeHoldConfirmed {
+	for _, logged := range f.Log() {
+		if logged.Event.Type() == events.TypeHoldConfirmed {
 			confirmations++
 		}
 	}
-	if confirmations != 60 {
-		t.Errorf("the log has %d confirmations, want 60", confirmations)
+	if confirmations != units {
+		t.Errorf("the log has %d confirmations, want %d", confirmations, units)
 	}
 }
 
-// confirmTwice races a confirmation with another payment; one of the two wins.
-func confirmTwice(t *testing.T, s *shop, service *Service, holdID string) {
+// reserveTwice sends one reservation through two processes and returns the id of its hold, or "" if it was
+// sold out. It checks that both answers name the same hold.
+func reserveTwice(t *testing.T, f *fixture, processes []*Service, buyer int) string {
 	t.Helper()
-	var won atomic.Int64
-	var both sync.WaitGroup
-	for _, payment := range []string{"p1", "p2"} {
-		both.Go(func() {
-			_, err := service.Confirm(s.ctx, Confirm{HoldID: holdID, PaymentRef: payment})
+	request := Reserve{
+		SKU:            "shirt",
+		Qty:            1,
+		UserID:         fmt.Sprint("u", buyer),
+		IdempotencyKey: fmt.Sprint("crowd-", buyer),
+	}
+	var ids [2]string
+	for i := range ids {
+		reservation, err := processes[(buyer+i)%len(processes)].Reserve(f.Ctx, request)
+		switch {
+		case err == nil:
+			ids[i] = reservation.HoldID
+		case !errors.Is(err, ErrSoldOut):
+			t.Errorf("buyer %d: got %v, want a hold or ErrSoldOut", buyer, err)
+		}
+	}
+	if ids[0] != ids[1] {
+		t.Errorf("buyer %d: got holds %q for one key, want one hold", buyer, ids)
+	}
+	return ids[0]
+}
+
+// confirmTwice sends two confirmations with different payments at once and checks that one succeeds.
+func confirmTwice(t *testing.T, f *fixture, service *Service, holdID string) {
+	t.Helper()
+	var succeeded atomic.Int64
+	var group sync.WaitGroup
+	for _, paymentRef := range []string{"p1", "p2"} {
+		group.Go(func() {
+			_, err := service.Confirm(f.Ctx, Confirm{HoldID: holdID, PaymentRef: paymentRef})
 			switch {
 			case err == nil:
-				won.Add(1)
+				succeeded.Add(1)
 			case !errors.Is(err, ErrHoldConfirmed):
-				t.Errorf("confirm with %s: %v", payment, err)
+				t.Errorf("confirm with %s: got %v, want success or ErrHoldConfirmed", paymentRef, err)
 			}
 		})
 	}
-	both.Wait()
-	if won.Load() != 1 {
-		t.Errorf("hold %s was confirmed %d times, want once", holdID, won.Load())
+	group.Wait()
+	if got := succeeded.Load(); got != 1 {
+		t.Errorf("hold %s: got %d confirmations, want 1", holdID, got)
 	}
 }

@@ -9,19 +9,20 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// stoppedClock is a Redis whose scripts are told one and the same time.
+// stoppedClock is a Redis in whose scripts the time stands still.
 type stoppedClock struct {
 	redis.Scripter
 	seconds int64
 }
 
-// EvalSha has the script itself sent.
+// EvalSha answers that Redis does not know the script, so that the caller sends it to Eval.
 func (stoppedClock) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
 	cmd := redis.NewCmd(ctx)
 	cmd.SetErr(scriptError("NOSCRIPT"))
 	return cmd
 }
 
+// Eval runs the script with a TIME command that always returns the same time.
 func (c stoppedClock) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
 	const clock = `
 		local redis = setmetatable({call = function(name, ...)
@@ -32,28 +33,43 @@ func (c stoppedClock) Eval(ctx context.Context, script string, keys []string, ar
 	return c.Scripter.Eval(ctx, fmt.Sprintf(clock, c.seconds)+script, keys, args...)
 }
 
-// TestDeadlineToTheMillisecond holds that up to the last millisecond before the deadline a hold can be confirmed and
-// cancelled and does not expire, and that from the deadline on it is the other way round.
-func TestDeadlineToTheMillisecond(t *testing.T) {
+// TestDeadlineIsExactToTheMillisecond checks that a hold can be confirmed and cancelled, and does not expire,
+// up to the last millisecond before its deadline. From the deadline on, it can only expire.
+func TestDeadlineIsExactToTheMillisecond(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 100)
-	const seconds = 2_000_000_000
-	acts := map[string]struct {
-		act           func(holdID string) error
-		before, after error
+	f := openFixture(t)
+	f.stock("shirt", 100)
+	const nowSeconds = 2_000_000_000
+	f.batcher.client = stoppedClock{Scripter: f.Operator, seconds: nowSeconds}
+	commands := map[string]struct {
+		run       func(holdID string) error
+		beforeErr error
+		afterErr  error
 	}{
-		"confirm": {func(id string) error { return ignore(s.Confirm(s.ctx, Confirm{HoldID: id, PaymentRef: "p"})) }, nil, ErrHoldExpired},
-		"cancel":  {func(id string) error { return ignore(s.Cancel(s.ctx, Cancel{HoldID: id})) }, nil, ErrHoldExpired},
-		"expire":  {func(id string) error { return ignore(s.Cancel(s.ctx, Cancel{HoldID: id, Expired: true})) }, ErrNotDue, nil},
+		"confirm": {
+			run:      func(id string) error { return f.confirm(id, "p") },
+			afterErr: ErrHoldExpired,
+		},
+		"cancel": {
+			run:      f.cancel,
+			afterErr: ErrHoldExpired,
+		},
+		"expire": {
+			run:       f.expire,
+			beforeErr: ErrNotDue,
+		},
 	}
-	s.batcher.client = stoppedClock{Scripter: s.operator, seconds: seconds}
-	for name, test := range acts {
-		for left, want := range map[int64]error{1: test.before, 0: test.after, -1: test.after} {
-			id := s.hold("shirt", 1)
-			s.typed("HSET", s.pool.HoldKey(id), "expires_at", seconds*1000+left)
-			if err := test.act(id); !errors.Is(err, want) {
-				t.Errorf("%s with %d ms left: got %v, want %v", name, left, err, want)
+	for name, command := range commands {
+		wantByMsLeft := map[int64]error{
+			1:  command.beforeErr,
+			0:  command.afterErr,
+			-1: command.afterErr,
+		}
+		for msLeft, want := range wantByMsLeft {
+			id := f.hold("shirt", 1)
+			f.RedisCommand("HSET", f.Pool.HoldKey(id), "expires_at", nowSeconds*1000+msLeft)
+			if err := command.run(id); !errors.Is(err, want) {
+				t.Errorf("%s with %d ms left: got %v, want %v", name, msLeft, err, want)
 			}
 		}
 	}

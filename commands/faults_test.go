@@ -13,141 +13,186 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestRedisCannotWrite holds that a Redis that is full or read-only refuses without a trace, and that the same command
-// is taken once it can write again.
-func TestRedisCannotWrite(t *testing.T) {
+// namedCommand is a command of a test, with all that it needs.
+type namedCommand struct {
+	name string
+	run  func() error
+}
+
+// TestRedisThatCannotWriteRefusesEveryCommand checks that commands to a Redis that cannot write fail with
+// ErrUnavailable and change nothing, and that the same commands succeed once it can write again.
+func TestRedisThatCannotWriteRefusesEveryCommand(t *testing.T) {
 	t.Parallel()
-	tests := map[string]struct{ begin, end []any }{
-		"out of memory": {[]any{"CONFIG", "SET", "maxmemory", "1"}, []any{"CONFIG", "SET", "maxmemory", "0"}},
-		"read-only":     {[]any{"REPLICAOF", "127.0.0.1", "1"}, []any{"REPLICAOF", "NO", "ONE"}},
-		"too few replicas": {
-			[]any{"CONFIG", "SET", "min-replicas-to-write", "1"}, []any{"CONFIG", "SET", "min-replicas-to-write", "0"},
+	tests := map[string]struct {
+		begin []any
+		end   []any
+	}{
+		"out of memory": {
+			begin: []any{"CONFIG", "SET", "maxmemory", "1"},
+			end:   []any{"CONFIG", "SET", "maxmemory", "0"},
 		},
-		"scripts forgotten": {[]any{"SCRIPT", "FLUSH"}, nil},
+		"read-only": {
+			begin: []any{"REPLICAOF", "127.0.0.1", "1"},
+			end:   []any{"REPLICAOF", "NO", "ONE"},
+		},
+		"too few replicas": {
+			begin: []any{"CONFIG", "SET", "min-replicas-to-write", "1"},
+			end:   []any{"CONFIG", "SET", "min-replicas-to-write", "0"},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := openShop(t)
-			s.stock("shirt", 2)
-			h := s.hold("shirt", 1)
-			s.typed(test.begin...)
-			before, request := s.dump(), s.request("shirt", 1)
-			commands := map[string]func() error{
-				"reserve": func() error { return ignore(s.Reserve(s.ctx, request)) },
-				"confirm": func() error { return ignore(s.Confirm(s.ctx, Confirm{HoldID: h, PaymentRef: "p"})) },
-				"adjust": func() error {
-					return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: 1, Reason: "found", IdempotencyKey: "a"}))
-				},
-				"ready": func() error { return s.Ready(s.ctx) },
-			}
-			if test.end != nil {
-				for name, command := range commands {
-					if err := command(); !errors.Is(err, ErrUnavailable) {
-						t.Errorf("%s: got %v, want ErrUnavailable", name, err)
-					}
-				}
-				s.wantUnchanged(t, before)
-				s.typed(test.end...)
-			}
-			for name, command := range commands {
-				if err := command(); err != nil {
-					t.Errorf("%s, afterwards: %v", name, err)
+			f := openFixture(t)
+			commands := f.stockAndCommands()
+			f.RedisCommand(test.begin...)
+			before := f.Dump()
+			for _, command := range commands {
+				if err := command.run(); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("%s: got %v, want ErrUnavailable", command.name, err)
 				}
 			}
-			s.wantStock(t, "shirt", 1)
+			f.WantUnchanged(t, before)
+			f.RedisCommand(test.end...)
+			for _, command := range commands {
+				if err := command.run(); err != nil {
+					t.Errorf("%s, when Redis can write again: %v", command.name, err)
+				}
+			}
+			f.WantStock(t, "shirt", 1)
 		})
 	}
 }
 
-// farService returns a service whose way to Redis is through a proxy.
-func (s *shop) farService() (*Service, *testenv.Proxy) {
-	s.t.Helper()
-	proxy := testenv.NewProxy(s.t, s.server.Addr())
-	client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ContextTimeoutEnabled: true})
-	s.t.Cleanup(func() { _ = client.Close() })
-	far := serviceOn(s.t, client)
-	if err := far.Open(s.ctx, s.postgres); err != nil {
-		s.t.Fatal(err)
+// TestCommandsSucceedAfterRedisForgotItsScripts checks that a script that Redis no longer knows is loaded
+// again.
+func TestCommandsSucceedAfterRedisForgotItsScripts(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	commands := f.stockAndCommands()
+	f.RedisCommand("SCRIPT", "FLUSH")
+	for _, command := range commands {
+		if err := command.run(); err != nil {
+			t.Errorf("%s: %v", command.name, err)
+		}
 	}
-	return far, proxy
+	f.WantStock(t, "shirt", 1)
 }
 
-// TestLostAnswer holds that a command whose answer was lost on the way has one effect, and that the client that waits
-// for it still learns of that effect.
-func TestLostAnswer(t *testing.T) {
+// stockAndCommands stocks 2 shirts, holds one, and returns commands that leave 1 available.
+func (f *fixture) stockAndCommands() []namedCommand {
+	f.T.Helper()
+	f.stock("shirt", 2)
+	holdID := f.hold("shirt", 1)
+	request := f.request("shirt", 1)
+	adjustment := f.adjustment("shirt", 1)
+	return []namedCommand{
+		{"reserve", func() error { return ignore(f.Reserve(f.Ctx, request)) }},
+		{"confirm", func() error { return f.confirm(holdID, "p") }},
+		{"adjust", func() error { return ignore(f.AdjustStock(f.Ctx, adjustment)) }},
+		{"ready", func() error { return f.Ready(f.Ctx) }},
+	}
+}
+
+// openServiceThroughProxy returns a second service, whose gate is open, that reaches the fixture's Redis
+// through a proxy.
+func (f *fixture) openServiceThroughProxy() (*Service, *testenv.Proxy) {
+	f.T.Helper()
+	proxy := testenv.NewProxy(f.T, f.Server.Addr())
+	client := redis.NewClient(&redis.Options{Addr: proxy.Addr(), ContextTimeoutEnabled: true})
+	f.T.Cleanup(func() { _ = client.Close() })
+	service := newService(f.T, client)
+	service.Gate().Open()
+	return service, proxy
+}
+
+// TestCommandWithLostAnswerTakesEffectOnce checks that a command whose answer was lost has one effect, and
+// that its caller gets the answer of that effect, not of a repeat.
+func TestCommandWithLostAnswerTakesEffectOnce(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 100)
-	far, proxy := s.farService()
-	for i := range 10 {
-		sold := int64(2 * i)
-		if _, err := far.Reserve(s.ctx, s.request("shirt", 1)); err != nil { // warms a connection up
+	f := openFixture(t)
+	f.stock("shirt", 100)
+	service, proxy := f.openServiceThroughProxy()
+	const rounds = 10
+	for i := range rounds {
+		if _, err := service.Reserve(f.Ctx, f.request("shirt", 1)); err != nil { // opens a connection
 			t.Fatal(err)
 		}
 		proxy.LoseAnswers(1)
-		r, err := far.Reserve(s.ctx, s.request("shirt", 1))
-		if err != nil || r.Replayed || r.Status != HoldActive {
-			t.Fatalf("reserve with a lost answer: got %+v (%v), want a hold that is not marked as a repeat", r, err)
+		reservation, err := service.Reserve(f.Ctx, f.request("shirt", 1))
+		if err != nil {
+			t.Fatalf("reserve with a lost answer: %v", err)
 		}
-		if log := s.log(); int64(len(log)) != 1+sold+2 {
-			t.Fatalf("the log has %d events, want %d", len(log), 1+sold+2)
+		if reservation.Replayed {
+			t.Fatal("reserve with a lost answer: got Replayed true, want false")
+		}
+		if reservation.Status != HoldActive {
+			t.Fatalf("reserve with a lost answer: got status %s, want %s", reservation.Status, HoldActive)
+		}
+		if got, want := len(f.Log()), 1+2*(i+1); got != want {
+			t.Fatalf("the log has %d events, want %d", got, want)
 		}
 	}
 	proxy.LoseAnswers(1)
-	a, err := far.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: 5, Reason: "found", IdempotencyKey: "a"})
-	if err != nil || a.Replayed || a.Available != 85 {
-		t.Errorf("adjust with a lost answer: got %+v (%v), want 85 available", a, err)
+	adjusted, err := service.AdjustStock(f.Ctx, f.adjustment("shirt", 5))
+	if err != nil {
+		t.Errorf("adjust with a lost answer: %v", err)
 	}
-	s.wantStock(t, "shirt", 85)
+	if adjusted.Replayed {
+		t.Error("adjust with a lost answer: got Replayed true, want false")
+	}
+	const want = 100 - 2*rounds + 5
+	if adjusted.Available != want {
+		t.Errorf("adjust with a lost answer: got %d available, want %d", adjusted.Available, want)
+	}
+	f.WantStock(t, "shirt", want)
 }
 
-// TestSilentRedis holds that a command gives up in time, and that its key tells afterwards what became of it.
-func TestSilentRedis(t *testing.T) {
+// TestCommandToSilentRedisFailsInTime checks that a command to a Redis that does not answer fails soon after
+// its context ends, and that the same command succeeds later and has one effect.
+func TestCommandToSilentRedisFailsInTime(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 2)
-	far, proxy := s.farService()
-	if _, err := far.Reserve(s.ctx, s.request("shirt", 1)); err != nil {
+	const giveUpMax = 3 * time.Second
+	f := openFixture(t)
+	f.stock("shirt", 2)
+	service, proxy := f.openServiceThroughProxy()
+	if _, err := service.Reserve(f.Ctx, f.request("shirt", 1)); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Silence(true)
-	request := s.request("shirt", 1)
-	ctx, cancel := context.WithTimeout(s.ctx, 300*time.Millisecond)
+	request := f.request("shirt", 1)
+	ctx, cancel := context.WithTimeout(f.Ctx, 300*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	if _, err := far.Reserve(ctx, request); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("got %v, want ErrUnavailable", err)
+	if _, err := service.Reserve(ctx, request); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("reserve on a silent Redis: got %v, want ErrUnavailable", err)
 	}
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("it gave up after %s", took)
+	if took := time.Since(began); took > giveUpMax {
+		t.Errorf("the command failed after %s, want at most %s", took, giveUpMax)
 	}
 	proxy.Silence(false)
 	proxy.Cut()
-	r, err := far.Reserve(s.ctx, request)
-	if err != nil {
-		t.Fatalf("again with the same key: %v", err)
+	if _, err := service.Reserve(f.Ctx, request); err != nil {
+		t.Fatalf("reserve again with the same key: %v", err)
 	}
-	s.wantStock(t, "shirt", 0)
-	if log := s.log(); len(log) != 3 {
-		t.Errorf("the log has %d events, want 3: the hold %s once", len(log), r.HoldID)
-	}
+	f.WantStock(t, "shirt", 0)
+	f.wantEventCount(t, 3)
 }
 
-// TestSilentRedisAlone holds that commands give up although those who send them do not: one is under way, the rest wait for
-// their turn.
-func TestSilentRedisAlone(t *testing.T) {
+// TestCommandsWithoutDeadlineFailOnSilentRedis checks that commands time out although their contexts never
+// end, both the ones being decided and the ones that wait for their turn.
+func TestCommandsWithoutDeadlineFailOnSilentRedis(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 100)
-	far, proxy := s.farService()
-	far.batcher.timeout = 200 * time.Millisecond
+	f := openFixture(t)
+	f.stock("shirt", 100)
+	service, proxy := f.openServiceThroughProxy()
+	service.batcher.timeout = 200 * time.Millisecond
 	proxy.Silence(true)
 	var group sync.WaitGroup
 	for range 50 {
-		request := s.request("shirt", 1)
+		request := f.request("shirt", 1)
 		group.Go(func() {
-			if _, err := far.Reserve(context.Background(), request); !errors.Is(err, ErrUnavailable) {
+			if _, err := service.Reserve(context.Background(), request); !errors.Is(err, ErrUnavailable) {
 				t.Errorf("got %v, want ErrUnavailable", err)
 			}
 		})
@@ -155,43 +200,46 @@ func TestSilentRedisAlone(t *testing.T) {
 	group.Wait()
 }
 
-// TestKilledRedis holds that what was acknowledged is there after kill -9, and that service goes on by itself.
-func TestKilledRedis(t *testing.T) {
+// TestAcknowledgedHoldsSurviveKilledRedis checks that commands fail with ErrUnavailable while Redis is down,
+// and that after a restart every acknowledged hold is there and can be confirmed.
+func TestAcknowledgedHoldsSurviveKilledRedis(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 50)
-	var holds []string
+	f := openFixture(t)
+	f.stock("shirt", 50)
+	var holdIDs []string
 	for range 20 {
-		holds = append(holds, s.hold("shirt", 1))
+		holdIDs = append(holdIDs, f.hold("shirt", 1))
 	}
-	if err := s.server.Kill(); err != nil {
+	if err := f.Server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Reserve(s.ctx, s.request("shirt", 1)); !errors.Is(err, ErrUnavailable) {
+	if _, err := f.Reserve(f.Ctx, f.request("shirt", 1)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("reserve without a Redis: got %v, want ErrUnavailable", err)
 	}
-	if err := s.Ready(s.ctx); !errors.Is(err, ErrUnavailable) {
+	if err := f.Ready(f.Ctx); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("ready without a Redis: got %v, want ErrUnavailable", err)
 	}
-	if err := s.server.Start(s.ctx); err != nil {
+	if err := f.Server.Start(f.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range holds {
-		if _, err := s.Confirm(s.ctx, Confirm{HoldID: h, PaymentRef: "p"}); err != nil {
-			t.Errorf("hold %s was acknowledged: %v", h, err)
+	for _, holdID := range holdIDs {
+		if err := f.confirm(holdID, "p"); err != nil {
+			t.Errorf("confirm the acknowledged hold %s: %v", holdID, err)
 		}
 	}
-	s.wantStock(t, "shirt", 30)
+	f.WantStock(t, "shirt", 30)
 }
 
-// replyError is an error that Redis itself answered.
+// replyError is an error with which Redis itself answered.
 type replyError string
 
 func (e replyError) Error() string { return string(e) }
 func (replyError) RedisError()     {}
 
-// TestErrorsOfRedis holds which answers of Redis mean "later", and which mean that a key is broken.
-func TestErrorsOfRedis(t *testing.T) {
+// TestRedisErrorsMapToUnavailableOrStateInvalid checks that an error of one command's own key becomes
+// ErrStateInvalid, that any other error of Redis or the network becomes ErrUnavailable, and that a typed
+// error stays as it is.
+func TestRedisErrorsMapToUnavailableOrStateInvalid(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		reply error
@@ -216,24 +264,25 @@ func TestErrorsOfRedis(t *testing.T) {
 	}
 }
 
-// TestCloseBesideASilentRedis holds that a Redis which does not answer holds nobody up at the end.
-func TestCloseBesideASilentRedis(t *testing.T) {
+// TestCloseDoesNotWaitForSilentRedis checks that Close returns in time, with an error, while a read still
+// waits for a Redis that does not answer.
+func TestCloseDoesNotWaitForSilentRedis(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	far, proxy := s.farService()
+	f := openFixture(t)
+	service, proxy := f.openServiceThroughProxy()
 	proxy.Silence(true)
-	ctx, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(f.Ctx, 100*time.Millisecond)
 	defer cancel()
-	if _, err := far.Available(ctx, "shirt"); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("got %v, want ErrUnavailable", err)
+	if _, err := service.Available(ctx, "shirt"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("read on a silent Redis: got %v, want ErrUnavailable", err)
 	}
 	began := time.Now()
-	if err := far.Close(); err == nil {
-		t.Error("the read that is under way has ended; it was to hang")
+	if err := service.Close(); err == nil {
+		t.Error("close: got no error, want one about the read that has not ended")
 	}
 	if took := time.Since(began); took > 2*closeMax {
-		t.Errorf("closing took %s", took)
+		t.Errorf("closing took %s, want at most %s", took, 2*closeMax)
 	}
 	proxy.Silence(false)
-	proxy.Cut() // and the read comes to its end, too
+	proxy.Cut() // ends the read
 }

@@ -11,53 +11,70 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// model is what a shop should be: plain Go, one map per kind of key. It predicts the outcome of every command.
+// model predicts the outcome of every command. It is plain Go: one map per kind of key in Redis.
 type model struct {
-	stock map[string]int64 // by SKU; absent where nobody ever stocked it
-	holds map[string]*modelHold
-	seen  map[string]string // idempotency key to what it was used for
-	made  map[string]string // idempotency key to the hold it made
+	stock    map[string]int64 // available units by SKU; a SKU that was never stocked is absent
+	holds    map[string]*modelHold
+	requests map[string]string // by idempotency key: the request that it was used for
+	holdIDs  map[string]string // by idempotency key: the hold that its request made
 }
 
+// modelHold is a hold in the model.
 type modelHold struct {
-	sku     string
-	qty     int64
-	state   HoldStatus
-	payment string
-	due     bool
+	sku        string
+	qty        int64
+	state      HoldStatus
+	paymentRef string
+	due        bool
 }
 
 // machine runs the same commands on the model and on Redis.
 type machine struct {
-	*shop
+	*fixture
 	model
-	prefix string
-	ids    []string // holds, to pick from
+	prefix string   // of its SKUs, keys and unknown holds
+	ids    []string // of the holds it made
 }
 
 var machines atomic.Int64
 
-// TestModel drives every script with random commands, in any order and with any repeats, against the model. The shop is
-// one; each run sells SKUs of its own.
-func TestModel(t *testing.T) {
+// newMachine returns a machine with an empty model, whose SKUs and keys no other machine uses.
+func newMachine(f *fixture) *machine {
+	return &machine{
+		fixture: f,
+		prefix:  fmt.Sprintf("run%d-", machines.Add(1)),
+		model: model{
+			stock:    map[string]int64{},
+			holds:    map[string]*modelHold{},
+			requests: map[string]string{},
+			holdIDs:  map[string]string{},
+		},
+	}
+}
+
+// actions returns the actions for rapid's Repeat, which calls the one without a name after each other.
+func (m *machine) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"reserve":   m.reserve,
+		"confirm":   m.confirm,
+		"cancel":    m.cancel,
+		"expire":    m.expire,
+		"adjust":    m.adjust,
+		"set stock": m.setStockByHand,
+		"due":       m.makeHoldDue,
+		"":          m.check,
+	}
+}
+
+// TestEveryCommandHasTheOutcomeOfTheModel runs random commands, in any order and with any repeats, against
+// Redis and the model. All runs share one Redis; each has SKUs of its own.
+func TestEveryCommandHasTheOutcomeOfTheModel(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	f := openFixture(t)
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{shop: s, prefix: fmt.Sprintf("run%d-", machines.Add(1)), model: model{
-			stock: map[string]int64{}, holds: map[string]*modelHold{}, seen: map[string]string{}, made: map[string]string{},
-		}}
-		t.Repeat(map[string]func(*rapid.T){
-			"reserve": m.reserve,
-			"confirm": m.confirm,
-			"cancel":  m.cancel,
-			"expire":  m.expire,
-			"adjust":  m.adjust,
-			"typed":   m.typedByHand,
-			"due":     m.becomesDue,
-			"":        m.check,
-		})
+		t.Repeat(newMachine(f).actions())
 	})
-	checkLog(t, s)
+	checkLog(t, f)
 }
 
 func (m *machine) drawSKU(t *rapid.T) string {
@@ -72,27 +89,46 @@ func (m *machine) drawHold(t *rapid.T) string {
 	return rapid.SampledFrom(append([]string{m.prefix + "none"}, m.ids...)).Draw(t, "hold")
 }
 
-func (m *machine) want(t *rapid.T, err error, want *Error) {
+// want checks a command's error. A nil want requires success.
+func (m *machine) want(t *rapid.T, got error, want *Error) {
 	t.Helper()
-	if want == nil && err != nil || want != nil && !errors.Is(err, want) {
-		t.Fatalf("got %v, the model says %v", err, want)
+	switch {
+	case want == nil && got != nil:
+		t.Fatalf("got error %v, the model says success", got)
+	case want != nil && !errors.Is(got, want):
+		t.Fatalf("got error %v, the model says %s", got, want.Code)
 	}
 }
 
+// wantEnded checks the error of a command on a hold that has ended in another way.
+func (m *machine) wantEnded(t *rapid.T, got error, state HoldStatus) {
+	t.Helper()
+	m.want(t, got, map[HoldStatus]*Error{
+		HoldConfirmed: ErrHoldConfirmed,
+		HoldCancelled: ErrHoldCancelled,
+		HoldExpired:   ErrHoldExpired,
+	}[state])
+}
+
 func (m *machine) reserve(t *rapid.T) {
-	sku, key, qty := m.drawSKU(t), m.drawKey(t), rapid.Int64Range(1, 4).Draw(t, "qty")
-	use := fmt.Sprint("reserve", sku, qty)
-	r, err := m.Reserve(m.ctx, Reserve{SKU: sku, Qty: qty, UserID: "ann", IdempotencyKey: key})
+	sku := m.drawSKU(t)
+	key := m.drawKey(t)
+	qty := rapid.Int64Range(1, 4).Draw(t, "qty")
+	request := fmt.Sprint("reserve", sku, qty)
+	got, err := m.Reserve(m.Ctx, Reserve{
+		SKU:            sku,
+		Qty:            qty,
+		UserID:         "ann",
+		IdempotencyKey: key,
+	})
 	available, stocked := m.model.stock[sku]
-	used, repeated := m.seen[key]
+	earlier, repeated := m.requests[key]
 	switch {
-	case repeated && used != use:
+	case repeated && earlier != request:
 		m.want(t, err, ErrIdempotencyMismatch)
 	case repeated:
 		m.want(t, err, nil)
-		if r.HoldID != m.made[key] || !r.Replayed || r.Status != m.holds[r.HoldID].state {
-			t.Fatalf("repeat: got %+v, want the hold %s in the state %s", r, m.made[key], m.holds[m.made[key]].state)
-		}
+		m.wantRepeated(t, got, m.holdIDs[key])
 	case !stocked:
 		m.want(t, err, ErrUnknownSKU)
 	case available < qty:
@@ -100,31 +136,48 @@ func (m *machine) reserve(t *rapid.T) {
 	default:
 		m.want(t, err, nil)
 		m.model.stock[sku] -= qty
-		m.holds[r.HoldID] = &modelHold{sku: sku, qty: qty, state: HoldActive}
-		m.seen[key], m.made[key] = use, r.HoldID
-		m.ids = append(m.ids, r.HoldID)
+		m.holds[got.HoldID] = &modelHold{sku: sku, qty: qty, state: HoldActive}
+		m.requests[key] = request
+		m.holdIDs[key] = got.HoldID
+		m.ids = append(m.ids, got.HoldID)
+	}
+}
+
+// wantRepeated checks the answer to a reservation that was sent before.
+func (m *machine) wantRepeated(t *rapid.T, got Reservation, holdID string) {
+	t.Helper()
+	if got.HoldID != holdID {
+		t.Fatalf("repeated reservation: got hold %s, want %s", got.HoldID, holdID)
+	}
+	if !got.Replayed {
+		t.Fatalf("repeated reservation of hold %s: got Replayed false, want true", holdID)
+	}
+	if want := m.holds[holdID].state; got.Status != want {
+		t.Fatalf("repeated reservation of hold %s: got status %s, want %s", holdID, got.Status, want)
 	}
 }
 
 func (m *machine) confirm(t *rapid.T) {
-	id, payment := m.drawHold(t), rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "payment")
-	c, err := m.Confirm(m.ctx, Confirm{HoldID: id, PaymentRef: payment})
-	h := m.holds[id]
+	id := m.drawHold(t)
+	paymentRef := rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "payment")
+	confirmation, err := m.Confirm(m.Ctx, Confirm{HoldID: id, PaymentRef: paymentRef})
+	hold := m.holds[id]
 	switch {
-	case h == nil:
+	case hold == nil:
 		m.want(t, err, ErrUnknownHold)
-	case h.state == HoldConfirmed && h.payment == payment:
+	case hold.state == HoldConfirmed && hold.paymentRef == paymentRef:
 		m.want(t, err, nil)
-		if !c.Replayed {
-			t.Fatal("a repeated confirmation is not marked as one")
+		if !confirmation.Replayed {
+			t.Fatal("repeated confirmation: got Replayed false, want true")
 		}
-	case h.state != HoldActive:
-		m.want(t, err, map[HoldStatus]*Error{HoldConfirmed: ErrHoldConfirmed, HoldCancelled: ErrHoldCancelled, HoldExpired: ErrHoldExpired}[h.state])
-	case h.due:
+	case hold.state != HoldActive:
+		m.wantEnded(t, err, hold.state)
+	case hold.due:
 		m.want(t, err, ErrHoldExpired)
 	default:
 		m.want(t, err, nil)
-		h.state, h.payment = HoldConfirmed, payment
+		hold.state = HoldConfirmed
+		hold.paymentRef = paymentRef
 	}
 }
 
@@ -132,43 +185,51 @@ func (m *machine) cancel(t *rapid.T) { m.end(t, false) }
 
 func (m *machine) expire(t *rapid.T) { m.end(t, true) }
 
+// end cancels a hold, at the shopper's request or because of its deadline.
 func (m *machine) end(t *rapid.T, expired bool) {
 	id := m.drawHold(t)
-	c, err := m.Cancel(m.ctx, Cancel{HoldID: id, Expired: expired})
-	endsAs, h := HoldCancelled, m.holds[id]
+	cancellation, err := m.Cancel(m.Ctx, Cancel{HoldID: id, Expired: expired})
+	hold := m.holds[id]
+	endState := HoldCancelled
 	if expired {
-		endsAs = HoldExpired
+		endState = HoldExpired
 	}
 	switch {
-	case h == nil:
+	case hold == nil:
 		m.want(t, err, ErrUnknownHold)
-	case h.state == endsAs:
+	case hold.state == endState:
 		m.want(t, err, nil)
-		if !c.Replayed {
-			t.Fatal("a repeated cancellation is not marked as one")
+		if !cancellation.Replayed {
+			t.Fatal("repeated cancellation: got Replayed false, want true")
 		}
-	case h.state != HoldActive:
-		m.want(t, err, map[HoldStatus]*Error{HoldConfirmed: ErrHoldConfirmed, HoldCancelled: ErrHoldCancelled, HoldExpired: ErrHoldExpired}[h.state])
-	case expired && !h.due:
+	case hold.state != HoldActive:
+		m.wantEnded(t, err, hold.state)
+	case expired && !hold.due:
 		m.want(t, err, ErrNotDue)
-	case !expired && h.due:
+	case !expired && hold.due:
 		m.want(t, err, ErrHoldExpired)
 	default:
 		m.want(t, err, nil)
-		h.state = endsAs
-		m.model.stock[h.sku] += h.qty
+		hold.state = endState
+		m.model.stock[hold.sku] += hold.qty
 	}
 }
 
 func (m *machine) adjust(t *rapid.T) {
-	sku, key := m.drawSKU(t), m.drawKey(t)
+	sku := m.drawSKU(t)
+	key := m.drawKey(t)
 	delta := rapid.Int64Range(-4, 8).Filter(func(n int64) bool { return n != 0 }).Draw(t, "delta")
-	use := fmt.Sprint("adjust", sku, delta)
-	a, err := m.AdjustStock(m.ctx, AdjustStock{SKU: sku, Delta: delta, Reason: "delivery", IdempotencyKey: key})
+	request := fmt.Sprint("adjust", sku, delta)
+	adjustment, err := m.AdjustStock(m.Ctx, AdjustStock{
+		SKU:            sku,
+		Delta:          delta,
+		Reason:         "delivery",
+		IdempotencyKey: key,
+	})
 	available, stocked := m.model.stock[sku]
-	used, repeated := m.seen[key]
+	earlier, repeated := m.requests[key]
 	switch {
-	case repeated && used != use:
+	case repeated && earlier != request:
 		m.want(t, err, ErrIdempotencyMismatch)
 	case repeated:
 		m.want(t, err, nil)
@@ -179,76 +240,97 @@ func (m *machine) adjust(t *rapid.T) {
 	default:
 		m.want(t, err, nil)
 		m.model.stock[sku] += delta
-		m.seen[key] = use
-		if a.Available != m.model.stock[sku] {
-			t.Fatalf("adjusted: got %d available, want %d", a.Available, m.model.stock[sku])
+		m.requests[key] = request
+		if got, want := adjustment.Available, m.model.stock[sku]; got != want {
+			t.Fatalf("adjusted %s: got %d available, want %d", sku, got, want)
 		}
 	}
 }
 
-// typedByHand is an operator with redis-cli.
-func (m *machine) typedByHand(t *rapid.T) {
-	sku, units := m.drawSKU(t), rapid.Int64Range(0, 9).Draw(t, "units")
-	m.typed("SET", m.pool.StockKey(sku), units)
+// setStockByHand sets a stock counter as an operator would in redis-cli.
+func (m *machine) setStockByHand(t *rapid.T) {
+	sku := m.drawSKU(t)
+	units := rapid.Int64Range(0, 9).Draw(t, "units")
+	m.RedisCommand("SET", m.Pool.StockKey(sku), units)
 	m.model.stock[sku] = units
 }
 
-func (m *machine) becomesDue(t *rapid.T) {
+// makeHoldDue moves the deadline of an active hold into the past.
+func (m *machine) makeHoldDue(t *rapid.T) {
 	id := m.drawHold(t)
-	if h := m.holds[id]; h != nil && h.state == HoldActive {
-		m.makeDue(id)
-		h.due = true
+	hold := m.holds[id]
+	if hold != nil && hold.state == HoldActive {
+		m.MakeDue(id)
+		hold.due = true
 	}
 }
 
-// check compares the counters, the states, and the set of due holds.
+// check compares Redis with the model: the stock counters, the states of the holds, and the due set.
 func (m *machine) check(t *rapid.T) {
 	for sku, want := range m.model.stock {
-		if got, err := m.Available(m.ctx, sku); got != want || err != nil {
-			t.Fatalf("stock of %s: got %d (%v), want %d", sku, got, err, want)
+		got, err := m.Available(m.Ctx, sku)
+		if err != nil {
+			t.Fatalf("stock of %s: %v, want %d", sku, err, want)
+		}
+		if got != want {
+			t.Fatalf("stock of %s: got %d, want %d", sku, got, want)
 		}
 	}
-	for id, want := range m.holds {
-		if got := m.operator.HGet(m.ctx, m.pool.HoldKey(id), "state").Val(); got != string(want.state) {
-			t.Fatalf("hold %s: got %s, want %s", id, got, want.state)
+	for id, hold := range m.holds {
+		state := m.Operator.HGet(m.Ctx, m.Pool.HoldKey(id), "state").Val()
+		if state != string(hold.state) {
+			t.Fatalf("hold %s: got state %s, want %s", id, state, hold.state)
 		}
-		live := m.operator.ZScore(m.ctx, m.pool.DueKey(), id).Err() == nil
-		if live != (want.state == HoldActive) {
-			t.Fatalf("hold %s is %s, and being in holds:due is %t", id, want.state, live)
+		inDueSet := m.Operator.ZScore(m.Ctx, m.Pool.DueKey(), id).Err() == nil
+		if want := hold.state == HoldActive; inDueSet != want {
+			t.Fatalf("hold %s is %s: got it in holds:due %t, want %t", id, hold.state, inDueSet, want)
 		}
 	}
 }
 
-// checkLog holds that the log folds to what Redis has recorded, per SKU, with nothing below zero on the way.
-func checkLog(t *testing.T, s *shop) {
+// stockTotals are the units of one SKU that a log accounts for.
+type stockTotals struct {
+	available int64
+	held      int64
+}
+
+// checkLog checks that the log folds to the stock that Redis has recorded for each SKU, and that no number
+// of units is below zero on the way.
+func checkLog(t *testing.T, f *fixture) {
 	t.Helper()
-	available, held := map[string]int64{}, map[string]int64{}
-	for _, e := range s.log() {
-		var sku string
-		switch p := e.event.(type) {
-		case *events.StockAdjusted:
-			sku = p.SKU
-			available[sku] += p.Delta
-		case *events.HoldCreated:
-			sku = p.SKU
-			available[sku] -= p.Qty
-			held[sku] += p.Qty
-		case *events.HoldConfirmed:
-			sku = p.SKU
-			held[sku] -= p.Qty
-		case *events.HoldCancelled:
-			sku = p.SKU
-			held[sku] -= p.Qty
-			available[sku] += p.Qty
+	totals := map[string]stockTotals{}
+	for _, logged := range f.Log() {
+		sku, change := stockChange(logged.Event)
+		total := totals[sku]
+		total.available += change.available
+		total.held += change.held
+		totals[sku] = total
+		if total.available < 0 {
+			t.Fatalf("after seq %d %s has %d units available, want none below 0", logged.Seq, sku, total.available)
 		}
-		if available[sku] < 0 || held[sku] < 0 {
-			t.Fatalf("after seq %d %s has %d available and %d held: oversold", e.seq, sku, available[sku], held[sku])
+		if total.held < 0 {
+			t.Fatalf("after seq %d %s has %d units held, want none below 0", logged.Seq, sku, total.held)
 		}
 	}
-	recorded := s.operator.HGetAll(s.ctx, s.pool.MetaKey()).Val()
-	for sku, units := range available {
-		if recorded["stock:"+sku] != fmt.Sprint(units) {
-			t.Errorf("%s: the events come to %d, Redis has recorded %s", sku, units, recorded["stock:"+sku])
+	recorded := f.Operator.HGetAll(f.Ctx, f.Pool.MetaKey()).Val()
+	for sku, total := range totals {
+		if got, want := recorded["stock:"+sku], digits(total.available); got != want {
+			t.Errorf("%s: Redis has recorded %q units, want the %s of the log", sku, got, want)
 		}
 	}
+}
+
+// stockChange returns the SKU of an event, and what the event adds to its totals.
+func stockChange(event events.Event) (sku string, change stockTotals) {
+	switch e := event.(type) {
+	case *events.StockAdjusted:
+		return e.SKU, stockTotals{available: e.Delta}
+	case *events.HoldCreated:
+		return e.SKU, stockTotals{available: -e.Qty, held: e.Qty}
+	case *events.HoldConfirmed:
+		return e.SKU, stockTotals{held: -e.Qty}
+	case *events.HoldCancelled:
+		return e.SKU, stockTotals{available: e.Qty, held: -e.Qty}
+	}
+	return "", stockTotals{}
 }

@@ -1,208 +1,373 @@
 package commands
 
 import (
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestLifeOfAHold follows a hold to an order, and another to its cancellation, through answers, keys and events.
-func TestLifeOfAHold(t *testing.T) {
+// TestHoldEndsAsOrderOrCancellation follows one hold to its order and another to its cancellation. It checks
+// the answers, the stock, the due set and the events.
+func TestHoldEndsAsOrderOrCancellation(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 3)
+	f := openFixture(t)
+	f.stock("shirt", 3)
 
-	request := Reserve{SKU: "shirt", Qty: 2, UserID: "ann", TTL: 90 * time.Second, IdempotencyKey: "k1"}
-	first, err := s.Reserve(s.ctx, request)
+	first, err := f.Reserve(f.Ctx, Reserve{
+		SKU:            "shirt",
+		Qty:            2,
+		UserID:         "ann",
+		TTL:            90 * time.Second,
+		IdempotencyKey: "k1",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first.Status != HoldActive || first.Replayed || first.Position.String() != "main:2" ||
-		first.ExpiresIn != 90*time.Second || time.Until(first.ExpiresAt) > 91*time.Second {
-		t.Errorf("reserve: got %+v", first)
+	wantReservation := Reservation{
+		HoldID:    first.HoldID,
+		SKU:       "shirt",
+		Qty:       2,
+		UserID:    "ann",
+		Status:    HoldActive,
+		ExpiresAt: first.ExpiresAt,
+		ExpiresIn: 90 * time.Second,
+		Position:  events.Position{Pool: "main", Seq: 2},
 	}
-	s.wantStock(t, "shirt", 1)
+	if first != wantReservation {
+		t.Errorf("reserve: got %+v, want %+v", first, wantReservation)
+	}
+	if got := first.Position.String(); got != "main:2" {
+		t.Errorf("reserve: got position %s, want main:2", got)
+	}
+	if left := time.Until(first.ExpiresAt); left > 91*time.Second {
+		t.Errorf("reserve: got a deadline in %s, want 91s at most", left)
+	}
+	f.WantStock(t, "shirt", 1)
 
-	order, err := s.Confirm(s.ctx, Confirm{HoldID: first.HoldID, PaymentRef: "pay-1"})
+	order, err := f.Confirm(f.Ctx, Confirm{HoldID: first.HoldID, PaymentRef: "pay-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Confirmation{
-		OrderID: "ord_" + first.HoldID, HoldID: first.HoldID, SKU: "shirt", Qty: 2, UserID: "ann", PaymentRef: "pay-1",
-		Position: events.Position{Pool: "main", Seq: 3},
+	wantOrder := Confirmation{
+		OrderID:    "ord_" + first.HoldID,
+		HoldID:     first.HoldID,
+		SKU:        "shirt",
+		Qty:        2,
+		UserID:     "ann",
+		PaymentRef: "pay-1",
+		Position:   events.Position{Pool: "main", Seq: 3},
 	}
-	if order != want {
-		t.Errorf("confirm: got %+v, want %+v", order, want)
+	if order != wantOrder {
+		t.Errorf("confirm: got %+v, want %+v", order, wantOrder)
 	}
 
-	second := s.hold("shirt", 1)
-	ended, err := s.Cancel(s.ctx, Cancel{HoldID: second})
+	second := f.hold("shirt", 1)
+	cancellation, err := f.Cancel(f.Ctx, Cancel{HoldID: second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ended.Status != HoldCancelled || ended.Qty != 1 || ended.Position.Seq != 5 || ended.Replayed {
-		t.Errorf("cancel: got %+v", ended)
+	wantCancellation := Cancellation{
+		HoldID:   second,
+		SKU:      "shirt",
+		Qty:      1,
+		UserID:   "ann",
+		Status:   HoldCancelled,
+		Position: events.Position{Pool: "main", Seq: 5},
 	}
-	s.wantStock(t, "shirt", 1)
+	if cancellation != wantCancellation {
+		t.Errorf("cancel: got %+v, want %+v", cancellation, wantCancellation)
+	}
+	f.WantStock(t, "shirt", 1)
 
-	log := s.log()
+	if got := f.Operator.ZCard(f.Ctx, f.Pool.DueKey()).Val(); got != 0 {
+		t.Errorf("holds:due has %d holds, want 0: both have ended", got)
+	}
+	log := f.Log()
 	if len(log) != 5 {
 		t.Fatalf("the log has %d events, want 5", len(log))
 	}
-	created, isCreated := log[1].event.(*events.HoldCreated)
-	if !isCreated || *created != (events.HoldCreated{HoldID: first.HoldID, SKU: "shirt", Qty: 2, UserID: "ann", TTLMs: 90_000, IdempotencyKey: "k1"}) {
-		t.Errorf("event 2: got %+v", log[1].event)
-	}
-	cancelledEvent, isCancelled := log[4].event.(*events.HoldCancelled)
-	if !isCancelled || *cancelledEvent != (events.HoldCancelled{HoldID: second, SKU: "shirt", Qty: 1, UserID: "ann", Reason: "requested"}) {
-		t.Errorf("event 5: got %+v", log[4].event)
-	}
-	if live := s.operator.ZCard(s.ctx, s.pool.DueKey()).Val(); live != 0 {
-		t.Errorf("holds:due has %d holds, want none: both have ended", live)
+	wantEvent(t, log[1], &events.HoldCreated{
+		HoldID:         first.HoldID,
+		SKU:            "shirt",
+		Qty:            2,
+		UserID:         "ann",
+		TTLMs:          90_000,
+		IdempotencyKey: "k1",
+	})
+	wantEvent(t, log[4], &events.HoldCancelled{
+		HoldID: second,
+		SKU:    "shirt",
+		Qty:    1,
+		UserID: "ann",
+		Reason: "requested",
+	})
+}
+
+func wantEvent(t *testing.T, got commandstest.Logged, want events.Event) {
+	t.Helper()
+	if !reflect.DeepEqual(got.Event, want) {
+		t.Errorf("event %d: got %+v, want %+v", got.Seq, got.Event, want)
 	}
 }
 
-// TestRepeats holds that the same command again gives the same answer, and adds nothing, however the hold has ended.
-func TestRepeats(t *testing.T) {
+// TestRepeatedReservationReturnsTheSameHold checks that a reservation that comes again is answered with the
+// hold of the first, in the state it has by then, and changes nothing.
+func TestRepeatedReservationReturnsTheSameHold(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 10)
-	request := s.request("shirt", 2)
-	first, err := s.Reserve(s.ctx, request)
+	f := openFixture(t)
+	f.stock("shirt", 10)
+	request := f.request("shirt", 2)
+	first, err := f.Reserve(f.Ctx, request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	steps := []struct {
-		name   string
-		do     func() error
-		status HoldStatus
-	}{
-		{"active", func() error { return nil }, HoldActive},
-		{"confirmed", func() error {
-			return ignore(s.Confirm(s.ctx, Confirm{HoldID: first.HoldID, PaymentRef: "p"}))
-		}, HoldConfirmed},
-	}
-	for _, step := range steps {
-		if err := step.do(); err != nil {
-			t.Fatal(err)
+	wantRepeatIn := func(status HoldStatus) {
+		t.Helper()
+		before := f.Dump()
+		again, err := f.Reserve(f.Ctx, request)
+		if err != nil {
+			t.Fatalf("reserve again while %s: %v", status, err)
 		}
-		before := s.dump()
-		again, err := s.Reserve(s.ctx, request)
-		if err != nil || again.HoldID != first.HoldID || !again.Replayed || again.Status != step.status ||
-			again.Position != first.Position || !again.ExpiresAt.Equal(first.ExpiresAt) {
-			t.Errorf("%s, reserve again: got %+v (%v), want the hold %+v", step.name, again, err, first)
+		if again.HoldID != first.HoldID {
+			t.Errorf("reserve again while %s: got hold %s, want %s", status, again.HoldID, first.HoldID)
 		}
-		s.wantUnchanged(t, before)
-	}
-
-	before := s.dump()
-	order, err := s.Confirm(s.ctx, Confirm{HoldID: first.HoldID, PaymentRef: "p"})
-	if err != nil || !order.Replayed || order.Position.Seq != 3 {
-		t.Errorf("confirm again: got %+v (%v), want the same order, replayed, at seq 3", order, err)
-	}
-	s.wantUnchanged(t, before)
-
-	cancelledHold := s.hold("shirt", 1)
-	for i, replayed := range []bool{false, true} {
-		c, err := s.Cancel(s.ctx, Cancel{HoldID: cancelledHold})
-		if err != nil || c.Replayed != replayed || c.Position.Seq != 5 {
-			t.Errorf("cancel, time %d: got %+v (%v), want seq 5, replayed %t", i+1, c, err, replayed)
+		if !again.Replayed {
+			t.Errorf("reserve again while %s: got Replayed false, want true", status)
 		}
-	}
-
-	due := s.hold("shirt", 1)
-	s.makeDue(due)
-	for i, replayed := range []bool{false, true} {
-		c, err := s.Cancel(s.ctx, Cancel{HoldID: due, Expired: true})
-		if err != nil || c.Status != HoldExpired || c.Replayed != replayed {
-			t.Errorf("expire, time %d: got %+v (%v), want EXPIRED, replayed %t", i+1, c, err, replayed)
+		if again.Status != status {
+			t.Errorf("reserve again: got status %s, want %s", again.Status, status)
 		}
-	}
-
-	adjust := AdjustStock{SKU: "shirt", Delta: 5, Reason: "found", IdempotencyKey: "adj"}
-	for i, replayed := range []bool{false, true} {
-		a, err := s.AdjustStock(s.ctx, adjust)
-		if err != nil || a.Available != 13 || a.Replayed != replayed {
-			t.Errorf("adjust, time %d: got %+v (%v), want 13 available, replayed %t", i+1, a, err, replayed)
+		if again.Position != first.Position {
+			t.Errorf("reserve again while %s: got position %s, want %s", status, again.Position, first.Position)
 		}
+		if !again.ExpiresAt.Equal(first.ExpiresAt) {
+			t.Errorf("reserve again while %s: got deadline %s, want %s", status, again.ExpiresAt, first.ExpiresAt)
+		}
+		f.WantUnchanged(t, before)
 	}
-	s.wantStock(t, "shirt", 13)
+	wantRepeatIn(HoldActive)
+	if err := f.confirm(first.HoldID, "p"); err != nil {
+		t.Fatal(err)
+	}
+	wantRepeatIn(HoldConfirmed)
 }
 
-// TestStockTypedByHand holds that SET, INCRBY and DEL in redis-cli are recorded as events before the next decision.
-func TestStockTypedByHand(t *testing.T) {
+// TestRepeatedConfirmationReturnsTheSameOrder checks that a confirmation that comes again is answered with
+// the same order and changes nothing.
+func TestRepeatedConfirmationReturnsTheSameOrder(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.typed("SET", "stock:shirt", 3)
-	if available, err := s.Available(s.ctx, "shirt"); err == nil {
-		if available != 3 {
-			t.Errorf("available: got %d, want 3", available)
+	f := openFixture(t)
+	f.stock("shirt", 10)
+	confirm := Confirm{HoldID: f.hold("shirt", 2), PaymentRef: "p"}
+	first, err := f.Confirm(f.Ctx, confirm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Position.Seq != 3 {
+		t.Errorf("confirm: got seq %d, want 3", first.Position.Seq)
+	}
+	before := f.Dump()
+	again, err := f.Confirm(f.Ctx, confirm)
+	if err != nil {
+		t.Fatalf("confirm again: %v", err)
+	}
+	want := first
+	want.Replayed = true
+	if again != want {
+		t.Errorf("confirm again: got %+v, want %+v", again, want)
+	}
+	f.WantUnchanged(t, before)
+}
+
+// TestRepeatedCancellationReturnsTheSameAnswer checks that a cancellation that comes again, at the shopper's
+// request or because of the deadline, is answered as the first and changes nothing.
+func TestRepeatedCancellationReturnsTheSameAnswer(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 10)
+	cancelled := f.hold("shirt", 1)
+	due := f.hold("shirt", 1)
+	f.MakeDue(due)
+	tests := []struct {
+		command Cancel
+		status  HoldStatus
+		seq     int64
+	}{
+		{Cancel{HoldID: cancelled}, HoldCancelled, 4},
+		{Cancel{HoldID: due, Expired: true}, HoldExpired, 5},
+	}
+	for _, test := range tests {
+		want := Cancellation{
+			HoldID:   test.command.HoldID,
+			SKU:      "shirt",
+			Qty:      1,
+			UserID:   "ann",
+			Status:   test.status,
+			Position: events.Position{Pool: "main", Seq: test.seq},
 		}
-	} else {
+		first, err := f.Cancel(f.Ctx, test.command)
+		if err != nil {
+			t.Fatalf("end as %s: %v", test.status, err)
+		}
+		if first != want {
+			t.Errorf("end as %s: got %+v, want %+v", test.status, first, want)
+		}
+		before := f.Dump()
+		again, err := f.Cancel(f.Ctx, test.command)
+		if err != nil {
+			t.Fatalf("end as %s again: %v", test.status, err)
+		}
+		want.Replayed = true
+		if again != want {
+			t.Errorf("end as %s again: got %+v, want %+v", test.status, again, want)
+		}
+		f.WantUnchanged(t, before)
+	}
+	f.WantStock(t, "shirt", 10)
+}
+
+// TestRepeatedAdjustmentReturnsTheSameStock checks that an adjustment that comes again is answered as the
+// first and changes nothing.
+func TestRepeatedAdjustmentReturnsTheSameStock(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 8)
+	adjustment := f.adjustment("shirt", 5)
+	want := Adjustment{
+		SKU:       "shirt",
+		Available: 13,
+		Position:  events.Position{Pool: "main", Seq: 2},
+	}
+	first, err := f.AdjustStock(f.Ctx, adjustment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != want {
+		t.Errorf("adjust: got %+v, want %+v", first, want)
+	}
+	before := f.Dump()
+	again, err := f.AdjustStock(f.Ctx, adjustment)
+	if err != nil {
+		t.Fatalf("adjust again: %v", err)
+	}
+	want.Replayed = true
+	if again != want {
+		t.Errorf("adjust again: got %+v, want %+v", again, want)
+	}
+	f.WantUnchanged(t, before)
+	f.WantStock(t, "shirt", 13)
+}
+
+// TestStockChangedByHandIsRecordedBeforeTheNextDecision checks that SET, INCRBY and DEL of a stock counter
+// in redis-cli are recorded as STOCK_ADJUSTED events with the reason "external", by decisions and by
+// refusals.
+func TestStockChangedByHandIsRecordedBeforeTheNextDecision(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.RedisCommand("SET", "stock:shirt", 3)
+	available, err := f.Available(f.Ctx, "shirt")
+	if err != nil {
 		t.Error(err)
 	}
-	s.hold("shirt", 1) // 3 recorded, 2 left
-	s.typed("SET", "stock:shirt", 1)
-	_, err := s.Reserve(s.ctx, s.request("shirt", 2)) // a refusal records as well
+	if available != 3 {
+		t.Errorf("available: got %d, want 3", available)
+	}
+	f.hold("shirt", 1) // records 3, leaves 2
+	f.RedisCommand("SET", "stock:shirt", 1)
+	_, err = f.Reserve(f.Ctx, f.request("shirt", 2)) // is refused, and records -1
 	wantRefusal(t, err, ErrSoldOut)
-	s.typed("INCRBY", "stock:shirt", 4)
-	s.hold("shirt", 5)
-	s.typed("SET", "stock:shirt", 2)
-	s.typed("DEL", "stock:shirt") // as good as 0
-	_, err = s.Reserve(s.ctx, s.request("shirt", 1))
+	f.RedisCommand("INCRBY", "stock:shirt", 4)
+	f.hold("shirt", 5) // records 4, leaves 0
+	f.RedisCommand("SET", "stock:shirt", 2)
+	f.RedisCommand("DEL", "stock:shirt") // counts as 0, so there is no change to record
+	_, err = f.Reserve(f.Ctx, f.request("shirt", 1))
 	wantRefusal(t, err, ErrSoldOut)
 
 	var deltas []int64
-	for _, e := range s.log() {
-		if adjusted, ok := e.event.(*events.StockAdjusted); ok {
-			if adjusted.Reason != events.ReasonExternal || adjusted.SKU != "shirt" {
-				t.Errorf("event %d: got %+v, want the reason external", e.seq, adjusted)
-			}
-			deltas = append(deltas, adjusted.Delta)
+	for _, logged := range f.Log() {
+		adjusted, isAdjusted := logged.Event.(*events.StockAdjusted)
+		if !isAdjusted {
+			continue
+		}
+		if adjusted.Reason != events.ReasonExternal {
+			t.Errorf("event %d: got reason %s, want %s", logged.Seq, adjusted.Reason, events.ReasonExternal)
+		}
+		if adjusted.SKU != "shirt" {
+			t.Errorf("event %d: got SKU %s, want shirt", logged.Seq, adjusted.SKU)
+		}
+		deltas = append(deltas, adjusted.Delta)
+	}
+	if want := []int64{3, -1, 4}; !slices.Equal(deltas, want) {
+		t.Errorf("recorded changes: got %v, want %v", deltas, want)
+	}
+}
+
+// TestMetadataOfACommandIsAttachedToItsEvent checks that every command's Metadata is in its stream entry.
+func TestMetadataOfACommandIsAttachedToItsEvent(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 2)
+	metadata := map[string]string{"correlation_id": "req-1"}
+	wantMetadata := func(command string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+		entries, err := f.Operator.XRevRangeN(f.Ctx, f.Pool.StreamKey(), "+", "-", 1).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(entries) != 1 {
+			t.Fatalf("%s: got %d entries, want 1", command, len(entries))
+		}
+		const want = `{"correlation_id":"req-1"}`
+		if got := entries[0].Values["metadata"]; got != want {
+			t.Errorf("%s: got metadata %v, want %s", command, got, want)
 		}
 	}
-	if len(deltas) != 3 || deltas[0] != 3 || deltas[1] != -1 || deltas[2] != 4 {
-		t.Errorf("recorded: got %v, want [3 -1 4]", deltas)
-	}
+	request := f.request("shirt", 1)
+	request.Metadata = metadata
+	reservation, err := f.Reserve(f.Ctx, request)
+	wantMetadata("reserve", err)
+	_, err = f.Confirm(f.Ctx, Confirm{HoldID: reservation.HoldID, PaymentRef: "p", Metadata: metadata})
+	wantMetadata("confirm", err)
+	_, err = f.Cancel(f.Ctx, Cancel{HoldID: f.hold("shirt", 1), Metadata: metadata})
+	wantMetadata("cancel", err)
+	adjustment := f.adjustment("shirt", 1)
+	adjustment.Metadata = metadata
+	_, err = f.AdjustStock(f.Ctx, adjustment)
+	wantMetadata("adjust", err)
 }
 
-// TestMetadata holds that what a caller attaches travels with the event.
-func TestMetadata(t *testing.T) {
+// TestRedisKeepsLiveHoldsForeverAndEndedOnesForADay checks when Redis drops a hold and an idempotency key.
+func TestRedisKeepsLiveHoldsForeverAndEndedOnesForADay(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 1)
-	ctx := WithMetadata(s.ctx, map[string]string{"correlation_id": "req-1"})
-	if _, err := s.Reserve(ctx, s.request("shirt", 1)); err != nil {
-		t.Fatal(err)
-	}
-	entries, err := s.operator.XRevRangeN(s.ctx, s.pool.StreamKey(), "+", "-", 1).Result()
-	if err != nil || len(entries) != 1 || entries[0].Values["metadata"] != `{"correlation_id":"req-1"}` {
-		t.Errorf("got %v (%v), want the metadata", entries, err)
-	}
-}
-
-// TestMemory holds how long Redis remembers: keys and ended holds for a while, live holds until they end.
-func TestMemory(t *testing.T) {
-	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 3)
-	request := s.request("shirt", 1)
-	r, err := s.Reserve(s.ctx, request)
+	f := openFixture(t)
+	f.stock("shirt", 3)
+	request := f.request("shirt", 1)
+	reservation, err := f.Reserve(f.Ctx, request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ttl := func(key string) time.Duration { return s.operator.PTTL(s.ctx, key).Val() }
-	if got := ttl(s.pool.HoldKey(r.HoldID)); got != -1 {
-		t.Errorf("a live hold is forgotten after %s, want never: its units would be lost", got)
+	holdKey := f.Pool.HoldKey(reservation.HoldID)
+	if got := f.Operator.PTTL(f.Ctx, holdKey).Val(); got != -1 {
+		t.Errorf("a live hold: got dropped after %s, want never: its units would be lost", got)
 	}
-	if got := ttl(s.pool.IdempotencyKey(request.IdempotencyKey)); got < 23*time.Hour || got > 24*time.Hour {
-		t.Errorf("a key is forgotten after %s, want 24h", got)
-	}
-	if _, err := s.Cancel(s.ctx, Cancel{HoldID: r.HoldID}); err != nil {
+	wantKeptForADay(t, f, f.Pool.IdempotencyKey(request.IdempotencyKey))
+	if err := f.cancel(reservation.HoldID); err != nil {
 		t.Fatal(err)
 	}
-	if got := ttl(s.pool.HoldKey(r.HoldID)); got < 23*time.Hour || got > 24*time.Hour {
-		t.Errorf("an ended hold is forgotten after %s, want 24h", got)
+	wantKeptForADay(t, f, holdKey)
+}
+
+func wantKeptForADay(t *testing.T, f *fixture, key string) {
+	t.Helper()
+	got := f.Operator.PTTL(f.Ctx, key).Val()
+	if got < 23*time.Hour || got > 24*time.Hour {
+		t.Errorf("%s: got dropped after %s, want 24h", key, got)
 	}
 }

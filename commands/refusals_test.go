@@ -8,289 +8,449 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// refusalCases has every way in which a script says no. Each runs in a shop that has 3 units of "shirt", of which hold
-// h1 holds one.
-var refusalCases = []struct {
+// refusalCase is one way in which a command is refused. It runs on a fixture with 3 shirts, one of which
+// the hold with the id h1 has. That hold was made with the idempotency key "first".
+type refusalCase struct {
 	name    string
+	arrange func(f *fixture, h1 string) // may be nil
+	command func(f *fixture, h1 string) error
 	want    *Error
-	arrange func(s *shop, h1 string)
-	act     func(s *shop, h1 string) error
-	// available is what the refusal says there is; -1 where it says nothing.
-	available int64
-}{
-	{"reserve more than there is", ErrSoldOut, nil, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 3)))
-	}, 2},
-	{"reserve an unknown SKU", ErrUnknownSKU, nil, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("nobody-stocked-it", 1)))
-	}, -1},
-	{"reserve with the key of another request", ErrIdempotencyMismatch, nil, func(s *shop, _ string) error {
-		request := s.request("shirt", 2)
-		request.IdempotencyKey = "first"
-		return ignore(s.Reserve(s.ctx, request))
-	}, -1},
-	{"reserve with the key of an adjustment", ErrIdempotencyMismatch, func(s *shop, _ string) {
-		_, err := s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: 1, Reason: "found", IdempotencyKey: "adjusted"})
-		if err != nil {
-			s.t.Fatal(err)
-		}
-	}, func(s *shop, _ string) error {
-		request := s.request("shirt", 1)
-		request.IdempotencyKey = "adjusted"
-		return ignore(s.Reserve(s.ctx, request))
-	}, -1},
-	{"reserve with a key that was overwritten by hand", ErrIdempotencyMismatch, func(s *shop, _ string) { s.typed("SET", s.pool.IdempotencyKey("first"), "mine") }, func(s *shop, _ string) error {
-		request := s.request("shirt", 1)
-		request.IdempotencyKey = "first"
-		return ignore(s.Reserve(s.ctx, request))
-	}, -1},
-	{"take away more than there is", ErrInsufficientStock, nil, func(s *shop, _ string) error {
-		return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: -3, Reason: "broken", IdempotencyKey: s.key()}))
-	}, 2},
-	{"take away from an unknown SKU", ErrUnknownSKU, nil, func(s *shop, _ string) error {
-		return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "sock", Delta: -1, Reason: "broken", IdempotencyKey: s.key()}))
-	}, -1},
-	{"add beyond the limit", ErrStockLimit, nil, func(s *shop, _ string) error {
-		return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: DeltaMax, Reason: "dream", IdempotencyKey: s.key()}))
-	}, 2},
-	{"confirm an unknown hold", ErrUnknownHold, nil, func(s *shop, _ string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: "none", PaymentRef: "p1"}))
-	}, -1},
-	{"confirm again with another payment", ErrHoldConfirmed, confirmed, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p2"}))
-	}, -1},
-	{"confirm what was cancelled", ErrHoldCancelled, cancelled, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"confirm after the deadline, before the saga", ErrHoldExpired, due, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"confirm after the saga", ErrHoldExpired, expired, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"cancel an unknown hold", ErrUnknownHold, nil, func(s *shop, _ string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: "none"}))
-	}, -1},
-	{"cancel what is an order", ErrHoldConfirmed, confirmed, func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
-	}, -1},
-	{"cancel after the deadline, before the saga", ErrHoldExpired, due, func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
-	}, -1},
-	{"expire what is an order", ErrHoldConfirmed, confirmed, func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1, Expired: true}))
-	}, -1},
-	{"expire what was cancelled", ErrHoldCancelled, cancelled, func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1, Expired: true}))
-	}, -1},
-	{"expire too early", ErrNotDue, nil, func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1, Expired: true}))
-	}, -1},
-	{"cancel with an event for another SKU", errHoldChanged, nil, func(s *shop, h1 string) error {
-		return s.decide(s.ctx, events.NewID(), &events.HoldCancelled{HoldID: h1, SKU: "coat", Qty: 1}, &decision{
-			rule: ruleCancel, args: []string{"coat", h1, "CANCELLED", "1000"}, keys: []string{s.pool.StockKey("coat"), s.pool.HoldKey(h1)},
-		})
-	}, -1},
-	{"a counter that is no number", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "stock:shirt", "three") }, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
-	}, -1},
-	{"a counter below zero", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "stock:shirt", "-1") }, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
-	}, -1},
-	{"a counter that is a list", ErrStateInvalid, func(s *shop, _ string) { s.typed("DEL", "stock:shirt"); s.typed("RPUSH", "stock:shirt", 3) }, func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
-	}, -1},
-	{"adjust a counter that is no number", ErrStateInvalid, func(s *shop, _ string) { s.typed("SET", "stock:shirt", "1.5") }, func(s *shop, _ string) error {
-		return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "shirt", Delta: 1, Reason: "found", IdempotencyKey: s.key()}))
-	}, -1},
-	{"a hold that is a string", ErrStateInvalid, func(s *shop, h1 string) { s.typed("SET", s.pool.HoldKey(h1), "mine") }, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"a hold without a deadline", ErrStateInvalid, func(s *shop, h1 string) { s.typed("HDEL", s.pool.HoldKey(h1), "expires_at") }, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"a hold of no state that there is", ErrStateInvalid, inHold("state", "PAID"), func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"cancel a hold of no state that there is", ErrStateInvalid, inHold("state", "active"), func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
-	}, -1},
-	{"a hold of half a unit", ErrStateInvalid, inHold("qty", "1.5"), func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
-	}, -1},
-	{"a hold of units and a space", ErrStateInvalid, inHold("qty", "1 "), func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
-	{"a hold whose deadline has a space", ErrStateInvalid, inHold("expires_at", "99999999999999 "), func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1, Expired: true}))
-	}, -1},
-	{"a hold that ended nowhere", ErrStateInvalid, inHold("state", "CANCELLED"), func(s *shop, h1 string) error {
-		return ignore(s.Cancel(s.ctx, Cancel{HoldID: h1}))
-	}, -1},
-	{"a due set that is none", ErrUnavailable, func(s *shop, _ string) { s.typed("SET", "holds:due", "x") }, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
-	}, -1},
-	{"a stream that is none", ErrUnavailable, func(s *shop, _ string) { s.typed("SET", "inventory.events", "x") }, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
-	}, -1},
-	{"an emptied Redis", ErrNotReady, func(s *shop, _ string) { s.typed("FLUSHALL"); s.typed("SET", "stock:shirt", 3) }, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
-	}, -1},
-	{"a Redis that fell behind", ErrStale, func(s *shop, _ string) { s.typed("HINCRBY", "inventory.meta", "seq", -1) }, func(s *shop, _ string) error {
-		return ignore(s.Reserve(s.ctx, s.request("shirt", 1)))
-	}, -1},
-	{"a Redis of an older epoch", ErrStale, func(s *shop, _ string) { s.fence.saw(2, 1) }, func(s *shop, h1 string) error {
-		return ignore(s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}))
-	}, -1},
+	// wantAvailable is the number of available units that the refusal must report. It is not checked if 0.
+	wantAvailable int64
 }
 
-// inHold types a value into a field of the hold.
-func inHold(field, value string) func(s *shop, h1 string) {
-	return func(s *shop, h1 string) { s.typed("HSET", s.pool.HoldKey(h1), field, value) }
-}
-
-func confirmed(s *shop, h1 string) {
-	if _, err := s.Confirm(s.ctx, Confirm{HoldID: h1, PaymentRef: "p1"}); err != nil {
-		s.t.Fatal(err)
+// reserveShirts returns a command that reserves shirts with a new idempotency key.
+func reserveShirts(qty int64) func(*fixture, string) error {
+	return func(f *fixture, _ string) error {
+		return ignore(f.Reserve(f.Ctx, f.request("shirt", qty)))
 	}
 }
 
-func cancelled(s *shop, h1 string) {
-	if _, err := s.Cancel(s.ctx, Cancel{HoldID: h1}); err != nil {
-		s.t.Fatal(err)
+// reserveWithKey returns a command that reserves shirts with the idempotency key given.
+func reserveWithKey(key string, qty int64) func(*fixture, string) error {
+	return func(f *fixture, _ string) error {
+		request := f.request("shirt", qty)
+		request.IdempotencyKey = key
+		return ignore(f.Reserve(f.Ctx, request))
 	}
 }
 
-func due(s *shop, h1 string) { s.makeDue(h1) }
-
-func expired(s *shop, h1 string) {
-	s.makeDue(h1)
-	if _, err := s.Cancel(s.ctx, Cancel{HoldID: h1, Expired: true}); err != nil {
-		s.t.Fatal(err)
+// adjust returns a command that adjusts a SKU's stock.
+func adjust(sku string, delta int64) func(*fixture, string) error {
+	return func(f *fixture, _ string) error {
+		return ignore(f.AdjustStock(f.Ctx, f.adjustment(sku, delta)))
 	}
 }
 
-// TestRefusals holds that every refusal is its own typed error, and leaves every key of Redis as it was.
-func TestRefusals(t *testing.T) {
+// confirm confirms the hold.
+func confirm(f *fixture, h1 string) error { return f.confirm(h1, "p1") }
+
+// cancel cancels the hold at the shopper's request.
+func cancel(f *fixture, h1 string) error { return f.cancel(h1) }
+
+// expire cancels the hold because of its deadline.
+func expire(f *fixture, h1 string) error { return f.expire(h1) }
+
+// makeConfirmed confirms the hold.
+func makeConfirmed(f *fixture, h1 string) {
+	if err := f.confirm(h1, "p1"); err != nil {
+		f.T.Fatal(err)
+	}
+}
+
+// makeCancelled cancels the hold at the shopper's request.
+func makeCancelled(f *fixture, h1 string) {
+	if err := f.cancel(h1); err != nil {
+		f.T.Fatal(err)
+	}
+}
+
+// makeDue moves the hold's deadline into the past.
+func makeDue(f *fixture, h1 string) { f.MakeDue(h1) }
+
+// makeExpired moves the hold's deadline into the past and cancels the hold because of it.
+func makeExpired(f *fixture, h1 string) {
+	f.MakeDue(h1)
+	if err := f.expire(h1); err != nil {
+		f.T.Fatal(err)
+	}
+}
+
+// redisCommand sends a command as an operator would in redis-cli.
+func redisCommand(args ...any) func(*fixture, string) {
+	return func(f *fixture, _ string) { f.RedisCommand(args...) }
+}
+
+// setHoldField sets a field of the hold by hand.
+func setHoldField(field, value string) func(*fixture, string) {
+	return func(f *fixture, h1 string) { f.RedisCommand("HSET", f.Pool.HoldKey(h1), field, value) }
+}
+
+// refusalCases has every way in which the script refuses a command.
+var refusalCases = []refusalCase{
+	{
+		name:          "reserve more than is available",
+		command:       reserveShirts(3),
+		want:          ErrSoldOut,
+		wantAvailable: 2,
+	},
+	{
+		name: "reserve an unknown SKU",
+		command: func(f *fixture, _ string) error {
+			return ignore(f.Reserve(f.Ctx, f.request("never-stocked", 1)))
+		},
+		want: ErrUnknownSKU,
+	},
+	{
+		name:    "reserve with the key of another reservation",
+		command: reserveWithKey("first", 2),
+		want:    ErrIdempotencyMismatch,
+	},
+	{
+		name: "reserve with the key of an adjustment",
+		arrange: func(f *fixture, _ string) {
+			adjustment := f.adjustment("shirt", 1)
+			adjustment.IdempotencyKey = "adjusted"
+			if _, err := f.AdjustStock(f.Ctx, adjustment); err != nil {
+				f.T.Fatal(err)
+			}
+		},
+		command: reserveWithKey("adjusted", 1),
+		want:    ErrIdempotencyMismatch,
+	},
+	{
+		name: "reserve with a key that was overwritten by hand",
+		arrange: func(f *fixture, _ string) {
+			f.RedisCommand("SET", f.Pool.IdempotencyKey("first"), "a text")
+		},
+		command: reserveWithKey("first", 1),
+		want:    ErrIdempotencyMismatch,
+	},
+	{
+		name:          "take away more than is available",
+		command:       adjust("shirt", -3),
+		want:          ErrInsufficientStock,
+		wantAvailable: 2,
+	},
+	{
+		name:    "take away from an unknown SKU",
+		command: adjust("sock", -1),
+		want:    ErrUnknownSKU,
+	},
+	{
+		name:          "add beyond the limit",
+		command:       adjust("shirt", DeltaMax),
+		want:          ErrStockLimit,
+		wantAvailable: 2,
+	},
+	{
+		name:    "confirm an unknown hold",
+		command: func(f *fixture, _ string) error { return f.confirm("none", "p1") },
+		want:    ErrUnknownHold,
+	},
+	{
+		name:    "confirm again with another payment",
+		arrange: makeConfirmed,
+		command: func(f *fixture, h1 string) error { return f.confirm(h1, "p2") },
+		want:    ErrHoldConfirmed,
+	},
+	{
+		name:    "confirm a cancelled hold",
+		arrange: makeCancelled,
+		command: confirm,
+		want:    ErrHoldCancelled,
+	},
+	{
+		name:    "confirm after the deadline, before the saga",
+		arrange: makeDue,
+		command: confirm,
+		want:    ErrHoldExpired,
+	},
+	{
+		name:    "confirm after the saga",
+		arrange: makeExpired,
+		command: confirm,
+		want:    ErrHoldExpired,
+	},
+	{
+		name:    "cancel an unknown hold",
+		command: func(f *fixture, _ string) error { return f.cancel("none") },
+		want:    ErrUnknownHold,
+	},
+	{
+		name:    "cancel an order",
+		arrange: makeConfirmed,
+		command: cancel,
+		want:    ErrHoldConfirmed,
+	},
+	{
+		name:    "cancel after the deadline, before the saga",
+		arrange: makeDue,
+		command: cancel,
+		want:    ErrHoldExpired,
+	},
+	{
+		name:    "expire an order",
+		arrange: makeConfirmed,
+		command: expire,
+		want:    ErrHoldConfirmed,
+	},
+	{
+		name:    "expire a cancelled hold",
+		arrange: makeCancelled,
+		command: expire,
+		want:    ErrHoldCancelled,
+	},
+	{
+		name:    "expire before the deadline",
+		command: expire,
+		want:    ErrNotDue,
+	},
+	{
+		name: "cancel with an event for another SKU",
+		command: func(f *fixture, h1 string) error {
+			event := &events.HoldCancelled{HoldID: h1, SKU: "coat", Qty: 1}
+			return f.decide(f.Ctx, events.NewID(), event, &decision{
+				rule: ruleCancel,
+				keys: []string{f.Pool.StockKey("coat"), f.Pool.HoldKey(h1)},
+				args: []string{"coat", h1, "CANCELLED", "1000"},
+			})
+		},
+		want: errHoldChanged,
+	},
+	{
+		name:    "reserve from a counter that is not a number",
+		arrange: redisCommand("SET", "stock:shirt", "three"),
+		command: reserveShirts(1),
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "reserve from a counter below zero",
+		arrange: redisCommand("SET", "stock:shirt", "-1"),
+		command: reserveShirts(1),
+		want:    ErrStateInvalid,
+	},
+	{
+		name: "cancel with a counter that is a list",
+		arrange: func(f *fixture, _ string) {
+			f.RedisCommand("DEL", "stock:shirt")
+			f.RedisCommand("RPUSH", "stock:shirt", 3)
+		},
+		command: cancel,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "adjust a counter that is not a whole number",
+		arrange: redisCommand("SET", "stock:shirt", "1.5"),
+		command: adjust("shirt", 1),
+		want:    ErrStateInvalid,
+	},
+	{
+		name: "confirm a hold that is a string",
+		arrange: func(f *fixture, h1 string) {
+			f.RedisCommand("SET", f.Pool.HoldKey(h1), "a text")
+		},
+		command: confirm,
+		want:    ErrStateInvalid,
+	},
+	{
+		name: "confirm a hold without a deadline",
+		arrange: func(f *fixture, h1 string) {
+			f.RedisCommand("HDEL", f.Pool.HoldKey(h1), "expires_at")
+		},
+		command: confirm,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "confirm a hold with an unknown state",
+		arrange: setHoldField("state", "PAID"),
+		command: confirm,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "cancel a hold with a state in lower case",
+		arrange: setHoldField("state", "active"),
+		command: cancel,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "cancel a hold of half a unit",
+		arrange: setHoldField("qty", "1.5"),
+		command: cancel,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "confirm a hold whose qty has a space",
+		arrange: setHoldField("qty", "1 "),
+		command: confirm,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "expire a hold whose deadline has a space",
+		arrange: setHoldField("expires_at", "99999999999999 "),
+		command: expire,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "cancel an ended hold without the seq of its end",
+		arrange: setHoldField("state", "CANCELLED"),
+		command: cancel,
+		want:    ErrStateInvalid,
+	},
+	{
+		name:    "reserve with a due set that is a string",
+		arrange: redisCommand("SET", "holds:due", "x"),
+		command: reserveShirts(1),
+		want:    ErrUnavailable,
+	},
+	{
+		name:    "reserve with a stream that is a string",
+		arrange: redisCommand("SET", "inventory.events", "x"),
+		command: reserveShirts(1),
+		want:    ErrUnavailable,
+	},
+	{
+		name: "reserve on an emptied Redis",
+		arrange: func(f *fixture, _ string) {
+			f.RedisCommand("FLUSHALL")
+			f.RedisCommand("SET", "stock:shirt", 3)
+		},
+		command: reserveShirts(1),
+		want:    ErrNotReady,
+	},
+	{
+		name:    "reserve on a Redis that fell behind",
+		arrange: redisCommand("HINCRBY", "inventory.meta", "seq", -1),
+		command: reserveShirts(1),
+		want:    ErrStale,
+	},
+	{
+		name:    "confirm on a Redis of an earlier epoch",
+		arrange: func(f *fixture, _ string) { f.Gate().Acknowledge(2, 1) },
+		command: confirm,
+		want:    ErrStale,
+	},
+}
+
+// TestRefusedCommandChangesNothing checks that every refusal is a typed error of its own, and that it leaves
+// every key in Redis unchanged.
+func TestRefusedCommandChangesNothing(t *testing.T) {
 	t.Parallel()
 	for _, test := range refusalCases {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := openShop(t)
-			s.stock("shirt", 3)
-			r, err := s.Reserve(s.ctx, Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: "first"})
+			f := openFixture(t)
+			f.stock("shirt", 3)
+			request := f.request("shirt", 1)
+			request.IdempotencyKey = "first"
+			reservation, err := f.Reserve(f.Ctx, request)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if test.arrange != nil {
-				test.arrange(s, r.HoldID)
+				test.arrange(f, reservation.HoldID)
 			}
-			before := s.dump()
-			available := wantRefusal(t, test.act(s, r.HoldID), test.want)
-			s.wantUnchanged(t, before)
-			if test.available >= 0 && available != test.available {
-				t.Errorf("available: got %d, want %d", available, test.available)
+			before := f.Dump()
+			available := wantRefusal(t, test.command(f, reservation.HoldID), test.want)
+			f.WantUnchanged(t, before)
+			if test.wantAvailable != 0 && available != test.wantAvailable {
+				t.Errorf("available: got %d, want %d", available, test.wantAvailable)
 			}
 		})
 	}
 }
 
-// TestEveryRefusalIsTested holds that a new status word comes with a case.
-func TestEveryRefusalIsTested(t *testing.T) {
+// TestEveryRefusalHasACase checks that every status word of a refusal has a case in refusalCases.
+func TestEveryRefusalHasACase(t *testing.T) {
 	t.Parallel()
 	untested := maps.Clone(refusals)
 	for _, test := range refusalCases {
 		delete(untested, test.want.Code)
 	}
 	for status := range untested {
-		t.Errorf("status %s: no case refuses with it", status)
+		t.Errorf("status %s: got no case that is refused with it, want one", status)
 	}
+}
+
+// TestEveryRefusalIsItsOwnTypedError checks that each status word of a refusal maps to an error with the
+// same code, a detail, and an identity by its code.
+func TestEveryRefusalIsItsOwnTypedError(t *testing.T) {
+	t.Parallel()
 	for status, refusal := range refusals {
-		if refusal.Code != status || refusal.Detail == "" {
-			t.Errorf("status %s: maps to the code %q with the detail %q", status, refusal.Code, refusal.Detail)
+		if refusal.Code != status {
+			t.Errorf("status %s: got the code %q, want the status", status, refusal.Code)
+		}
+		if refusal.Detail == "" {
+			t.Errorf("status %s: got no detail, want one", status)
 		}
 		if !errors.Is(refusal, &Error{Code: status}) {
-			t.Errorf("status %s: errors.Is does not know it by its code", status)
+			t.Errorf("status %s: errors.Is got false for an error with the same code, want true", status)
 		}
 	}
 }
 
-// TestUnknownStatus holds that a word which this build does not know is never taken for a success.
-func TestUnknownStatus(t *testing.T) {
+// TestUnknownStatusIsAnError checks that an answer with a status word that this build does not know, or that
+// belongs to a whole batch, is never a success.
+func TestUnknownStatusIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{"HOLD_PAID", "", "OK", statusDecided, statusFailed} {
 		if err := refusal(events.MainPool, answer{status: status, seq: 1}); err == nil {
-			t.Errorf("%q was taken for a success", status)
+			t.Errorf("status %q: got success, want an error", status)
 		}
 	}
 }
 
-// TestDueSetIsPutRight holds that asking for an expiry puts the due set right, whoever has touched it: a hold that is not
-// due stands there by its deadline, and one that ended does not stand there.
-func TestDueSetIsPutRight(t *testing.T) {
+// TestExpireCorrectsTheDueSet checks that an attempt to expire a hold corrects its entry in the due set: a
+// hold that is not due gets its deadline back, and a hold that has ended is removed.
+func TestExpireCorrectsTheDueSet(t *testing.T) {
 	t.Parallel()
-	for name, test := range map[string]struct {
-		arrange func(s *shop, h1 string)
-		stands  bool
+	tests := map[string]struct {
+		arrange func(f *fixture, h1 string)
+		inSet   bool
 	}{
-		"not due":   {func(*shop, string) {}, true},
-		"confirmed": {confirmed, false},
-		"cancelled": {cancelled, false},
-		"expired":   {expired, false},
-	} {
+		"not due":   {func(*fixture, string) {}, true},
+		"confirmed": {makeConfirmed, false},
+		"cancelled": {makeCancelled, false},
+		"expired":   {makeExpired, false},
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := openShop(t)
-			s.stock("shirt", 3)
-			r, err := s.Reserve(s.ctx, s.request("shirt", 1))
-			if err != nil {
-				t.Fatal(err)
+			f := openFixture(t)
+			f.stock("shirt", 3)
+			holdID := f.hold("shirt", 1)
+			deadline := f.Operator.ZScore(f.Ctx, f.Pool.DueKey(), holdID).Val()
+			test.arrange(f, holdID)
+			f.RedisCommand("ZADD", f.Pool.DueKey(), 0, holdID)
+			_ = f.expire(holdID) // its answer is checked elsewhere
+			score, err := f.Operator.ZScore(f.Ctx, f.Pool.DueKey(), holdID).Result()
+			inSet := err == nil
+			if inSet != test.inSet {
+				t.Errorf("in the due set: got %t (%v), want %t", inSet, err, test.inSet)
 			}
-			deadline := s.operator.ZScore(s.ctx, s.pool.DueKey(), r.HoldID).Val()
-			test.arrange(s, r.HoldID)
-			s.typed("ZADD", s.pool.DueKey(), 0, r.HoldID)
-			_ = ignore(s.Cancel(s.ctx, Cancel{HoldID: r.HoldID, Expired: true})) // whatever it answers
-			score, err := s.operator.ZScore(s.ctx, s.pool.DueKey(), r.HoldID).Result()
-			if stands := err == nil; stands != test.stands || stands && score != deadline {
-				t.Errorf("it stands in the due set: %t, at %.0f; want %t, at %.0f", stands, score, test.stands, deadline)
+			if inSet && test.inSet && score != deadline {
+				t.Errorf("deadline in the due set: got %.0f, want %.0f", score, deadline)
 			}
 		})
 	}
 }
 
-// TestStockBeyondTheLimit holds that units which come back from holds may bring a stock above what an adjustment may, and
-// that it goes on selling there.
-func TestStockBeyondTheLimit(t *testing.T) {
+// TestStockAboveTheLimitStaysSellable checks that units that return from a hold may raise a stock above the
+// limit for adjustments, and that the SKU can still be read and reserved then.
+func TestStockAboveTheLimitStaysSellable(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("grain", DeltaMax)
-	r, err := s.Reserve(s.ctx, s.request("grain", QtyMax))
-	if err != nil {
-		t.Fatal(err)
+	f := openFixture(t)
+	f.stock("grain", DeltaMax)
+	holdID := f.hold("grain", QtyMax)
+	f.stock("grain", QtyMax)
+	if err := f.cancel(holdID); err != nil {
+		t.Errorf("cancel above the limit: %v", err)
 	}
-	for _, step := range []func() error{
-		func() error {
-			return ignore(s.AdjustStock(s.ctx, AdjustStock{SKU: "grain", Delta: QtyMax, Reason: "found", IdempotencyKey: s.key()}))
-		},
-		func() error { return ignore(s.Cancel(s.ctx, Cancel{HoldID: r.HoldID})) },
-		func() error { return ignore(s.Reserve(s.ctx, s.request("grain", 1))) },
-		func() error { return ignore(s.Available(s.ctx, "grain")) },
-	} {
-		if err := step(); err != nil {
-			t.Error(err)
-		}
+	if _, err := f.Reserve(f.Ctx, f.request("grain", 1)); err != nil {
+		t.Errorf("reserve above the limit: %v", err)
 	}
-	s.wantStock(t, "grain", DeltaMax+QtyMax-1)
-}
-
-// TestFenceNeverFalls holds that the fence keeps the highest place, whatever order answers come in.
-func TestFenceNeverFalls(t *testing.T) {
-	t.Parallel()
-	var f fence
-	for _, place := range [][2]int64{{1, 5}, {1, 4}, {2, 1}, {1, 9}} {
-		f.saw(place[0], place[1])
+	if _, err := f.Available(f.Ctx, "grain"); err != nil {
+		t.Errorf("read the stock above the limit: %v", err)
 	}
-	if epoch, seq := f.known(); epoch != 2 || seq != 1 {
-		t.Errorf("got epoch %d and seq %d, want 2 and 1", epoch, seq)
-	}
+	f.WantStock(t, "grain", DeltaMax+QtyMax-1)
 }

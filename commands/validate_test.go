@@ -11,28 +11,58 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestValidation holds that a bad command names each of its faults, and never reaches Redis.
-func TestValidation(t *testing.T) {
+// invalidCommand is a command that validation rejects.
+type invalidCommand struct {
+	name   string
+	run    func() error
+	fields string // that have a fault, in order
+}
+
+// TestInvalidCommandNamesEveryFaultAndSparesRedis checks that each invalid command is rejected with a
+// ValidationError that names every field with a fault, and that none of them changes Redis.
+func TestInvalidCommandNamesEveryFaultAndSparesRedis(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	before := s.dump()
-	long := func(n int) string { return strings.Repeat("x", n) }
-	good := Reserve{SKU: "shirt", Qty: 1, UserID: "ann", IdempotencyKey: "k"}
-	reserve := func(change func(*Reserve)) func() error {
-		c := good
-		change(&c)
-		return func() error { return ignore(s.Reserve(s.ctx, c)) }
+	f := openFixture(t)
+	before := f.Dump()
+	var tests []invalidCommand
+	tests = append(tests, invalidReservations(f)...)
+	tests = append(tests, invalidAdjustments(f)...)
+	tests = append(tests, invalidHoldCommands(f)...)
+	for _, test := range tests {
+		var invalid *ValidationError
+		if err := test.run(); !errors.As(err, &invalid) {
+			t.Errorf("%s: got %v, want a ValidationError", test.name, err)
+			continue
+		}
+		var fields []string
+		for _, fault := range invalid.Fields {
+			fields = append(fields, fault.Field)
+			if fault.Message == "" {
+				t.Errorf("%s: got no message for %s, want one", test.name, fault.Field)
+			}
+			if !strings.Contains(invalid.Error(), fault.Message) {
+				t.Errorf("%s: got error %q, want it to contain %q", test.name, invalid, fault.Message)
+			}
+		}
+		if got := strings.Join(fields, " "); got != test.fields {
+			t.Errorf("%s: got faults in %q, want %q", test.name, got, test.fields)
+		}
 	}
-	adjust := func(c AdjustStock) func() error { return func() error { return ignore(s.AdjustStock(s.ctx, c)) } }
-	tests := []struct {
-		name   string
-		do     func() error
-		fields string // that are at fault, in order
-	}{
-		{"all of it empty", func() error { return ignore(s.Reserve(s.ctx, Reserve{})) }, "sku qty user_id idempotency_key"},
+	f.WantUnchanged(t, before)
+}
+
+func invalidReservations(f *fixture) []invalidCommand {
+	reserve := func(change func(*Reserve)) func() error {
+		command := f.request("shirt", 1)
+		change(&command)
+		return func() error { return ignore(f.Reserve(f.Ctx, command)) }
+	}
+	long := func(length int) string { return strings.Repeat("x", length) }
+	return []invalidCommand{
+		{"every field empty", reserve(func(c *Reserve) { *c = Reserve{} }), "sku qty user_id idempotency_key"},
 		{"qty 0", reserve(func(c *Reserve) { c.Qty = 0 }), "qty"},
 		{"qty below 0", reserve(func(c *Reserve) { c.Qty = -1 }), "qty"},
-		{"qty absurd", reserve(func(c *Reserve) { c.Qty = QtyMax + 1 }), "qty"},
+		{"qty too large", reserve(func(c *Reserve) { c.Qty = QtyMax + 1 }), "qty"},
 		{"sku that URLs drop", reserve(func(c *Reserve) { c.SKU = ".." }), "sku"},
 		{"sku with braces", reserve(func(c *Reserve) { c.SKU = "{a}" }), "sku"},
 		{"sku with a slash", reserve(func(c *Reserve) { c.SKU = "a/b" }), "sku"},
@@ -48,77 +78,107 @@ func TestValidation(t *testing.T) {
 		{"ttl too short", reserve(func(c *Reserve) { c.TTL = time.Millisecond }), "ttl_seconds"},
 		{"ttl below 0", reserve(func(c *Reserve) { c.TTL = -time.Second }), "ttl_seconds"},
 		{"ttl too long", reserve(func(c *Reserve) { c.TTL = time.Hour + time.Second }), "ttl_seconds"},
-		{"delta 0", adjust(AdjustStock{SKU: "s", Reason: "r", IdempotencyKey: "k"}), "delta"},
-		{"delta absurd", adjust(AdjustStock{SKU: "s", Delta: DeltaMax + 1, Reason: "r", IdempotencyKey: "k"}), "delta"},
-		{"reason empty", adjust(AdjustStock{SKU: "s", Delta: 1, IdempotencyKey: "k"}), "reason"},
-		{"reason of the system", adjust(AdjustStock{SKU: "s", Delta: 1, Reason: "external", IdempotencyKey: "k"}), "reason"},
-		{"confirm without anything", func() error { return ignore(s.Confirm(s.ctx, Confirm{})) }, "hold_id payment_ref"},
-		{"payment too long", func() error { return ignore(s.Confirm(s.ctx, Confirm{HoldID: "h", PaymentRef: long(129)})) }, "payment_ref"},
-		{"cancel a hold with braces", func() error { return ignore(s.Cancel(s.ctx, Cancel{HoldID: "{h}"})) }, "hold_id"},
-		{"look at a sku with braces", func() error { return ignore(s.Available(s.ctx, "{a}")) }, "sku"},
 	}
-	for _, test := range tests {
-		var invalid *ValidationError
-		if err := test.do(); !errors.As(err, &invalid) {
-			t.Errorf("%s: got %v, want a ValidationError", test.name, err)
-			continue
-		}
-		var fields []string
-		for _, f := range invalid.Fields {
-			fields = append(fields, f.Field)
-			if f.Message == "" || !strings.Contains(invalid.Error(), f.Message) {
-				t.Errorf("%s: %s says %q in %q", test.name, f.Field, f.Message, invalid)
-			}
-		}
-		if got := strings.Join(fields, " "); got != test.fields {
-			t.Errorf("%s: got faults in %q, want %q", test.name, got, test.fields)
-		}
-	}
-	s.wantUnchanged(t, before)
 }
 
-// TestLimitsAreAllowed holds that what the messages promise is taken.
-func TestLimitsAreAllowed(t *testing.T) {
+func invalidAdjustments(f *fixture) []invalidCommand {
+	adjust := func(change func(*AdjustStock)) func() error {
+		command := f.adjustment("shirt", 1)
+		change(&command)
+		return func() error { return ignore(f.AdjustStock(f.Ctx, command)) }
+	}
+	return []invalidCommand{
+		{"delta 0", adjust(func(c *AdjustStock) { c.Delta = 0 }), "delta"},
+		{"delta too large", adjust(func(c *AdjustStock) { c.Delta = DeltaMax + 1 }), "delta"},
+		{"reason empty", adjust(func(c *AdjustStock) { c.Reason = "" }), "reason"},
+		{"reason of the system", adjust(func(c *AdjustStock) { c.Reason = "external" }), "reason"},
+	}
+}
+
+func invalidHoldCommands(f *fixture) []invalidCommand {
+	confirm := func(command Confirm) func() error {
+		return func() error { return ignore(f.Confirm(f.Ctx, command)) }
+	}
+	tooLong := Confirm{HoldID: "h", PaymentRef: strings.Repeat("x", 129)}
+	return []invalidCommand{
+		{"confirm with every field empty", confirm(Confirm{}), "hold_id payment_ref"},
+		{"confirm with a payment too long", confirm(tooLong), "payment_ref"},
+		{"cancel a hold with braces", func() error { return f.cancel("{h}") }, "hold_id"},
+		{"read a sku with braces", func() error { return ignore(f.Available(f.Ctx, "{a}")) }, "sku"},
+	}
+}
+
+// TestValuesAtTheLimitsAreAccepted checks that the longest and largest values that validation allows are
+// accepted by every command.
+func TestValuesAtTheLimitsAreAccepted(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
+	f := openFixture(t)
 	sku := "AZaz09._-:@+=" + strings.Repeat("x", 51)
-	s.stock(sku, DeltaMax)
-	r, err := s.Reserve(s.ctx, Reserve{SKU: sku, Qty: QtyMax, UserID: strings.Repeat("/", 64), TTL: time.Hour, IdempotencyKey: strings.Repeat("k", 128)})
+	f.stock(sku, DeltaMax)
+	reservation, err := f.Reserve(f.Ctx, Reserve{
+		SKU:            sku,
+		Qty:            QtyMax,
+		UserID:         strings.Repeat("/", 64),
+		TTL:            time.Hour,
+		IdempotencyKey: strings.Repeat("k", 128),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Confirm(s.ctx, Confirm{HoldID: r.HoldID, PaymentRef: strings.Repeat("p", 128)}); err != nil {
+	if err := f.confirm(reservation.HoldID, strings.Repeat("p", 128)); err != nil {
 		t.Error(err)
 	}
-	s.wantStock(t, sku, DeltaMax-QtyMax)
-	if log := s.log(); len(log) != 3 {
-		t.Errorf("the log has %d events, want 3", len(log))
-	}
+	f.WantStock(t, sku, DeltaMax-QtyMax)
+	f.wantEventCount(t, 3)
 }
 
-// TestConfig holds that a configuration is refused with all its faults.
-func TestConfig(t *testing.T) {
+// TestDefaultConfigIsValid checks that the defaults pass their own validation.
+func TestDefaultConfigIsValid(t *testing.T) {
 	t.Parallel()
 	if err := DefaultConfig().Validate(); err != nil {
-		t.Errorf("the default: %v", err)
-	}
-	bad := Config{HoldTTL: time.Millisecond, HoldTTLMax: 0, KeepMemory: -1, Timeout: 0}
-	err := bad.Validate()
-	if err == nil || strings.Count(err.Error(), "\n") != 3 {
-		t.Errorf("got %v, want four faults", err)
-	}
-	slow := DefaultConfig()
-	if slow.Timeout = TimeoutMax + 1; slow.Validate() == nil {
-		t.Error("a command may take longer than HTTP's answer")
+		t.Error(err)
 	}
 }
 
-// TestUnboundedClient holds that a client which does not heed deadlines is refused.
-func TestUnboundedClient(t *testing.T) {
+// TestInvalidConfigReportsEveryFault checks that Validate reports all faults at once.
+func TestInvalidConfigReportsEveryFault(t *testing.T) {
+	t.Parallel()
+	invalid := Config{
+		HoldTTL:    time.Millisecond,
+		HoldTTLMax: 0,
+		KeepMemory: -1,
+		Timeout:    0,
+	}
+	err := invalid.Validate()
+	if err == nil {
+		t.Fatal("got no error, want four faults")
+	}
+	if got := 1 + strings.Count(err.Error(), "\n"); got != 4 {
+		t.Errorf("got %d faults (%v), want 4", got, err)
+	}
+}
+
+// TestTimeoutAboveTheMaximumIsInvalid checks that a command may not take longer than an HTTP answer.
+func TestTimeoutAboveTheMaximumIsInvalid(t *testing.T) {
+	t.Parallel()
+	config := DefaultConfig()
+	config.Timeout = TimeoutMax + 1
+	if config.Validate() == nil {
+		t.Errorf("timeout %s: got no error, want one", config.Timeout)
+	}
+}
+
+// TestClientThatIgnoresContextDeadlinesIsRejected checks that NewService requires ContextTimeoutEnabled of
+// its client.
+func TestClientThatIgnoresContextDeadlinesIsRejected(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()
-	if _, err := NewService(events.MainPool, client, DefaultConfig()); err == nil || !strings.Contains(err.Error(), "ContextTimeoutEnabled") {
-		t.Errorf("got %v, want it to name the option", err)
+	_, err := NewService(events.MainPool, client, DefaultConfig())
+	if err == nil {
+		t.Fatal("got no error, want one that names ContextTimeoutEnabled")
+	}
+	if !strings.Contains(err.Error(), "ContextTimeoutEnabled") {
+		t.Errorf("got %v, want it to name ContextTimeoutEnabled", err)
 	}
 }
