@@ -9,8 +9,9 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestEventsThatJournalLacksAreNotOverwritten checks that a Redis without a log head, but with events beyond
-// the journal, is not changed until the journal has all of them, and that no event is lost then.
+// TestEventsThatJournalLacksAreNotOverwritten checks that a Redis without a log head, but
+// with events beyond the journal, is not changed until the journal has all of them, and
+// that no event is lost then.
 func TestEventsThatJournalLacksAreNotOverwritten(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -58,9 +59,9 @@ func TestEventsThatJournalLacksAreNotOverwritten(t *testing.T) {
 	}
 }
 
-// TestForkClosesPoolUntilOperatorDecides checks that a pool whose Redis and journal have different events of
-// one seq takes no commands, that neither log is changed, and that the advice in the error makes the
-// journal's log count.
+// TestForkClosesPoolUntilOperatorDecides checks that a pool whose Redis and journal have
+// different events of one seq takes no commands, that neither log is changed, and that
+// the advice in the error makes the journal's log count.
 func TestForkClosesPoolUntilOperatorDecides(t *testing.T) {
 	t.Parallel()
 	sell := func(f *populatedFixture, uncompared *process, times int) {
@@ -113,7 +114,8 @@ func TestForkClosesPoolUntilOperatorDecides(t *testing.T) {
 	}
 }
 
-// TestRedisBeforeVersion7IsRejected checks that a Redis takes no commands if its version is known and too old.
+// TestRedisBeforeVersion7IsRejected checks that a Redis takes no commands if its version
+// is known and too old.
 func TestRedisBeforeVersion7IsRejected(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{

@@ -18,7 +18,8 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// process is one process of the service: it takes commands, and its recovery opens its gate.
+// process is one process of the service: it takes commands, and its recovery opens its
+// gate.
 type process struct {
 	*commands.Service
 	recovery *Recovery
@@ -40,7 +41,8 @@ func newFixture(t testing.TB, redisArgs ...string) *fixture {
 	return f
 }
 
-// newClosedFixture returns a fixture whose gate is closed, and whose pool was never initialised.
+// newClosedFixture returns a fixture whose gate is closed, and whose pool was never
+// initialised.
 func newClosedFixture(t testing.TB, redisArgs ...string) *fixture {
 	t.Helper()
 	f := &fixture{Store: commandstest.NewStore(t, redisArgs...)}
@@ -48,7 +50,8 @@ func newClosedFixture(t testing.TB, redisArgs ...string) *fixture {
 	return f
 }
 
-// newProcess returns another process on the fixture's Redis and schema. Its gate is closed.
+// newProcess returns another process on the fixture's Redis and schema. Its gate is
+// closed.
 func (f *fixture) newProcess() *process {
 	f.T.Helper()
 	return f.newProcessWithLog(slog.New(slog.DiscardHandler))
@@ -79,8 +82,8 @@ func (f *fixture) newProcessWithLog(log *slog.Logger) *process {
 	}
 }
 
-// newUncomparedProcess returns a process whose gate is open although it compared nothing: no position was
-// acknowledged to it, so it sells in any log that it finds.
+// newUncomparedProcess returns a process whose gate is open although it compared nothing:
+// no position was acknowledged to it, so it sells in any log that it finds.
 func (f *fixture) newUncomparedProcess() *process {
 	f.T.Helper()
 	p := f.newProcess()

@@ -10,8 +10,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// populatedFixture is an open fixture with stock, holds in every state, and the idempotency keys of the
-// commands that made them. The journal has all nine events.
+// populatedFixture is an open fixture with stock, holds in every state, and the
+// idempotency keys of the commands that made them. The journal has all nine events.
 type populatedFixture struct {
 	*fixture
 
@@ -66,7 +66,8 @@ func (f *populatedFixture) mustReserve(request commands.Reserve) string {
 	return reserved.HoldID
 }
 
-// rollBack gives Redis the state that it had after the fifth event, as an older copy of its data would.
+// rollBack gives Redis the state that it had after the fifth event, as an older copy of
+// its data would.
 func (f *populatedFixture) rollBack() {
 	f.T.Helper()
 	entries := f.Operator.XRange(f.Ctx, f.Pool.StreamKey(), "-", "+").Val()
@@ -79,7 +80,8 @@ func (f *populatedFixture) rollBack() {
 	f.RedisCommand("SET", "idem:never", "made up")
 }
 
-// wantRestored checks that Redis has its contents, and that repeated commands get their answers, as before.
+// wantRestored checks that Redis has its contents, and that repeated commands get their
+// answers, as before.
 func (f *populatedFixture) wantRestored(t *testing.T, p *process) {
 	t.Helper()
 	f.WantContents(t, f.contents)
@@ -169,7 +171,8 @@ func (f *populatedFixture) wantEndedHoldsRemembered(t *testing.T, p *process) {
 	}
 }
 
-// wantRemainingTTL checks that a key expires in want, less a minute at most for the time since it was written.
+// wantRemainingTTL checks that a key expires in want, less a minute at most for the time
+// since it was written.
 func (f *populatedFixture) wantRemainingTTL(t *testing.T, key string, want time.Duration) {
 	t.Helper()
 	got := f.Operator.PTTL(f.Ctx, key).Val()
@@ -178,8 +181,8 @@ func (f *populatedFixture) wantRemainingTTL(t *testing.T, key string, want time.
 	}
 }
 
-// wantSalesContinue checks that p sells on, that the expiring hold expires, and that the new events follow
-// the old ones in the log and in the journal.
+// wantSalesContinue checks that p sells on, that the expiring hold expires, and that the
+// new events follow the old ones in the log and in the journal.
 func (f *populatedFixture) wantSalesContinue(t *testing.T, p *process, epoch int64) {
 	t.Helper()
 	must(t, errorOf(p.Confirm(f.Ctx, commands.Confirm{HoldID: f.activeHold, PaymentRef: "p"})))

@@ -12,9 +12,9 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestInterruptedRebuildSellsFromNoPartialState interrupts a rebuild at each of its steps. It checks that the
-// log stays open as it was if no key was changed yet, that nothing is sold otherwise, and that the next
-// reconciliation restores Redis.
+// TestInterruptedRebuildSellsFromNoPartialState interrupts a rebuild at each of its
+// steps. It checks that the log stays open as it was if no key was changed yet, that
+// nothing is sold otherwise, and that the next reconciliation restores Redis.
 func TestInterruptedRebuildSellsFromNoPartialState(t *testing.T) {
 	t.Parallel()
 	losses := map[string]func(*populatedFixture){
@@ -75,8 +75,9 @@ func (f *populatedFixture) interruptRebuild(step string) error {
 	return errorOf(f.newProcess().recovery.Rebuild(ctx, options))
 }
 
-// TestRebuildRepairsHealthyRedisOnlyOnRequest checks that Rebuild changes a Redis that lacks no event only with
-// EvenHealthy, and that it then repairs every key that differs from the journal and keeps unrelated ones.
+// TestRebuildRepairsHealthyRedisOnlyOnRequest checks that Rebuild changes a Redis that
+// lacks no event only with EvenHealthy, and that it then repairs every key that differs
+// from the journal and keeps unrelated ones.
 func TestRebuildRepairsHealthyRedisOnlyOnRequest(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -110,8 +111,9 @@ func TestRebuildRepairsHealthyRedisOnlyOnRequest(t *testing.T) {
 	f.wantSalesContinue(t, f.process, 2)
 }
 
-// TestRebuildWaitsForTheJournal checks that a rebuild opens the log again as it was if the journal does not
-// reach the log's end in time, and that it rebuilds if the journal does.
+// TestRebuildWaitsForTheJournal checks that a rebuild opens the log again as it was if
+// the journal does not reach the log's end in time, and that it rebuilds if the journal
+// does.
 func TestRebuildWaitsForTheJournal(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -148,8 +150,8 @@ func TestRebuildWaitsForTheJournal(t *testing.T) {
 	}
 }
 
-// TestRebuildReopensLogThatTheJournalPassed checks that a rebuild opens the closed log again if the journal
-// ends beyond it.
+// TestRebuildReopensLogThatTheJournalPassed checks that a rebuild opens the closed log
+// again if the journal ends beyond it.
 func TestRebuildReopensLogThatTheJournalPassed(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -172,8 +174,8 @@ func TestRebuildReopensLogThatTheJournalPassed(t *testing.T) {
 	f.WantUnchanged(t, before)
 }
 
-// TestSaleAfterComparisonStopsRebuild checks that a Redis that is behind is not closed if it sold after it was
-// compared, since that sale would be lost.
+// TestSaleAfterComparisonStopsRebuild checks that a Redis that is behind is not closed if
+// it sold after it was compared, since that sale would be lost.
 func TestSaleAfterComparisonStopsRebuild(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -197,7 +199,8 @@ func TestSaleAfterComparisonStopsRebuild(t *testing.T) {
 	wantError(t, "reconcile", f.reconcile(f.process), ErrForked)
 }
 
-// TestRebuildDoesNotInitialiseAPool checks that a rebuild creates no log for a pool that never had one.
+// TestRebuildDoesNotInitialiseAPool checks that a rebuild creates no log for a pool that
+// never had one.
 func TestRebuildDoesNotInitialiseAPool(t *testing.T) {
 	t.Parallel()
 	f := newClosedFixture(t)

@@ -16,8 +16,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// TestClosedGateRefusesEveryCommand checks that nothing is decided before the gate is open, that readiness
-// says so, and that reconciling opens it.
+// TestClosedGateRefusesEveryCommand checks that nothing is decided before the gate is
+// open, that readiness says so, and that reconciling opens it.
 func TestClosedGateRefusesEveryCommand(t *testing.T) {
 	t.Parallel()
 	f := newClosedFixture(t)
@@ -38,7 +38,8 @@ func TestClosedGateRefusesEveryCommand(t *testing.T) {
 	}
 }
 
-// TestNewPoolIsInitialisedOnce checks that several processes that reconcile a new pool at once create one log.
+// TestNewPoolIsInitialisedOnce checks that several processes that reconcile a new pool at
+// once create one log.
 func TestNewPoolIsInitialisedOnce(t *testing.T) {
 	t.Parallel()
 	f := newClosedFixture(t)
@@ -71,8 +72,8 @@ func (f *fixture) setJournalCheckpoint(seq int64) {
 		ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, seq)
 }
 
-// TestReconcileOpensTheGateOnlyIfNoEventIsLost reconciles every difference between Redis and the journal that
-// is possible while no journal runs.
+// TestReconcileOpensTheGateOnlyIfNoEventIsLost reconciles every difference between Redis
+// and the journal that is possible while no journal runs.
 func TestReconcileOpensTheGateOnlyIfNoEventIsLost(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -203,8 +204,9 @@ func TestReconcileOpensTheGateOnlyIfNoEventIsLost(t *testing.T) {
 	}
 }
 
-// TestRolledBackRedisRefusesCommands checks that a process does not sell in a Redis that is older than a
-// position acknowledged to it, nor in an emptied one, and that readiness says so.
+// TestRolledBackRedisRefusesCommands checks that a process does not sell in a Redis that
+// is older than a position acknowledged to it, nor in an emptied one, and that readiness
+// says so.
 func TestRolledBackRedisRefusesCommands(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -222,7 +224,8 @@ func TestRolledBackRedisRefusesCommands(t *testing.T) {
 	}
 }
 
-// TestReconcileFailsWithoutSchema checks that no log is created if there is no journal to compare with.
+// TestReconcileFailsWithoutSchema checks that no log is created if there is no journal to
+// compare with.
 func TestReconcileFailsWithoutSchema(t *testing.T) {
 	t.Parallel()
 	f := &fixture{Store: commandstest.NewStore(t)}
@@ -238,9 +241,10 @@ func TestReconcileFailsWithoutSchema(t *testing.T) {
 	}
 }
 
-// TestCompleteLogOfEarlierEpochIsKept checks that a log with every event of the journal is kept, in a new
-// epoch, although its epoch is not the newest. A process leaves such a log if it dies between raising the
-// epoch and closing the log. It also remains if Redis lost events that were acknowledged but not journaled.
+// TestCompleteLogOfEarlierEpochIsKept checks that a log with every event of the journal
+// is kept, in a new epoch, although its epoch is not the newest. A process leaves such a
+// log if it dies between raising the epoch and closing the log. It also remains if Redis
+// lost events that were acknowledged but not journaled.
 func TestCompleteLogOfEarlierEpochIsKept(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(f *populatedFixture){
@@ -289,7 +293,8 @@ func TestCompleteLogOfEarlierEpochIsKept(t *testing.T) {
 	}
 }
 
-// TestKeepLogRejectsShortenedLog checks that a log that lost an event since it was compared gets no new epoch.
+// TestKeepLogRejectsShortenedLog checks that a log that lost an event since it was
+// compared gets no new epoch.
 func TestKeepLogRejectsShortenedLog(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -308,9 +313,9 @@ func TestKeepLogRejectsShortenedLog(t *testing.T) {
 	}
 }
 
-// TestTrimmedLogOfEarlierEpochIsRestored checks that a log of an earlier epoch is replaced if it ends where
-// the journal does and its stream no longer has the last event: it cannot be compared, and no event of it
-// can be lost.
+// TestTrimmedLogOfEarlierEpochIsRestored checks that a log of an earlier epoch is
+// replaced if it ends where the journal does and its stream no longer has the last event:
+// it cannot be compared, and no event of it can be lost.
 func TestTrimmedLogOfEarlierEpochIsRestored(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -322,8 +327,8 @@ func TestTrimmedLogOfEarlierEpochIsRestored(t *testing.T) {
 	f.wantSalesContinue(t, f.process, 3)
 }
 
-// TestEpochLostInPostgresIsReadFromRedis checks that a Postgres that no longer has the pool's epoch gets it
-// from Redis, so that the next restore does not use an epoch twice.
+// TestEpochLostInPostgresIsReadFromRedis checks that a Postgres that no longer has the
+// pool's epoch gets it from Redis, so that the next restore does not use an epoch twice.
 func TestEpochLostInPostgresIsReadFromRedis(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TestEmptiedRedisAnswersAsBefore checks that an emptied Redis is restored, and that commands are answered as
-// before, by a process that saw the loss and by a new one.
+// TestEmptiedRedisAnswersAsBefore checks that an emptied Redis is restored, and that
+// commands are answered as before, by a process that saw the loss and by a new one.
 func TestEmptiedRedisAnswersAsBefore(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(f *populatedFixture) *process{
@@ -31,7 +31,8 @@ func TestEmptiedRedisAnswersAsBefore(t *testing.T) {
 	}
 }
 
-// TestEachRestoreRaisesTheEpoch checks that a log can be restored repeatedly, in a new epoch each time.
+// TestEachRestoreRaisesTheEpoch checks that a log can be restored repeatedly, in a new
+// epoch each time.
 func TestEachRestoreRaisesTheEpoch(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -43,8 +44,9 @@ func TestEachRestoreRaisesTheEpoch(t *testing.T) {
 	f.wantSalesContinue(t, f.process, 4)
 }
 
-// TestRolledBackRedisIsRestored checks that a Redis with an older copy of its data is restored to the end of
-// the journal, that the journaled events leave its stream, and that foreign entries stay there.
+// TestRolledBackRedisIsRestored checks that a Redis with an older copy of its data is
+// restored to the end of the journal, that the journaled events leave its stream, and
+// that foreign entries stay there.
 func TestRolledBackRedisIsRestored(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -62,8 +64,8 @@ func TestRolledBackRedisIsRestored(t *testing.T) {
 	f.wantSalesContinue(t, f.process, 2)
 }
 
-// TestOneOfSeveralProcessesRestores checks that processes that reconcile an emptied Redis at once restore it
-// once, and that the gates of all of them open.
+// TestOneOfSeveralProcessesRestores checks that processes that reconcile an emptied Redis
+// at once restore it once, and that the gates of all of them open.
 func TestOneOfSeveralProcessesRestores(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -83,8 +85,8 @@ func TestOneOfSeveralProcessesRestores(t *testing.T) {
 	f.wantSalesContinue(t, f.process, 2)
 }
 
-// TestIncompleteJournalIsNotRestoredFrom checks that Redis is neither rebuilt nor restored from a journal that
-// lacks an event, and that no key is changed.
+// TestIncompleteJournalIsNotRestoredFrom checks that Redis is neither rebuilt nor
+// restored from a journal that lacks an event, and that no key is changed.
 func TestIncompleteJournalIsNotRestoredFrom(t *testing.T) {
 	t.Parallel()
 	for _, seq := range []int{1, 5, 9} {

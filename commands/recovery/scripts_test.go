@@ -7,10 +7,11 @@ import (
 	"testing"
 )
 
-// These checks are a copy of those in commands/scripts_test.go, for the scripts of this package.
+// These checks are a copy of those in commands/scripts_test.go, for the scripts of this
+// package.
 
-// TestScriptHeadersAreComplete checks that every script begins with its keys, its arguments, its answers and
-// its invariant, and that it builds no key itself.
+// TestScriptHeadersAreComplete checks that every script begins with its keys, its
+// arguments, its answers and its invariant, and that it builds no key itself.
 func TestScriptHeadersAreComplete(t *testing.T) {
 	t.Parallel()
 	for name, text := range scriptTexts(t) {
@@ -29,8 +30,8 @@ func TestScriptHeadersAreComplete(t *testing.T) {
 	}
 }
 
-// TestStatusWordsAreKnown checks that the scripts answer exactly the status words that Go knows, and that each
-// script's header names those that it answers.
+// TestStatusWordsAreKnown checks that the scripts answer exactly the status words that Go
+// knows, and that each script's header names those that it answers.
 func TestStatusWordsAreKnown(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{

@@ -8,8 +8,9 @@ import (
 	"github.com/stockstream/stockstream/commands"
 )
 
-// TestForgottenKeysAreNotRestored checks that holds and idempotency keys that the scripts would have forgotten
-// by now are not restored, and that a hold whose deadline has passed since is due.
+// TestForgottenKeysAreNotRestored checks that holds and idempotency keys that the scripts
+// would have forgotten by now are not restored, and that a hold whose deadline has passed
+// since is due.
 func TestForgottenKeysAreNotRestored(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -43,8 +44,8 @@ func TestForgottenKeysAreNotRestored(t *testing.T) {
 	f.WantStock(t, "shirt", 18)
 }
 
-// TestEventOfNewerVersionStopsRestore checks that Redis is not restored from a journal with an event that only
-// a newer version of this program can read.
+// TestEventOfNewerVersionStopsRestore checks that Redis is not restored from a journal
+// with an event that only a newer version of this program can read.
 func TestEventOfNewerVersionStopsRestore(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -55,8 +56,8 @@ func TestEventOfNewerVersionStopsRestore(t *testing.T) {
 	wantError(t, "newer payload", f.reconcile(f.process), ErrJournalUnsound)
 }
 
-// TestUnreadableEventIsSkipped checks that an event that no version can read is left out of the restored
-// state, as it is left out of the read tables.
+// TestUnreadableEventIsSkipped checks that an event that no version can read is left out
+// of the restored state, as it is left out of the read tables.
 func TestUnreadableEventIsSkipped(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -68,8 +69,8 @@ func TestUnreadableEventIsSkipped(t *testing.T) {
 	}
 }
 
-// TestNegativeStockStopsRestore checks that Redis is not restored from a journal that folds to less than no
-// stock, and that the error names the SKU.
+// TestNegativeStockStopsRestore checks that Redis is not restored from a journal that
+// folds to less than no stock, and that the error names the SKU.
 func TestNegativeStockStopsRestore(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)

@@ -15,9 +15,9 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestWatchRestoresWhileProcessesServe checks that two running processes survive an emptied and a rolled-back
-// Redis without a restart: one of them restores it, and commands get no answers but NOT_READY and STALE
-// meanwhile.
+// TestWatchRestoresWhileProcessesServe checks that two running processes survive an
+// emptied and a rolled-back Redis without a restart: one of them restores it, and
+// commands get no answers but NOT_READY and STALE meanwhile.
 func TestWatchRestoresWhileProcessesServe(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -51,7 +51,8 @@ func TestWatchRestoresWhileProcessesServe(t *testing.T) {
 	f.wantSalesContinue(t, idle, 4)
 }
 
-// refillStream appends the journal's events to the stream, as it had them before Redis was emptied.
+// refillStream appends the journal's events to the stream, as it had them before Redis
+// was emptied.
 func (f *populatedFixture) refillStream() {
 	f.T.Helper()
 	page, err := journal.ReadEvents(f.Ctx, testenv.Connect(f.T, f.Postgres), "main", 0, 100)
@@ -67,8 +68,9 @@ func (f *populatedFixture) refillStream() {
 	}
 }
 
-// TestWatchAcknowledgesTheLogOfIdleProcess checks that a process that decides nothing still learns the end of
-// the log, so that it does not sell in a log that comes back older.
+// TestWatchAcknowledgesTheLogOfIdleProcess checks that a process that decides nothing
+// still learns the end of the log, so that it does not sell in a log that comes back
+// older.
 func TestWatchAcknowledgesTheLogOfIdleProcess(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -83,8 +85,8 @@ func TestWatchAcknowledgesTheLogOfIdleProcess(t *testing.T) {
 	})
 }
 
-// TestRefusedCommandEndsThePause checks that the watcher compares soon after a command found no log, and that
-// a second refusal does not block its command.
+// TestRefusedCommandEndsThePause checks that the watcher compares soon after a command
+// found no log, and that a second refusal does not block its command.
 func TestRefusedCommandEndsThePause(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -99,7 +101,8 @@ func TestRefusedCommandEndsThePause(t *testing.T) {
 	}
 }
 
-// TestWatchClosesTheGateOnFork checks that the gate of a running process closes if its pool forks.
+// TestWatchClosesTheGateOnFork checks that the gate of a running process closes if its
+// pool forks.
 func TestWatchClosesTheGateOnFork(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)
@@ -117,7 +120,8 @@ func TestWatchClosesTheGateOnFork(t *testing.T) {
 	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrNotReady)
 }
 
-// causeRefusal has a command refused that finds no log, so that the watcher compares soon.
+// causeRefusal has a command refused that finds no log, so that the watcher compares
+// soon.
 func (f *fixture) causeRefusal(t *testing.T) {
 	t.Helper()
 	f.RedisCommand("RENAME", f.Pool.MetaKey(), "elsewhere")
@@ -125,8 +129,8 @@ func (f *fixture) causeRefusal(t *testing.T) {
 	f.RedisCommand("RENAME", "elsewhere", f.Pool.MetaKey())
 }
 
-// TestOpenGateStaysOpenWithoutPostgres checks that a pool takes commands while Postgres is down, and that a
-// Redis that was emptied meanwhile is restored when Postgres is back.
+// TestOpenGateStaysOpenWithoutPostgres checks that a pool takes commands while Postgres
+// is down, and that a Redis that was emptied meanwhile is restored when Postgres is back.
 func TestOpenGateStaysOpenWithoutPostgres(t *testing.T) {
 	t.Parallel()
 	server := testenv.PostgresServer(t)
@@ -163,7 +167,8 @@ func TestOpenGateStaysOpenWithoutPostgres(t *testing.T) {
 	}
 }
 
-// TestLastingFailureIsLoggedOnce checks that a failure that repeats is logged the first time only.
+// TestLastingFailureIsLoggedOnce checks that a failure that repeats is logged the first
+// time only.
 func TestLastingFailureIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)

@@ -27,9 +27,9 @@ func (f onMessage) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
-// TestRestartDuringRestoreBeginsAgain restarts Redis during a restore, so that it still has
-// inventory.meta.next but lost the keys written after it. It checks that the pool opens only after all keys
-// were written again.
+// TestRestartDuringRestoreBeginsAgain restarts Redis during a restore, so that it still
+// has inventory.meta.next but lost the keys written after it. It checks that the pool
+// opens only after all keys were written again.
 func TestRestartDuringRestoreBeginsAgain(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{StepWrite, StepPublish} {
@@ -55,8 +55,9 @@ func TestRestartDuringRestoreBeginsAgain(t *testing.T) {
 	}
 }
 
-// beginRestore returns a restorer that has the right to write, and its writer. Its lease has a name of its
-// own, so it does not exclude others: as if it had lost the real lease without noticing.
+// beginRestore returns a restorer that has the right to write, and its writer. Its lease
+// has a name of its own, so it does not exclude others: as if it had lost the real lease
+// without noticing.
 func (f *populatedFixture) beginRestore() (*restorer, *keyWriter) {
 	f.T.Helper()
 	lease, err := worker.AcquireLease(f.Ctx, f.Postgres, "lost-lease-"+f.Key())
@@ -81,8 +82,8 @@ func (f *populatedFixture) writes(s *state, w *keyWriter) map[string]error {
 	}
 }
 
-// TestRestorerStopsOnAnotherServer checks that a restorer changes nothing once Redis may have lost the keys
-// that it wrote, and that its error makes the caller begin again.
+// TestRestorerStopsOnAnotherServer checks that a restorer changes nothing once Redis may
+// have lost the keys that it wrote, and that its error makes the caller begin again.
 func TestRestorerStopsOnAnotherServer(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(f *populatedFixture){
@@ -115,8 +116,8 @@ func TestRestorerStopsOnAnotherServer(t *testing.T) {
 	}
 }
 
-// TestSupersededRestorerChangesNothing checks that a restorer that lost its lease without noticing changes
-// nothing from the moment in which another one has the right to write.
+// TestSupersededRestorerChangesNothing checks that a restorer that lost its lease without
+// noticing changes nothing from the moment in which another one has the right to write.
 func TestSupersededRestorerChangesNothing(t *testing.T) {
 	t.Parallel()
 	f := newPopulatedFixture(t)

@@ -1,7 +1,9 @@
--- Begin a restore: take the right to write the pool's keys. A restorer that had the right before loses it.
+-- Begin a restore: take the right to write the pool's keys. A restorer that had the right
+-- before loses it.
 --
 -- KEYS  meta, next
--- ARGV  1 epoch of the log after the restore, which no other restorer was given, 2 seq that it continues from
+-- ARGV  1 epoch of the log after the restore, which no other restorer was given,
+--       2 seq that the log continues from
 -- Answers  BEGUN · OPEN (the pool has a log, so no key may be written) ·
 --          SUPERSEDED (a restorer with a later epoch has the right)
 -- Keeps  one restorer at a time writes keys, and only while no command can be decided.

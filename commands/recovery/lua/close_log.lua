@@ -1,7 +1,9 @@
--- Close: set the pool's log head aside, so that every command is answered NOT_READY while the keys are rewritten.
+-- Close: set the pool's log head aside, so that every command is answered NOT_READY while
+-- the keys are rewritten.
 --
 -- KEYS  meta, closed
--- ARGV  1 epoch that the log is expected to be in, 2 seq that it is expected to end at, '' for any
+-- ARGV  1 epoch that the log is expected to be in, 2 seq that it is expected to end at,
+--       '' for any
 -- Answers  CLOSED with the seq that the log ends at ·
 --          CHANGED (the log is in another epoch, ends at another seq, or does not exist)
 -- Keeps  no event is appended between the comparison with the journal and the closing.

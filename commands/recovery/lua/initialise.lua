@@ -1,4 +1,4 @@
--- Initialise: create the log head of a pool that has none. Every other script requires one.
+-- Initialise: create the log head of a new pool. No command is decided without one.
 --
 -- KEYS  meta
 -- ARGV  1 epoch

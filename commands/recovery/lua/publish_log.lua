@@ -1,11 +1,14 @@
--- Publish: open the restored log. This is the last step of a restore: commands are decided from here on.
+-- Publish: open the restored log. This is the last step of a restore: commands are decided
+-- from here on.
 --
 -- KEYS  meta, closed, next
--- ARGV  1 epoch of the restorer, 2 run_id and 3 master_replid of the Redis that it wrote the keys to
+-- ARGV  1 epoch of the restorer, 2 run_id and 3 master_replid of the Redis that it wrote the
+--       keys to
 -- Answers  PUBLISHED · OPEN (the pool has another log) ·
 --          OTHER_SERVER (Redis restarted, or another Redis took its place) ·
 --          SUPERSEDED (another restorer has the right to write)
--- Keeps  a log is opened only if this restorer wrote all of its keys, and this Redis has lost none of them since.
+-- Keeps  a log is opened only if this restorer wrote all of its keys, and this Redis has lost
+--        none of them since.
 local meta_key, closed_key, next_key = unpack(KEYS)
 local epoch, run_id, replication_id = unpack(ARGV)
 

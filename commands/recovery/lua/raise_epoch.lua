@@ -1,8 +1,10 @@
--- Raise the epoch: give a log that has every event of the journal a new epoch, which all processes accept as the newest.
+-- Raise the epoch: give a log that has every event of the journal a new epoch, which all
+-- processes accept as the newest.
 --
 -- KEYS  meta
 -- ARGV  1 epoch that the log is in, 2 new epoch, 3 lowest seq that the log may end at
--- Answers  RAISED · CHANGED (the log is in another epoch, ends at a lower seq, or does not exist)
+-- Answers  RAISED ·
+--          CHANGED (the log is in another epoch, ends at a lower seq, or does not exist)
 -- Keeps  only the epoch changes.
 local meta_key = unpack(KEYS)
 local epoch, raised, least_seq = ARGV[1], ARGV[2], tonumber(ARGV[3])

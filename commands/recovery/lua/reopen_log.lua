@@ -1,8 +1,10 @@
--- Reopen: put the closed log head back as it was. A restorer that fails before it changes a key does this.
+-- Reopen: put the closed log head back as it was. A restorer that fails before it changes a
+-- key does this.
 --
 -- KEYS  meta, closed, next
 -- ARGV  1 epoch of the log that was closed
--- Answers  REOPENED · GONE (there is no such closed log, or a restore has begun and may have changed its keys)
+-- Answers  REOPENED (or the pool has a log head already) ·
+--          GONE (no log of this epoch is closed, or a restore has begun to change its keys)
 -- Keeps  no log is opened while its keys are rewritten.
 local meta_key, closed_key, next_key = unpack(KEYS)
 local epoch = ARGV[1]
