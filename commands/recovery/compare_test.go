@@ -92,7 +92,8 @@ func TestForkClosesPoolUntilOperatorDecides(t *testing.T) {
 			before := f.Dump()
 			err := f.reconcile(f.process)
 			wantError(t, "reconcile", err, ErrForked)
-			if advice := "redis-cli RENAME inventory.events inventory.events.forked"; !strings.Contains(errorText(err), advice) {
+			advice := "redis-cli RENAME inventory.events inventory.events.forked"
+			if !strings.Contains(errorText(err), advice) {
 				t.Fatalf("reconcile: got error %v, want the advice %q in it", err, advice)
 			}
 			err = f.Ready(f.Ctx)

@@ -99,7 +99,7 @@ func (f *populatedFixture) wantReserveReplayed(t *testing.T, p *process) {
 	t.Helper()
 	repeats := []commands.Reserve{f.reserved, f.reservedWithTTL}
 	value := f.Operator.Get(f.Ctx, "idem:"+f.reservedWithTTL.IdempotencyKey).Val()
-	if restored := strings.Contains(value, ","); restored { // the event does not say if its ttl was asked for
+	if restored := strings.Contains(value, ","); restored { // the event lacks whether its ttl was requested
 		withoutTTL := f.reservedWithTTL
 		withoutTTL.TTL = 0
 		repeats = append(repeats, withoutTTL)

@@ -81,7 +81,8 @@ func TestWatchAcknowledgesTheLogOfIdleProcess(t *testing.T) {
 	f.createHold("shirt", 1)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		epoch, seq := idle.Gate().Acknowledged()
-		return epoch == 1 && seq == 2, fmt.Sprintf("acknowledged: got epoch %d, seq %d, want epoch 1, seq 2", epoch, seq)
+		detail := fmt.Sprintf("acknowledged: got epoch %d, seq %d, want epoch 1, seq 2", epoch, seq)
+		return epoch == 1 && seq == 2, detail
 	})
 }
 

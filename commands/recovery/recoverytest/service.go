@@ -35,7 +35,12 @@ func NewService(t testing.TB, client *redis.Client, config commands.Config) *com
 
 // OpenService returns a service of the main pool that takes commands. A watcher opens its
 // gate, as in a running process. The watcher and the service end when the test ends.
-func OpenService(t testing.TB, client *redis.Client, postgres *pgx.ConnConfig, config commands.Config) *commands.Service {
+func OpenService(
+	t testing.TB,
+	client *redis.Client,
+	postgres *pgx.ConnConfig,
+	config commands.Config,
+) *commands.Service {
 	t.Helper()
 	service := NewService(t, client, config)
 	watcher := recovery.New(recovery.Config{
