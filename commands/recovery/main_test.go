@@ -2,151 +2,197 @@ package recovery
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/jackc/pgx/v5"
-
-	"github.com/stockstream/stockstream/events"
-	"github.com/stockstream/stockstream/events/journal"
-	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// journal runs the journal of the shop until stop is called or the test ends.
-func (s *shop) journal() (stop func()) {
-	s.t.Helper()
-	j := &journal.Writer{Redis: s.operator, Log: slog.New(slog.DiscardHandler), Park: func(context.Context, pgx.Tx, []events.Entry) error { return nil }}
-	return testenv.RunRouter(s.t, func(router *message.Router) {
-		j.AddTo(router, journal.StreamSubscriberConfig{Redis: s.operator, Postgres: s.postgres, Pool: s.pool, Log: slog.New(slog.DiscardHandler)})
-	})
+func TestMain(m *testing.M) {
+	settleInterval = 20 * time.Millisecond
+	testenv.Main(m)
 }
 
-// awaitJournaled waits until the journal has come to the end of Redis's log.
-func (s *shop) awaitJournaled() {
-	s.t.Helper()
-	conn := testenv.Connect(s.t, s.postgres)
-	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
-		log, err := stream.ReadHead(s.ctx, s.operator, s.pool)
-		if err != nil || !log.Exists {
-			return false, fmt.Sprint(log, err)
-		}
-		seq, err := worker.ReadCheckpoint(s.ctx, conn, journal.CheckpointName, s.pool.Name())
-		return seq == log.Seq, fmt.Sprintf("the journal is at %d (%v), Redis at %d", seq, err, log.Seq)
-	})
+// process is one process of the service: it takes commands, and its recovery opens its
+// gate.
+type process struct {
+	*commands.Service
+	recovery *Recovery
 }
 
-// journaled journals everything that happened so far, and stops the journal again.
-func (s *shop) journaled() {
-	s.t.Helper()
-	stop := s.journal()
-	s.awaitJournaled()
-	stop()
+// fixture is a Redis, a schema, and a process on both.
+type fixture struct {
+	*commandstest.Store
+	*process
 }
 
-// contents is all that Redis keeps of a pool, as text, but for the stream and for what is said of the log's life.
-func (s *shop) contents() map[string]string {
-	s.t.Helper()
-	keys, err := s.operator.Keys(s.ctx, "*").Result()
+// newFixture returns a fixture whose gate is open.
+func newFixture(t testing.TB, redisArgs ...string) *fixture {
+	t.Helper()
+	f := newClosedFixture(t, redisArgs...)
+	if err := f.reconcile(f.process); err != nil {
+		t.Fatalf("reconcile a new pool: %v", err)
+	}
+	return f
+}
+
+// newClosedFixture returns a fixture whose gate is closed, and whose pool was never
+// initialised.
+func newClosedFixture(t testing.TB, redisArgs ...string) *fixture {
+	t.Helper()
+	f := &fixture{Store: commandstest.NewStore(t, redisArgs...)}
+	f.process = f.newProcess()
+	return f
+}
+
+// newProcess returns another process on the fixture's Redis and schema. Its gate is
+// closed.
+func (f *fixture) newProcess() *process {
+	f.T.Helper()
+	return f.newProcessWithLog(slog.New(slog.DiscardHandler))
+}
+
+func (f *fixture) newProcessWithLog(log *slog.Logger) *process {
+	f.T.Helper()
+	client := testenv.RedisClient(f.T, f.Server)
+	service, err := commands.NewService(f.Pool, client, commands.DefaultConfig())
 	if err != nil {
-		s.t.Fatal(err)
+		f.T.Fatal(err)
 	}
-	state := map[string]string{}
-	for _, key := range keys {
-		var value any
-		var err error
-		switch kind := s.operator.Type(s.ctx, key).Val(); kind {
-		case "string":
-			value, err = s.operator.Get(s.ctx, key).Result()
-		case "hash":
-			fields, hashErr := s.operator.HGetAll(s.ctx, key).Result()
-			delete(fields, "epoch")
-			value, err = fields, hashErr
-		case "zset":
-			value, err = s.operator.ZRangeWithScores(s.ctx, key, 0, -1).Result()
-		default:
-			continue
+	f.T.Cleanup(func() {
+		if err := service.Close(); err != nil {
+			f.T.Errorf("close the service: %v", err)
 		}
-		if err != nil {
-			s.t.Fatalf("read %s: %v", key, err)
-		}
-		state[key] = fmt.Sprint(value)
+	})
+	return &process{
+		Service: service,
+		recovery: New(Config{
+			Pool:       f.Pool,
+			Redis:      client,
+			Postgres:   f.Postgres,
+			Gate:       service.Gate(),
+			KeepMemory: commands.DefaultConfig().KeepMemory,
+			Log:        log,
+		}),
 	}
-	return state
 }
 
-// failer is a test, or a run of a property.
-type failer interface {
-	Helper()
-	Errorf(format string, args ...any)
+// newUncomparedProcess returns a process whose gate is open although it compared nothing:
+// no position was acknowledged to it, so it sells in any log that it finds.
+func (f *fixture) newUncomparedProcess() *process {
+	f.T.Helper()
+	p := f.newProcess()
+	p.Gate().Open()
+	return p
 }
 
-// wantState fails unless Redis holds what it held, where a restored key may have another fingerprint beside its own.
-func (s *shop) wantState(t failer, before map[string]string) {
+// reconcile reconciles once, as the watcher does, and opens or closes the gate of p.
+func (f *fixture) reconcile(p *process) error {
+	f.T.Helper()
+	lease, err := worker.AcquireLease(f.Ctx, p.recovery.postgres, p.recovery.leaseName())
+	if err == nil {
+		defer lease.Release()
+		err = p.recovery.reconcile(f.Ctx, lease)
+	}
+	if err != nil {
+		p.Gate().Close(err)
+		return err
+	}
+	p.Gate().Open()
+	return nil
+}
+
+// watch runs the watcher of p until the test ends.
+func (f *fixture) watch(p *process) {
+	f.T.Helper()
+	ctx, cancel := context.WithCancel(f.Ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.recovery.Watch(ctx)
+	}()
+	f.T.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+}
+
+// awaitReady waits until p takes commands.
+func (f *fixture) awaitReady(p *process) {
+	f.T.Helper()
+	testenv.Eventually(f.T, 15*time.Second, func() (bool, string) {
+		err := p.Ready(f.Ctx)
+		return err == nil, "not ready: " + errorText(err)
+	})
+}
+
+// addStock adds units to a SKU.
+func (f *fixture) addStock(sku string, units int64) {
+	f.T.Helper()
+	_, err := f.AdjustStock(f.Ctx, commands.AdjustStock{
+		SKU:            sku,
+		Delta:          units,
+		Reason:         "delivery",
+		IdempotencyKey: f.Key(),
+	})
+	if err != nil {
+		f.T.Fatalf("add %d to the stock of %s: %v", units, sku, err)
+	}
+}
+
+// createHold reserves units of a SKU and returns the hold's id.
+func (f *fixture) createHold(sku string, qty int64) string {
+	f.T.Helper()
+	reserved, err := f.Reserve(f.Ctx, f.newRequest(sku, qty))
+	if err != nil {
+		f.T.Fatalf("reserve %d of %s: %v", qty, sku, err)
+	}
+	return reserved.HoldID
+}
+
+// newRequest returns a reservation with an unused idempotency key.
+func (f *fixture) newRequest(sku string, qty int64) commands.Reserve {
+	return commands.Reserve{
+		SKU:            sku,
+		Qty:            qty,
+		UserID:         "ann",
+		IdempotencyKey: f.Key(),
+	}
+}
+
+// restart kills Redis and starts it again with the data that it saved last.
+func (f *fixture) restart() {
+	f.T.Helper()
+	if err := f.Server.Kill(); err != nil {
+		f.T.Errorf("kill Redis: %v", err)
+	}
+	if err := f.Server.Start(f.Ctx); err != nil {
+		f.T.Errorf("start Redis: %v", err)
+	}
+}
+
+// execute changes the schema behind the journal's back.
+func (f *fixture) execute(sql string, args ...any) {
+	f.T.Helper()
+	if _, err := testenv.Connect(f.T, f.Postgres).Exec(f.Ctx, sql, args...); err != nil {
+		f.T.Fatal(err)
+	}
+}
+
+// wantError fails unless the error of an operation is want.
+func wantError(t *testing.T, operation string, got, want error) {
 	t.Helper()
-	after := s.contents()
-	for key, want := range before {
-		got := after[key]
-		before, _, _ := strings.Cut(want, " ")
-		prints, rest, _ := strings.Cut(got, " ")
-		if strings.HasPrefix(key, "idem:") && strings.Count(prints, ",") == 1 && slices.Contains(strings.Split(prints, ","), before) {
-			got = before + " " + rest
-		}
-		if got != want {
-			t.Errorf("%s: got %q, want %q as before", key, got, want)
-		}
-	}
-	for key := range after {
-		if _, was := before[key]; !was {
-			t.Errorf("%s: got %q, want it absent as before", key, after[key])
-		}
+	if !errors.Is(got, want) {
+		t.Errorf("%s: got error %v, want %v", operation, got, want)
 	}
 }
 
-// busyShop has stock, holds in every state, and the keys of all that; all of it is journaled.
-type busyShop struct {
-	*shop
-	live, paid, cancelled, due string // holds
-	reserved                   Reserve
-	timed                      Reserve // with a ttl of its own
-	timedHold                  string
-	adjusted                   AdjustStock
-	before                     map[string]string
-}
-
-func openBusyShop(t testing.TB, redisArgs ...string) *busyShop {
-	t.Helper()
-	b := &busyShop{shop: openShop(t, redisArgs...)}
-	b.adjusted = AdjustStock{SKU: "shirt", Delta: 20, Reason: "delivery", IdempotencyKey: "opening"}
-	must(t, ignore(b.AdjustStock(b.ctx, b.adjusted)))
-	b.typed("SET", "stock:coat", 5)
-	b.reserved = b.request("shirt", 2)
-	r, err := b.Reserve(b.ctx, b.reserved)
-	must(t, err)
-	b.live = r.HoldID
-	b.timed = b.request("coat", 1)
-	b.timed.TTL = 10 * time.Minute
-	r, err = b.Reserve(b.ctx, b.timed)
-	must(t, err)
-	b.timedHold, b.paid, b.cancelled = r.HoldID, b.hold("shirt", 1), b.hold("shirt", 3)
-	must(t, ignore(b.Confirm(b.ctx, Confirm{HoldID: b.paid, PaymentRef: "pay-1"})))
-	must(t, ignore(b.Cancel(b.ctx, Cancel{HoldID: b.cancelled})))
-	short := b.request("shirt", 1)
-	short.TTL = time.Second
-	r, err = b.Reserve(b.ctx, short)
-	must(t, err)
-	b.due = r.HoldID
-	b.journaled()
-	b.before = b.contents()
-	return b
-}
-
+// must fails the test at once if err is not nil.
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -154,62 +200,12 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// wantAsBefore holds that a service answers as if nothing had happened.
-func (b *busyShop) wantAsBefore(t *testing.T, service *Service) {
-	t.Helper()
-	b.wantState(t, b.before)
-	repeats := []Reserve{b.reserved, b.timed}
-	if restored := strings.Contains(b.operator.Get(b.ctx, "idem:"+b.timed.IdempotencyKey).Val(), ","); restored {
-		withoutTTL := b.timed
-		withoutTTL.TTL = 0
-		repeats = append(repeats, withoutTTL)
-	}
-	for _, asked := range repeats {
-		want := map[string]string{"shirt": b.live, "coat": b.timedHold}[asked.SKU]
-		if r, err := service.Reserve(b.ctx, asked); err != nil || !r.Replayed || r.HoldID != want || r.Status != HoldActive {
-			t.Errorf("reserve again: got %+v (%v), want the hold %s", r, err, want)
-		}
-	}
-	other := b.reserved
-	other.Qty++
-	wantRefusal(t, ignore(service.Reserve(b.ctx, other)), ErrIdempotencyMismatch)
-	other = b.timed
-	other.TTL = 11 * time.Minute
-	wantRefusal(t, ignore(service.Reserve(b.ctx, other)), ErrIdempotencyMismatch)
-	if a, err := service.AdjustStock(b.ctx, b.adjusted); err != nil || !a.Replayed || a.Available != 20 {
-		t.Errorf("adjust again: got %+v (%v), want a replay with 20", a, err)
-	}
-	if c, err := service.Confirm(b.ctx, Confirm{HoldID: b.paid, PaymentRef: "pay-1"}); err != nil || !c.Replayed || c.SKU != "shirt" || c.UserID != "ann" {
-		t.Errorf("confirm again: got %+v (%v), want a replay", c, err)
-	}
-	wantRefusal(t, ignore(service.Confirm(b.ctx, Confirm{HoldID: b.paid, PaymentRef: "pay-2"})), ErrHoldConfirmed)
-	wantRefusal(t, ignore(service.Confirm(b.ctx, Confirm{HoldID: b.cancelled, PaymentRef: "p"})), ErrHoldCancelled)
-	if c, err := service.Cancel(b.ctx, Cancel{HoldID: b.cancelled}); err != nil || !c.Replayed {
-		t.Errorf("cancel again: got %+v (%v), want a replay", c, err)
-	}
-	for key, want := range map[string]time.Duration{"hold:" + b.paid: 24 * time.Hour, "idem:opening": 24 * time.Hour, "hold:" + b.live: -1} {
-		got := b.operator.PTTL(b.ctx, key).Val()
-		if want > 0 && (got > want || got < want-time.Minute) || want < 0 && got >= 0 {
-			t.Errorf("%s is remembered for another %s, want %s", key, got, want)
-		}
-	}
-}
+// errorOf returns the error of a call whose result is not needed.
+func errorOf[T any](_ T, err error) error { return err }
 
-// wantGoesOn holds that a service sells on, that what is journaled follows on what was, and that a due hold expires.
-func (b *busyShop) wantGoesOn(t *testing.T, service *Service, epoch int64) {
-	t.Helper()
-	must(t, ignore(service.Confirm(b.ctx, Confirm{HoldID: b.live, PaymentRef: "p"})))
-	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
-		_, err := service.Cancel(b.ctx, Cancel{HoldID: b.due, Expired: true})
-		return err == nil, fmt.Sprint(err)
-	})
-	must(t, ignore(service.Reserve(b.ctx, b.request("shirt", 1))))
-	if got, err := service.Available(b.ctx, "shirt"); got != 16 || err != nil {
-		t.Errorf("available: got %d (%v), want 16", got, err)
+func errorText(err error) string {
+	if err == nil {
+		return "no error"
 	}
-	log, err := stream.ReadHead(b.ctx, b.operator, b.pool)
-	if err != nil || log.Epoch != epoch || log.Seq != 12 {
-		t.Errorf("the log: got %+v (%v), want epoch %d and seq 12", log, err, epoch)
-	}
-	b.journaled()
+	return err.Error()
 }

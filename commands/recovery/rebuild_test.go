@@ -8,164 +8,205 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// crashes are the moments at which a rebuild is cut off.
-var crashes = []string{StepFold, StepWait, StepRemove, StepWrite, StepPublish}
-
-// TestCutOff cuts a rebuild off at each of its steps. Before a key was touched the log is open as it was; from then on
-// nothing is sold, whatever there is in Redis, until the next try has come to its end.
-func TestCutOff(t *testing.T) {
+// TestInterruptedRebuildSellsFromNoPartialState interrupts a rebuild at each of its
+// steps. It checks that the log stays open as it was if no key was changed yet, that
+// nothing is sold otherwise, and that the next reconciliation restores Redis.
+func TestInterruptedRebuildSellsFromNoPartialState(t *testing.T) {
 	t.Parallel()
-	losses := map[string]func(*busyShop){
-		"healthy": func(*busyShop) {},
-		"emptied": func(b *busyShop) { b.typed("FLUSHALL") },
-		"behind":  func(b *busyShop) { b.rollBack() },
+	losses := map[string]func(*populatedFixture){
+		"healthy": func(*populatedFixture) {},
+		"emptied": func(f *populatedFixture) { f.RedisCommand("FLUSHALL") },
+		"behind":  func(f *populatedFixture) { f.rollBack() },
 	}
 	for loss, lose := range losses {
-		for _, step := range crashes {
+		for _, step := range []string{StepFold, StepWait, StepRemove, StepWrite, StepPublish} {
 			t.Run(loss+", "+step, func(t *testing.T) {
 				t.Parallel()
-				b := openBusyShop(t)
-				lose(b)
-				dying, die := context.WithCancel(b.ctx)
-				defer die()
-				other := b.anotherService()
-				_, err := other.Rebuild(dying, b.postgres, RebuildOptions{EvenHealthy: true, Wait: 5 * time.Second, Report: func(p Progress) {
-					if p.Step == step {
-						die()
-					}
-				}})
+				f := newPopulatedFixture(t)
+				lose(f)
+				err := f.interruptRebuild(step)
 				if step == StepWait && loss != "healthy" {
-					must(t, err) // there is nothing to wait for
+					must(t, err) // such a rebuild does not wait, so it was not interrupted
 				} else if err == nil {
-					t.Fatal("it was cut off, and says that it succeeded")
+					t.Fatal("the interrupted rebuild: got no error, want one")
 				}
-				untouched := loss == "healthy" && (step == StepFold || step == StepWait)
-				_, err = b.Reserve(b.ctx, b.reserved)
+				_, err = f.Reserve(f.Ctx, f.reserved)
+				unchanged := loss == "healthy" && (step == StepFold || step == StepWait)
 				switch {
-				case untouched:
+				case unchanged:
 					must(t, err)
-					must(t, b.Ready(b.ctx))
+					must(t, f.Ready(f.Ctx))
 				case err != nil:
-					if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrStale) {
-						t.Errorf("reserve from a half restored Redis: got %v, want ErrNotReady", err)
+					if !errors.Is(err, commands.ErrNotReady) && !errors.Is(err, commands.ErrStale) {
+						t.Errorf("reserve from a partly restored Redis: got error %v, want ErrNotReady", err)
 					}
 				case step != StepWait:
-					t.Error("it sells from a half restored Redis")
+					t.Error("reserve from a partly restored Redis: got no error, want ErrNotReady")
 				}
-				must(t, b.Open(b.ctx, b.postgres))
-				b.wantAsBefore(t, b.Service)
-				if left := b.operator.Exists(b.ctx, b.pool.ClosedMetaKey(), b.pool.NextMetaKey()).Val(); left != 0 {
-					t.Errorf("%d hashes are left over", left)
+				must(t, f.reconcile(f.process))
+				f.wantRestored(t, f.process)
+				left := f.Operator.Exists(f.Ctx, f.Pool.ClosedMetaKey(), f.Pool.NextMetaKey()).Val()
+				if left != 0 {
+					t.Errorf("closed and next log heads: got %d left, want 0", left)
 				}
 			})
 		}
 	}
 }
 
-// rollBack makes Redis what it was after the fifth event, as an older copy of its data would.
-func (b *busyShop) rollBack() {
-	b.t.Helper()
-	entries := b.operator.XRange(b.ctx, b.pool.StreamKey(), "-", "+").Val()
-	for _, entry := range entries[5:] {
-		b.typed("XDEL", b.pool.StreamKey(), entry.ID)
+// interruptRebuild rebuilds in another process, and cancels it when the step begins.
+func (f *populatedFixture) interruptRebuild(step string) error {
+	f.T.Helper()
+	ctx, cancel := context.WithCancel(f.Ctx)
+	defer cancel()
+	options := RebuildOptions{
+		EvenHealthy: true,
+		Wait:        5 * time.Second,
+		Report: func(p RestoreProgress) {
+			if p.Step == step {
+				cancel()
+			}
+		},
 	}
-	b.typed("HSET", b.pool.MetaKey(), "seq", 5, "stock:shirt", 17, "stock:coat", 4)
-	b.typed("DEL", "hold:"+b.due, "idem:opening")
-	b.typed("SET", "stock:shirt", 17)
-	b.typed("SET", "idem:never", "made up")
+	return errorOf(f.newProcess().recovery.Rebuild(ctx, options))
 }
 
-// TestRebuild holds what a rebuild on demand does to a Redis that has drifted, and to one that has not.
-func TestRebuild(t *testing.T) {
+// TestRebuildRepairsHealthyRedisOnlyOnRequest checks that Rebuild changes a Redis that
+// lacks no event only with EvenHealthy, and that it then repairs every key that differs
+// from the journal and keeps unrelated ones.
+func TestRebuildRepairsHealthyRedisOnlyOnRequest(t *testing.T) {
 	t.Parallel()
-	b := openBusyShop(t)
+	f := newPopulatedFixture(t)
 	options := RebuildOptions{Wait: 5 * time.Second}
-	if _, err := b.Rebuild(b.ctx, b.postgres, options); !errors.Is(err, ErrHealthy) {
-		t.Errorf("got %v, want ErrHealthy", err)
-	}
-	b.wantState(t, b.before)
-	b.typed("SET", "stock:shirt", 1_000)
-	b.typed("HSET", "hold:"+b.live, "qty", 99)
-	b.typed("DEL", "hold:"+b.paid)
-	b.typed("ZADD", "holds:due", 1, "never-was")
-	b.typed("SET", "hold:odd", "a string")
-	b.typed("SET", "unrelated", "kept")
+	wantError(t, "rebuild", errorOf(f.recovery.Rebuild(f.Ctx, options)), ErrHealthy)
+	f.WantContents(t, f.contents)
+
+	f.RedisCommand("SET", "stock:shirt", 1_000)
+	f.RedisCommand("HSET", "hold:"+f.activeHold, "qty", 99)
+	f.RedisCommand("DEL", "hold:"+f.confirmedHold)
+	f.RedisCommand("ZADD", "holds:due", 1, "never-was")
+	f.RedisCommand("SET", "hold:odd", "a string")
+	f.RedisCommand("SET", "unrelated", "kept")
 	options.EvenHealthy = true
-	done, err := b.anotherService().Rebuild(b.ctx, b.postgres, options)
-	if want := (Rebuilt{Epoch: 2, Seq: 9, SKUs: 2, LiveHolds: 3, EndedHolds: 2, Keys: 6}); err != nil || done != want {
-		t.Errorf("got %+v (%v), want %+v", done, err, want)
+	done, err := f.newProcess().recovery.Rebuild(f.Ctx, options)
+	must(t, err)
+	want := Rebuilt{
+		Epoch:      2,
+		Seq:        9,
+		SKUs:       2,
+		LiveHolds:  3,
+		EndedHolds: 2,
+		Keys:       6,
 	}
-	b.before = maps.Clone(b.before)
-	b.before["unrelated"] = "kept"
-	b.wantAsBefore(t, b.Service)
-	b.wantGoesOn(t, b.Service, 2)
+	if done != want {
+		t.Errorf("rebuild: got %+v, want %+v", done, want)
+	}
+	f.contents = maps.Clone(f.contents)
+	f.contents["unrelated"] = "kept"
+	f.wantRestored(t, f.process)
+	f.wantSalesContinue(t, f.process, 2)
 }
 
-// TestRebuildWithoutAJournal holds that a rebuild whose journal does not come to the log's end in time opens the log as
-// it was, and that it waits for one that does.
-func TestRebuildWithoutAJournal(t *testing.T) {
+// TestRebuildWaitsForTheJournal checks that a rebuild opens the log again as it was if
+// the journal does not reach the log's end in time, and that it rebuilds if the journal
+// does.
+func TestRebuildWaitsForTheJournal(t *testing.T) {
 	t.Parallel()
-	b := openBusyShop(t)
-	must(t, ignore(b.Confirm(b.ctx, Confirm{HoldID: b.live, PaymentRef: "p"}))) // which is not journaled
-	before := b.dump()
-	_, err := b.Rebuild(b.ctx, b.postgres, RebuildOptions{EvenHealthy: true, Wait: 300 * time.Millisecond})
-	if !errors.Is(err, ErrUnjournaled) {
-		t.Errorf("got %v, want ErrUnjournaled", err)
-	}
-	b.wantUnchanged(t, before)
-	b.before = b.contents()
+	f := newPopulatedFixture(t)
+	unjournaled := commands.Confirm{HoldID: f.activeHold, PaymentRef: "p"}
+	must(t, errorOf(f.Confirm(f.Ctx, unjournaled)))
+	before := f.Dump()
+	options := RebuildOptions{EvenHealthy: true, Wait: 300 * time.Millisecond}
+	wantError(t, "rebuild without a journal", errorOf(f.recovery.Rebuild(f.Ctx, options)), ErrUnjournaled)
+	f.WantUnchanged(t, before)
+
+	f.contents = f.Contents()
 	waiting := make(chan struct{})
-	var journal sync.WaitGroup
-	journal.Go(func() {
+	var runner sync.WaitGroup
+	runner.Go(func() {
 		<-waiting
-		b.journal()
+		f.RunJournal()
 	})
 	var once sync.Once
-	_, err = b.Rebuild(b.ctx, b.postgres, RebuildOptions{EvenHealthy: true, Wait: 20 * time.Second, Report: func(p Progress) {
-		if p.Step == StepWait {
-			once.Do(func() { close(waiting) })
-		}
-	}})
-	journal.Wait()
+	options = RebuildOptions{
+		EvenHealthy: true,
+		Wait:        20 * time.Second,
+		Report: func(p RestoreProgress) {
+			if p.Step == StepWait {
+				once.Do(func() { close(waiting) })
+			}
+		},
+	}
+	_, err := f.recovery.Rebuild(f.Ctx, options)
+	runner.Wait()
 	must(t, err)
-	b.wantState(t, b.before)
-	if err := b.Ready(b.ctx); err != nil {
-		t.Errorf("ready: %v", err)
+	f.WantContents(t, f.contents)
+	if err := f.Ready(f.Ctx); err != nil {
+		t.Errorf("ready: got error %v, want none", err)
 	}
 }
 
-// TestJournalBeyondTheLog holds that a rebuild during which the journal comes to end elsewhere than the log that was
-// closed opens that log again.
-func TestJournalBeyondTheLog(t *testing.T) {
+// TestRebuildReopensLogThatTheJournalPassed checks that a rebuild opens the closed log
+// again if the journal ends beyond it.
+func TestRebuildReopensLogThatTheJournalPassed(t *testing.T) {
 	t.Parallel()
-	b := openBusyShop(t)
-	before := b.dump()
-	conn := testenv.Connect(t, b.postgres)
-	_, err := b.Rebuild(b.ctx, b.postgres, RebuildOptions{EvenHealthy: true, Wait: lookTimeout, Report: func(p Progress) {
-		if p.Step != StepWait {
-			return
-		}
-		if _, err := conn.Exec(b.ctx, `UPDATE checkpoints SET seq = 99 WHERE projection = 'journal'`); err != nil {
-			t.Error(err)
-		}
-	}})
-	if !errors.Is(err, ErrForked) {
-		t.Errorf("got %v, want ErrForked", err)
+	f := newPopulatedFixture(t)
+	before := f.Dump()
+	conn := testenv.Connect(t, f.Postgres)
+	options := RebuildOptions{
+		EvenHealthy: true,
+		Wait:        compareTimeout,
+		Report: func(p RestoreProgress) {
+			if p.Step != StepWait {
+				return
+			}
+			_, err := conn.Exec(f.Ctx, `UPDATE checkpoints SET seq = 99 WHERE projection = 'journal'`)
+			if err != nil {
+				t.Error(err)
+			}
+		},
 	}
-	b.wantUnchanged(t, before)
+	wantError(t, "rebuild", errorOf(f.recovery.Rebuild(f.Ctx, options)), ErrForked)
+	f.WantUnchanged(t, before)
 }
 
-// TestNothingToRebuild holds that a pool that was never set up is not set up by a rebuild.
-func TestNothingToRebuild(t *testing.T) {
+// TestSaleAfterComparisonStopsRebuild checks that a Redis that is behind is not closed if
+// it sold after it was compared, since that sale would be lost.
+func TestSaleAfterComparisonStopsRebuild(t *testing.T) {
 	t.Parallel()
-	s := closedShop(t)
-	if _, err := s.Rebuild(s.ctx, s.postgres, RebuildOptions{EvenHealthy: true, Wait: time.Second}); !errors.Is(err, ErrNothing) {
-		t.Errorf("got %v, want ErrNothing", err)
+	f := newPopulatedFixture(t)
+	uncompared := f.newUncomparedProcess()
+	f.rollBack()
+	var sell sync.Once
+	var before map[string]string
+	options := RebuildOptions{
+		Wait: compareTimeout,
+		Report: func(RestoreProgress) {
+			sell.Do(func() {
+				if _, err := uncompared.Reserve(f.Ctx, f.newRequest("shirt", 1)); err != nil {
+					t.Error(err)
+				}
+				before = f.Dump()
+			})
+		},
 	}
-	if keys := s.operator.Keys(s.ctx, "*").Val(); len(keys) > 0 {
-		t.Errorf("it wrote %v", keys)
+	wantError(t, "rebuild", errorOf(f.recovery.Rebuild(f.Ctx, options)), errChanged)
+	f.WantUnchanged(t, before)
+	wantError(t, "reconcile", f.reconcile(f.process), ErrForked)
+}
+
+// TestRebuildDoesNotInitialiseAPool checks that a rebuild creates no log for a pool that
+// never had one.
+func TestRebuildDoesNotInitialiseAPool(t *testing.T) {
+	t.Parallel()
+	f := newClosedFixture(t)
+	options := RebuildOptions{EvenHealthy: true, Wait: time.Second}
+	wantError(t, "rebuild", errorOf(f.recovery.Rebuild(f.Ctx, options)), ErrNothing)
+	if keys := f.Operator.Keys(f.Ctx, "*").Val(); len(keys) > 0 {
+		t.Errorf("keys in Redis: got %v, want none", keys)
 	}
 }

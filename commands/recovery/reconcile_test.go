@@ -2,144 +2,342 @@ package recovery
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// journalSays sets how far the journal is said to have come.
-func (s *shop) journalSays(seq int64) {
-	s.t.Helper()
-	conn := testenv.Connect(s.t, s.postgres)
-	const query = `INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', $1)
-		ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`
-	if _, err := conn.Exec(s.ctx, query, seq); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// TestClosedPool holds that nothing is decided before the pool is open, and that readiness says so.
-func TestClosedPool(t *testing.T) {
+// TestClosedGateRefusesEveryCommand checks that nothing is decided before the gate is
+// open, that readiness says so, and that reconciling opens it.
+func TestClosedGateRefusesEveryCommand(t *testing.T) {
 	t.Parallel()
-	s := closedShop(t)
-	before := s.dump()
-	for name, err := range map[string]error{
-		"reserve": ignore(s.Reserve(s.ctx, s.request("shirt", 1))), "confirm": ignore(s.Confirm(s.ctx, Confirm{HoldID: "h", PaymentRef: "p"})),
-		"cancel": ignore(s.Cancel(s.ctx, Cancel{HoldID: "h"})), "available": ignore(s.Available(s.ctx, "shirt")), "ready": s.Ready(s.ctx),
+	f := newClosedFixture(t)
+	before := f.Dump()
+	for operation, err := range map[string]error{
+		"reserve":   errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))),
+		"confirm":   errorOf(f.Confirm(f.Ctx, commands.Confirm{HoldID: "h", PaymentRef: "p"})),
+		"cancel":    errorOf(f.Cancel(f.Ctx, commands.Cancel{HoldID: "h"})),
+		"available": errorOf(f.Available(f.Ctx, "shirt")),
+		"ready":     f.Ready(f.Ctx),
 	} {
-		if !errors.Is(err, ErrNotReady) {
-			t.Errorf("%s: got %v, want ErrNotReady", name, err)
-		}
+		wantError(t, operation, err, commands.ErrNotReady)
 	}
-	s.wantUnchanged(t, before)
-	if err := s.Open(s.ctx, s.postgres); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Ready(s.ctx); err != nil {
-		t.Errorf("ready, once open: %v", err)
+	f.WantUnchanged(t, before)
+	must(t, f.reconcile(f.process))
+	if err := f.Ready(f.Ctx); err != nil {
+		t.Errorf("ready with an open gate: got error %v, want none", err)
 	}
 }
 
-// TestOpenedAtOnce holds that several processes set a new pool up once.
-func TestOpenedAtOnce(t *testing.T) {
+// TestNewPoolIsInitialisedOnce checks that several processes that reconcile a new pool at
+// once create one log.
+func TestNewPoolIsInitialisedOnce(t *testing.T) {
 	t.Parallel()
-	s := closedShop(t)
-	var all sync.WaitGroup
+	f := newClosedFixture(t)
+	var group sync.WaitGroup
 	for range 5 {
-		other := s.anotherService()
-		all.Go(func() {
-			if err := other.Open(s.ctx, s.postgres); err != nil {
-				t.Errorf("open: %v", err)
+		other := f.newProcess()
+		group.Go(func() {
+			if err := f.reconcile(other); err != nil {
+				t.Errorf("reconcile: %v", err)
 			}
 		})
 	}
-	all.Wait()
-	if meta := s.operator.HGetAll(s.ctx, "inventory.meta").Val(); len(meta) != 2 || meta["epoch"] != "1" || meta["seq"] != "0" {
-		t.Errorf("got %v, want epoch 1 and seq 0", meta)
+	group.Wait()
+	meta := f.Operator.HGetAll(f.Ctx, "inventory.meta").Val()
+	if len(meta) != 2 {
+		t.Errorf("inventory.meta: got %v, want two fields", meta)
+	}
+	if meta["epoch"] != "1" {
+		t.Errorf("inventory.meta: got epoch %q, want 1", meta["epoch"])
+	}
+	if meta["seq"] != "0" {
+		t.Errorf("inventory.meta: got seq %q, want 0", meta["seq"])
 	}
 }
 
-// TestOpen compares Redis and the journal in every relation that they can have without a journal that runs.
-func TestOpen(t *testing.T) {
+// setJournalCheckpoint makes the journal's checkpoint claim that it reached seq.
+func (f *fixture) setJournalCheckpoint(seq int64) {
+	f.T.Helper()
+	f.execute(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', $1)
+		ON CONFLICT (projection, pool) DO UPDATE SET seq = $1`, seq)
+}
+
+// TestReconcileOpensTheGateOnlyIfNoEventIsLost reconciles every difference between Redis
+// and the journal that is possible while no journal runs.
+func TestReconcileOpensTheGateOnlyIfNoEventIsLost(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		name    string
-		arrange func(s *shop)
-		want    error
+		name     string
+		arrange  func(f *fixture)
+		want     error
+		wantText string // of an error of Redis, which has no value to compare with
 	}{
-		{"both new", func(*shop) {}, nil},
-		{"level", func(s *shop) { s.stock("shirt", 1); s.journalSays(1) }, nil},
-		{"level, and journaled", func(s *shop) { s.stock("shirt", 1); s.journaled() }, nil},
-		{"Redis ahead: the journal catches up", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.stock("shirt", 1) }, nil},
-		{"Redis emptied before the first event was journaled", func(s *shop) { s.stock("shirt", 1); s.typed("FLUSHALL") }, nil},
-		{"Redis emptied", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.typed("FLUSHALL") }, nil},
-		{"only the meta key deleted", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.typed("DEL", "inventory.meta") }, nil},
-		{"a meta key that says nothing", func(s *shop) { s.stock("shirt", 1); s.journaled(); s.typed("HDEL", "inventory.meta", "epoch") }, nil},
-		{"a meta key that is none", func(s *shop) { s.stock("shirt", 1); s.typed("SET", "inventory.meta", "x") }, errWrongType},
-		{"Redis behind what the journal lacks", func(s *shop) { s.stock("shirt", 1); s.journalSays(2) }, ErrJournalIncomplete},
-		{"the meta key deleted, and the journal behind", func(s *shop) { s.stock("shirt", 1); s.typed("DEL", "inventory.meta") }, ErrUnjournaled},
-		{"a stream that no command wrote", func(s *shop) { s.typed("FLUSHALL"); s.typed("XADD", "inventory.events", "*", "hello", "world") }, nil},
+		{
+			name:    "both are new",
+			arrange: func(*fixture) {},
+		},
+		{
+			name: "both end at the same seq",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.setJournalCheckpoint(1)
+			},
+		},
+		{
+			name: "both end with the same event",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.JournalEverything()
+			},
+		},
+		{
+			name: "Redis is ahead, and the journal catches up",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.JournalEverything()
+				f.addStock("shirt", 1)
+			},
+		},
+		{
+			name: "Redis was emptied before the first event was journaled",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.RedisCommand("FLUSHALL")
+			},
+		},
+		{
+			name: "Redis was emptied",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.JournalEverything()
+				f.RedisCommand("FLUSHALL")
+			},
+		},
+		{
+			name: "only the log head was deleted",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.JournalEverything()
+				f.RedisCommand("DEL", "inventory.meta")
+			},
+		},
+		{
+			name: "the log head has no epoch",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.JournalEverything()
+				f.RedisCommand("HDEL", "inventory.meta", "epoch")
+			},
+		},
+		{
+			name: "the log head is no hash",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.RedisCommand("SET", "inventory.meta", "x")
+			},
+			wantText: "WRONGTYPE",
+		},
+		{
+			name: "Redis is behind a journal that lacks the events",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.setJournalCheckpoint(2)
+			},
+			want: ErrJournalIncomplete,
+		},
+		{
+			name: "the log head was deleted, and the journal is behind the stream",
+			arrange: func(f *fixture) {
+				f.addStock("shirt", 1)
+				f.RedisCommand("DEL", "inventory.meta")
+			},
+			want: ErrUnjournaled,
+		},
+		{
+			name: "Redis was emptied, and its stream has a foreign entry",
+			arrange: func(f *fixture) {
+				f.RedisCommand("FLUSHALL")
+				f.RedisCommand("XADD", "inventory.events", "*", "hello", "world")
+			},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s := openShop(t)
-			test.arrange(s)
-			next := s.anotherService()
-			err := next.Open(s.ctx, s.postgres)
-			if errors.Is(test.want, errWrongType) {
-				if err == nil || !strings.Contains(err.Error(), "WRONGTYPE") {
-					t.Errorf("got %v, want Redis's own error", err)
+			f := newFixture(t)
+			test.arrange(f)
+			next := f.newProcess()
+			err := f.reconcile(next)
+			_, reserveErr := next.Reserve(f.Ctx, f.newRequest("shirt", 1))
+			readyErr := next.Ready(f.Ctx)
+			if test.want == nil && test.wantText == "" {
+				if err != nil {
+					t.Errorf("reconcile: got error %v, want none", err)
 				}
-			} else if !errors.Is(err, test.want) || test.want == nil && err != nil {
-				t.Errorf("got %v, want %v", err, test.want)
+				if errors.Is(reserveErr, commands.ErrNotReady) {
+					t.Errorf("reserve: got error %v, want a decision", reserveErr)
+				}
+				if readyErr != nil {
+					t.Errorf("ready: got error %v, want none", readyErr)
+				}
+				return
 			}
-			_, err = next.Reserve(s.ctx, s.request("shirt", 1))
-			if refused := errors.Is(err, ErrNotReady); refused != (test.want != nil) {
-				t.Errorf("reserve: got %v; want NOT_READY: %t", err, test.want != nil)
+			if test.want != nil {
+				wantError(t, "reconcile", err, test.want)
+				wantError(t, "ready", readyErr, test.want)
 			}
-			err = next.Ready(s.ctx)
-			if test.want != nil && !errors.Is(test.want, errWrongType) && !errors.Is(err, test.want) || test.want == nil && err != nil {
-				t.Errorf("ready: got %v, want it to say %v", err, test.want)
+			if err == nil || !strings.Contains(errorText(err), test.wantText) {
+				t.Errorf("reconcile: got error %v, want %q in it", err, test.wantText)
 			}
+			wantError(t, "reserve", reserveErr, commands.ErrNotReady)
 		})
 	}
 }
 
-var errWrongType = errors.New("stands for an error of Redis's own")
-
-// TestRolledBackWhileServing holds that a Redis that comes back older than it was does not sell, and that readiness
+// TestRolledBackRedisRefusesCommands checks that a process does not sell in a Redis that
+// is older than a position acknowledged to it, nor in an emptied one, and that readiness
 // says so.
-func TestRolledBackWhileServing(t *testing.T) {
+func TestRolledBackRedisRefusesCommands(t *testing.T) {
 	t.Parallel()
-	s := openShop(t)
-	s.stock("shirt", 5)
-	s.hold("shirt", 1)
-	s.typed("HSET", "inventory.meta", "seq", 1)
-	_, err := s.Reserve(s.ctx, s.request("shirt", 1))
-	wantRefusal(t, err, ErrStale)
-	if err := s.Ready(s.ctx); !errors.Is(err, ErrStale) {
-		t.Errorf("ready: got %v, want ErrStale", err)
-	}
-	s.typed("FLUSHALL")
-	if err := s.Ready(s.ctx); !errors.Is(err, ErrEmptied) {
-		t.Errorf("ready: got %v, want ErrEmptied", err)
+	f := newFixture(t)
+	f.addStock("shirt", 5)
+	f.createHold("shirt", 1)
+	f.RedisCommand("HSET", "inventory.meta", "seq", 1)
+	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrStale)
+	wantError(t, "ready", f.Ready(f.Ctx), commands.ErrStale)
+
+	f.RedisCommand("FLUSHALL")
+	err := f.Ready(f.Ctx)
+	wantError(t, "ready with an emptied Redis", err, commands.ErrNotReady)
+	if want := "Redis was emptied"; !strings.Contains(errorText(err), want) {
+		t.Errorf("ready with an emptied Redis: got error %v, want %q in it", err, want)
 	}
 }
 
-// TestSchemaMissing holds that a pool is not opened without a journal to compare with.
-func TestSchemaMissing(t *testing.T) {
+// TestReconcileFailsWithoutSchema checks that no log is created if there is no journal to
+// compare with.
+func TestReconcileFailsWithoutSchema(t *testing.T) {
 	t.Parallel()
-	s := closedShop(t)
-	config := s.postgres.Copy()
-	config.RuntimeParams["search_path"] = "pg_temp"
-	if err := s.Open(s.ctx, config); err == nil {
-		t.Error("it opened without the schema")
+	f := &fixture{Store: commandstest.NewStore(t)}
+	f.Postgres.RuntimeParams["search_path"] = "pg_temp"
+	f.process = f.newProcess()
+	if err := f.reconcile(f.process); err == nil {
+		t.Error("reconcile: got no error, want one")
 	}
-	if keys, err := s.operator.Exists(s.ctx, events.MainPool.MetaKey()).Result(); keys != 0 || err != nil {
-		t.Errorf("the log was begun (%v)", err)
+	heads, err := f.Operator.Exists(f.Ctx, events.MainPool.MetaKey()).Result()
+	must(t, err)
+	if heads != 0 {
+		t.Error("Redis: got a log head, want none")
 	}
+}
+
+// TestCompleteLogOfEarlierEpochIsKept checks that a log with every event of the journal
+// is kept, in a new epoch, although its epoch is not the newest. A process leaves such a
+// log if it dies between raising the epoch and closing the log. It also remains if Redis
+// lost events that were acknowledged but not journaled.
+func TestCompleteLogOfEarlierEpochIsKept(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(f *populatedFixture){
+		"Postgres has a later epoch": func(f *populatedFixture) {
+			must(f.T, journal.RecordPool(f.Ctx, testenv.Connect(f.T, f.Postgres), "main", 7))
+		},
+		"a later epoch was acknowledged": func(f *populatedFixture) {
+			f.Gate().Acknowledge(7, 3)
+		},
+		"a later seq was acknowledged": func(f *populatedFixture) {
+			f.Gate().Acknowledge(1, 99)
+			_, err := f.Reserve(f.Ctx, f.newRequest("shirt", 1))
+			if !errors.Is(err, commands.ErrStale) {
+				f.T.Errorf("reserve: got error %v, want ErrStale", err)
+			}
+		},
+	}
+	for name, arrange := range tests {
+		for _, ahead := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", Redis ahead ", ahead), func(t *testing.T) {
+				t.Parallel()
+				f := newPopulatedFixture(t)
+				hold := f.activeHold
+				if ahead {
+					hold = f.createHold("shirt", 2)
+					f.contents = f.Contents()
+				}
+				arrange(f)
+				must(t, f.reconcile(f.process))
+				f.WantContents(t, f.contents)
+				must(t, f.Ready(f.Ctx))
+				must(t, errorOf(f.Confirm(f.Ctx, commands.Confirm{HoldID: hold, PaymentRef: "p"})))
+				record, err := journal.ReadPoolRecord(f.Ctx, testenv.Connect(t, f.Postgres), "main")
+				must(t, err)
+				head, err := stream.ReadHead(f.Ctx, f.Operator, f.Pool)
+				must(t, err)
+				if head.Epoch != record.Epoch {
+					t.Errorf("epoch: got %d in Redis, want %d as in Postgres", head.Epoch, record.Epoch)
+				}
+				if head.Epoch < 2 {
+					t.Errorf("epoch: got %d, want a new one", head.Epoch)
+				}
+				f.JournalEverything()
+			})
+		}
+	}
+}
+
+// TestKeepLogRejectsShortenedLog checks that a log that lost an event since it was
+// compared gets no new epoch.
+func TestKeepLogRejectsShortenedLog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.addStock("shirt", 3)
+	f.createHold("shirt", 1)
+	lease, err := worker.AcquireLease(f.Ctx, f.Postgres, f.recovery.leaseName())
+	must(t, err)
+	t.Cleanup(lease.Release)
+	c, _, err := f.recovery.compare(f.Ctx, lease.Conn)
+	must(t, err)
+	f.RedisCommand("HINCRBY", f.Pool.MetaKey(), "seq", -1)
+	wantError(t, "keep the shortened log", f.recovery.keepLog(f.Ctx, lease, c), errChanged)
+	f.RedisCommand("HINCRBY", f.Pool.MetaKey(), "seq", 1)
+	if err := f.recovery.keepLog(f.Ctx, lease, c); err != nil {
+		t.Errorf("keep the whole log: got error %v, want none", err)
+	}
+}
+
+// TestTrimmedLogOfEarlierEpochIsRestored checks that a log of an earlier epoch is
+// replaced if it ends where the journal does and its stream no longer has the last event:
+// it cannot be compared, and no event of it can be lost.
+func TestTrimmedLogOfEarlierEpochIsRestored(t *testing.T) {
+	t.Parallel()
+	f := newPopulatedFixture(t)
+	must(t, journal.RecordPool(f.Ctx, testenv.Connect(t, f.Postgres), "main", 2))
+	f.RedisCommand("XTRIM", "inventory.events", "MAXLEN", 0)
+	f.RedisCommand("SET", "stock:shirt", 1)
+	must(t, f.reconcile(f.process))
+	f.wantRestored(t, f.process)
+	f.wantSalesContinue(t, f.process, 3)
+}
+
+// TestEpochLostInPostgresIsReadFromRedis checks that a Postgres that no longer has the
+// pool's epoch gets it from Redis, so that the next restore does not use an epoch twice.
+func TestEpochLostInPostgresIsReadFromRedis(t *testing.T) {
+	t.Parallel()
+	f := newPopulatedFixture(t)
+	f.RedisCommand("FLUSHALL")
+	must(t, f.reconcile(f.process))
+	f.execute(`DELETE FROM pools`)
+	must(t, f.reconcile(f.newProcess()))
+	f.RedisCommand("FLUSHALL")
+	must(t, f.reconcile(f.process))
+	f.wantRestored(t, f.process)
+	f.wantSalesContinue(t, f.process, 3)
 }

@@ -1,184 +1,191 @@
 package recovery
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// keepOpen has a service watched over until the test ends.
-func (s *shop) keepOpen(service *Service) {
-	s.t.Helper()
-	ctx, cancel := context.WithCancel(s.ctx)
-	var keeper sync.WaitGroup
-	keeper.Go(func() { service.KeepOpening(ctx, s.postgres, slog.New(slog.DiscardHandler)) })
-	s.t.Cleanup(func() {
-		cancel()
-		keeper.Wait()
-	})
-}
-
-// awaitReady waits until a service decides.
-func (s *shop) awaitReady(service *Service) {
-	s.t.Helper()
-	testenv.Eventually(s.t, 15*time.Second, func() (bool, string) {
-		err := service.Ready(s.ctx)
-		return err == nil, fmt.Sprint(err)
-	})
-}
-
-// TestKeptOpen holds that processes which serve have an emptied and a rolled-back Redis restored by one of them, answer
-// NOT_READY or STALE and nothing else meanwhile, and go on without a restart.
-func TestKeptOpen(t *testing.T) {
+// TestWatchRestoresWhileProcessesServe checks that two running processes survive an
+// emptied and a rolled-back Redis without a restart: one of them restores it, and
+// commands get no answers but NOT_READY and STALE meanwhile.
+func TestWatchRestoresWhileProcessesServe(t *testing.T) {
 	t.Parallel()
-	b := openBusyShop(t)
-	idle := b.anotherService()
-	b.keepOpen(b.Service)
-	b.keepOpen(idle)
-	b.awaitReady(idle)
-	for i, lose := range []func(){func() { b.typed("FLUSHALL") }, b.rollBack, func() { b.typed("FLUSHALL") }} {
+	f := newPopulatedFixture(t)
+	idle := f.newProcess()
+	f.watch(f.process)
+	f.watch(idle)
+	f.awaitReady(idle)
+	flush := func() { f.RedisCommand("FLUSHALL") }
+	for i, lose := range []func(){flush, f.rollBack, flush} {
 		lose()
 		testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-			_, err := b.Reserve(b.ctx, b.reserved)
-			if err != nil && !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrStale) {
-				t.Errorf("while Redis is restored: got %v, want ErrNotReady", err)
+			_, err := f.Reserve(f.Ctx, f.reserved)
+			if err != nil && !errors.Is(err, commands.ErrNotReady) && !errors.Is(err, commands.ErrStale) {
+				t.Errorf("reserve while Redis is restored: got error %v, want ErrNotReady or ErrStale", err)
 			}
-			return err == nil, fmt.Sprint(err)
+			return err == nil, "reserve: " + errorText(err)
 		})
-		b.awaitReady(b.Service)
-		b.awaitReady(idle)
-		b.wantAsBefore(t, idle)
-		log, err := stream.ReadHead(b.ctx, b.operator, b.pool)
-		if err != nil || log.Epoch != int64(i+2) {
-			t.Errorf("loss %d: the log is %+v (%v), want epoch %d", i, log, err, i+2)
+		f.awaitReady(f.process)
+		f.awaitReady(idle)
+		f.wantRestored(t, idle)
+		head, err := stream.ReadHead(f.Ctx, f.Operator, f.Pool)
+		must(t, err)
+		if want := int64(i + 2); head.Epoch != want {
+			t.Errorf("after loss %d: got epoch %d, want %d", i, head.Epoch, want)
 		}
-		if i == 0 { // so that there is a stream to be rolled back
-			b.journal()
-			var entries []any
-			conn := testenv.Connect(t, b.postgres)
-			page, err := journal.ReadEvents(b.ctx, conn, "main", 0, 100)
-			must(t, err)
-			for _, e := range page {
-				entries = []any{"XADD", "inventory.events", "*", "event_id", e.EventID.String(), "type", string(e.Type), "payload", string(e.Payload), "metadata", "{}", "seq", e.Seq, "at", e.At.UnixMilli()}
-				b.typed(entries...)
-			}
+		if i == 0 {
+			f.RunJournal()
+			f.refillStream() // rollBack removes entries
 		}
 	}
-	b.wantGoesOn(t, idle, 4)
+	f.wantSalesContinue(t, idle, 4)
 }
 
-// TestIdleProcessLearns holds that a process which decides nothing knows all the same how far the log has come, so that
-// it does not sell in one that comes back older.
-func TestIdleProcessLearns(t *testing.T) {
-	t.Parallel()
-	s := openShop(t)
-	idle := s.anotherService()
-	s.keepOpen(idle)
-	s.awaitReady(idle)
-	s.stock("shirt", 5)
-	s.hold("shirt", 1)
-	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		epoch, seq := idle.fence.known()
-		return epoch == 1 && seq == 2, fmt.Sprintf("it knows of epoch %d, seq %d", epoch, seq)
-	})
-}
-
-// TestRefusalWakes holds that a command which finds no log has the pool looked at, long before it would be otherwise.
-func TestRefusalWakes(t *testing.T) {
-	t.Parallel()
-	s := openShop(t)
-	k := &keeper{Service: s.Service, postgres: s.postgres, log: slog.New(slog.DiscardHandler)}
-	s.stock("shirt", 1)
-	s.typed("FLUSHALL")
-	wantRefusal(t, ignore(s.Reserve(s.ctx, s.request("shirt", 1))), ErrNotReady)
-	wantRefusal(t, ignore(s.Reserve(s.ctx, s.request("shirt", 1))), ErrNotReady) // waits for nobody
-	k.rest(s.ctx, time.Hour)
-	if s.ctx.Err() != nil {
-		t.Error("it rested until the end of the test")
+// refillStream appends the journal's events to the stream, as it had them before Redis
+// was emptied.
+func (f *populatedFixture) refillStream() {
+	f.T.Helper()
+	page, err := journal.ReadEvents(f.Ctx, testenv.Connect(f.T, f.Postgres), "main", 0, 100)
+	must(f.T, err)
+	for _, e := range page {
+		f.RedisCommand("XADD", "inventory.events", "*",
+			"event_id", e.EventID.String(),
+			"type", string(e.Type),
+			"payload", string(e.Payload),
+			"metadata", "{}",
+			"seq", e.Seq,
+			"at", e.At.UnixMilli())
 	}
 }
 
-// TestForkWhileServing holds that a fork which comes about while a process serves stops it.
-func TestForkWhileServing(t *testing.T) {
+// TestWatchAcknowledgesTheLogOfIdleProcess checks that a process that decides nothing
+// still learns the end of the log, so that it does not sell in a log that comes back
+// older.
+func TestWatchAcknowledgesTheLogOfIdleProcess(t *testing.T) {
 	t.Parallel()
-	b := openBusyShop(t)
-	b.keepOpen(b.Service)
-	stale := b.anotherService()
-	must(t, stale.Open(b.ctx, b.postgres))
-	stale.fence.epoch, stale.fence.seq = 0, 0
-	id := b.operator.XRevRangeN(b.ctx, "inventory.events", "+", "-", 1).Val()[0].ID
-	b.typed("XDEL", "inventory.events", id) // the last event, and with it what Redis knows of it
-	b.typed("HSET", "inventory.meta", "seq", 8)
-	must(t, ignore(stale.Reserve(b.ctx, b.request("shirt", 1))))
-	must(t, ignore(stale.Reserve(b.ctx, b.request("shirt", 1))))
+	f := newFixture(t)
+	idle := f.newProcess()
+	f.watch(idle)
+	f.awaitReady(idle)
+	f.addStock("shirt", 5)
+	f.createHold("shirt", 1)
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-		err := b.Ready(b.ctx)
-		return errors.Is(err, ErrForked), fmt.Sprint(err)
+		epoch, seq := idle.Gate().Acknowledged()
+		detail := fmt.Sprintf("acknowledged: got epoch %d, seq %d, want epoch 1, seq 2", epoch, seq)
+		return epoch == 1 && seq == 2, detail
 	})
-	wantRefusal(t, ignore(b.Reserve(b.ctx, b.request("shirt", 1))), ErrNotReady)
 }
 
-// TestWithoutPostgres holds that a pool that is open stays so while Postgres is away, and that a Redis which is emptied
-// then is restored when it comes back.
-func TestWithoutPostgres(t *testing.T) {
+// TestRefusedCommandEndsThePause checks that the watcher compares soon after a command
+// found no log, and that a second refusal does not block its command.
+func TestRefusedCommandEndsThePause(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := &watcher{Recovery: f.recovery}
+	f.addStock("shirt", 1)
+	f.RedisCommand("FLUSHALL")
+	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrNotReady)
+	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrNotReady)
+	w.pause(f.Ctx, time.Hour)
+	if f.Ctx.Err() != nil {
+		t.Error("pause: got the end of the test, want an end at the refusal")
+	}
+}
+
+// TestWatchClosesTheGateOnFork checks that the gate of a running process closes if its
+// pool forks.
+func TestWatchClosesTheGateOnFork(t *testing.T) {
+	t.Parallel()
+	f := newPopulatedFixture(t)
+	f.watch(f.process)
+	uncompared := f.newUncomparedProcess()
+	last := f.Operator.XRevRangeN(f.Ctx, "inventory.events", "+", "-", 1).Val()[0].ID
+	f.RedisCommand("XDEL", "inventory.events", last)
+	f.RedisCommand("HSET", "inventory.meta", "seq", 8)
+	must(t, errorOf(uncompared.Reserve(f.Ctx, f.newRequest("shirt", 1))))
+	must(t, errorOf(uncompared.Reserve(f.Ctx, f.newRequest("shirt", 1))))
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		err := f.Ready(f.Ctx)
+		return errors.Is(err, ErrForked), "ready: " + errorText(err)
+	})
+	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrNotReady)
+}
+
+// causeRefusal has a command refused that finds no log, so that the watcher compares
+// soon.
+func (f *fixture) causeRefusal(t *testing.T) {
+	t.Helper()
+	f.RedisCommand("RENAME", f.Pool.MetaKey(), "elsewhere")
+	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrNotReady)
+	f.RedisCommand("RENAME", "elsewhere", f.Pool.MetaKey())
+}
+
+// TestOpenGateStaysOpenWithoutPostgres checks that a pool takes commands while Postgres
+// is down, and that a Redis that was emptied meanwhile is restored when Postgres is back.
+func TestOpenGateStaysOpenWithoutPostgres(t *testing.T) {
 	t.Parallel()
 	server := testenv.PostgresServer(t)
 	testenv.Migrate(t, server.URL())
-	s := closedShop(t)
-	s.postgres = testenv.ParseURL(t, server.URL())
-	s.keepOpen(s.Service)
-	s.awaitReady(s.Service)
-	s.stock("shirt", 5)
-	s.journaled()
+	f := &fixture{Store: commandstest.NewStore(t)}
+	f.Postgres = testenv.ParseURL(t, server.URL())
+	f.process = f.newProcess()
+	f.watch(f.process)
+	f.awaitReady(f.process)
+	f.addStock("shirt", 5)
+	f.JournalEverything()
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 { // looks that find no Postgres
-		s.noticeMisfit(ErrNotReady)
-		s.hold("shirt", 1)
+	for range 3 { // each comparison fails, since Postgres does not answer
+		f.causeRefusal(t)
+		f.createHold("shirt", 1)
 		select {
-		case <-s.ctx.Done():
-		case <-time.After(lookInterval):
+		case <-f.Ctx.Done():
+		case <-time.After(compareInterval):
 		}
 	}
-	must(t, s.Ready(s.ctx))
-	s.typed("FLUSHALL")
-	wantRefusal(t, ignore(s.Reserve(s.ctx, s.request("shirt", 1))), ErrNotReady)
-	if err := server.Start(s.ctx); err != nil {
+	must(t, f.Ready(f.Ctx))
+	f.RedisCommand("FLUSHALL")
+	wantError(t, "reserve", errorOf(f.Reserve(f.Ctx, f.newRequest("shirt", 1))), commands.ErrNotReady)
+	if err := server.Start(f.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitReady(s.Service)
-	if got, err := s.Available(s.ctx, "shirt"); got != 5 || err != nil { // the three holds were never journaled
-		t.Errorf("available: got %d (%v), want 5", got, err)
+	f.awaitReady(f.process)
+	available, err := f.Available(f.Ctx, "shirt")
+	must(t, err)
+	if available != 5 { // the three holds were never journaled
+		t.Errorf("available: got %d, want 5", available)
 	}
 }
 
-// TestToldOnce holds that a fault which lasts is logged once.
-func TestToldOnce(t *testing.T) {
+// TestLastingFailureIsLoggedOnce checks that a failure that repeats is logged the first
+// time only.
+func TestLastingFailureIsLoggedOnce(t *testing.T) {
 	t.Parallel()
-	b := openBusyShop(t)
-	b.typed("FLUSHALL")
-	if _, err := testenv.Connect(t, b.postgres).Exec(b.ctx, `DELETE FROM events WHERE seq = 3`); err != nil {
-		t.Fatal(err)
-	}
+	f := newPopulatedFixture(t)
+	f.RedisCommand("FLUSHALL")
+	f.execute(`DELETE FROM events WHERE seq = 3`)
 	var text strings.Builder
-	k := &keeper{Service: b.Service, postgres: b.postgres, log: slog.New(slog.NewTextHandler(&text, nil))}
-	defer k.disconnect(b.ctx)
+	f.recovery.log = slog.New(slog.NewTextHandler(&text, nil))
+	w := &watcher{Recovery: f.recovery}
+	defer w.disconnect(f.Ctx)
 	for range 3 {
-		if err := k.look(b.ctx); !errors.Is(err, ErrJournalIncomplete) {
-			t.Errorf("got %v, want ErrJournalIncomplete", err)
-		}
+		wantError(t, "look", w.look(f.Ctx), ErrJournalIncomplete)
 	}
-	if n := strings.Count(text.String(), "level=ERROR"); n != 1 || !strings.Contains(text.String(), "seq 3 is not there") {
-		t.Errorf("logged %d times:\n%s", n, text.String())
+	if n := strings.Count(text.String(), "level=ERROR"); n != 1 {
+		t.Errorf("log: got %d errors, want 1:\n%s", n, text.String())
+	}
+	if want := "seq 3 is not there"; !strings.Contains(text.String(), want) {
+		t.Errorf("log: got no %q in it, want it:\n%s", want, text.String())
 	}
 }

@@ -1,9 +1,9 @@
--- Initialise: begin a pool's log, once. Everything else refuses to work without it.
+-- Initialise: create the log head of a new pool. No command is decided without one.
 --
 -- KEYS  meta
 -- ARGV  1 epoch
--- Answers  INITIALISED or EXISTS
--- Keeps  a log that has begun is never begun again: its sequence would repeat.
+-- Answers  INITIALISED · EXISTS (the pool has a log head, which stays as it is)
+-- Keeps  a log is never begun a second time, because its seqs would repeat.
 local meta_key = unpack(KEYS)
 local epoch = ARGV[1]
 

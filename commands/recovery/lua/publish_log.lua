@@ -1,15 +1,19 @@
--- Publish: open the log that was written anew. It is the last step of restoring, and the first that a command sees.
+-- Publish: open the restored log. This is the last step of a restore: commands are decided
+-- from here on.
 --
 -- KEYS  meta, closed, next
--- ARGV  1 the epoch of the restorer, 2 the run_id and 3 the master_replid of the Redis that it has written to
--- Answers  PUBLISHED · OPEN (there is another log) · OTHER_SERVER (Redis restarted, or another took its place) ·
---          SUPERSEDED (a later life has begun)
--- Keeps  what is opened is whole: the same restorer has written all of it, and this Redis has lost none of it since.
+-- ARGV  1 epoch of the restorer, 2 run_id and 3 master_replid of the Redis that it wrote the
+--       keys to
+-- Answers  PUBLISHED · OPEN (the pool has another log) ·
+--          OTHER_SERVER (Redis restarted, or another Redis took its place) ·
+--          SUPERSEDED (another restorer has the right to write)
+-- Keeps  a log is opened only if this restorer wrote all of its keys, and this Redis has lost
+--        none of them since.
 local meta_key, closed_key, next_key = unpack(KEYS)
 local epoch, run_id, replication_id = unpack(ARGV)
 
 if redis.call('EXISTS', meta_key) == 1 then
-  -- With this epoch it is this very call, sent twice because its answer was lost.
+  -- With this epoch it is a repeat of this call, whose reply was lost.
   return {redis.call('HGET', meta_key, 'epoch') == epoch and 'PUBLISHED' or 'OPEN'}
 end
 local info = redis.call('INFO', 'server', 'replication')

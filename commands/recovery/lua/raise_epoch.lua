@@ -1,15 +1,17 @@
--- Raise the epoch: declare a log that is whole to be in a new life, so that every process accepts it as the newest.
+-- Raise the epoch: give a log that has every event of the journal a new epoch, which all
+-- processes accept as the newest.
 --
 -- KEYS  meta
--- ARGV  1 the epoch that it is in, 2 the new one, 3 the seq that it has come to at the least
--- Answers  RAISED · CHANGED (it is in another epoch, or ends earlier, or is gone)
--- Keeps  nothing but the epoch changes.
+-- ARGV  1 epoch that the log is in, 2 new epoch, 3 lowest seq that the log may end at
+-- Answers  RAISED ·
+--          CHANGED (the log is in another epoch, ends at a lower seq, or does not exist)
+-- Keeps  only the epoch changes.
 local meta_key = unpack(KEYS)
 local epoch, raised, least_seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local found, seq = unpack(redis.call('HMGET', meta_key, 'epoch', 'seq'))
 if not tonumber(seq) or tonumber(seq) < least_seq then return {'CHANGED'} end
-if found == raised then return {'RAISED'} end -- this very call, sent twice because its answer was lost
+if found == raised then return {'RAISED'} end -- a repeat of this call, whose reply was lost
 if found ~= epoch then return {'CHANGED'} end
 redis.call('HSET', meta_key, 'epoch', raised)
 return {'RAISED'}

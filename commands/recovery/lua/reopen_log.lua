@@ -1,9 +1,11 @@
--- Reopen: take a closed log up again, as it was. It is for a closing that came to nothing.
+-- Reopen: put the closed log head back as it was. A restorer that fails before it changes a
+-- key does this.
 --
 -- KEYS  meta, closed, next
--- ARGV  1 the epoch that was closed
--- Answers  REOPENED · GONE (there is nothing to take up, or its keys may have been touched since)
--- Keeps  a log whose keys are being written anew is not opened.
+-- ARGV  1 epoch of the log that was closed
+-- Answers  REOPENED (or the pool has a log head already) ·
+--          GONE (no log of this epoch is closed, or a restore has begun to change its keys)
+-- Keeps  no log is opened while its keys are rewritten.
 local meta_key, closed_key, next_key = unpack(KEYS)
 local epoch = ARGV[1]
 

@@ -1,5 +1,5 @@
-// Package recoverytest has the fixtures for tests that need an open pool: a service that takes commands, on
-// the test's own Redis and Postgres.
+// Package recoverytest has fixtures for tests that need an open pool: a service that
+// takes commands on the test's own Redis and Postgres.
 package recoverytest
 
 import (
@@ -17,7 +17,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// NewService returns a service of the main pool whose gate is closed. It is closed when the test ends.
+// NewService returns a service of the main pool whose gate is closed. The service is
+// closed when the test ends; the client stays the caller's to close.
 func NewService(t testing.TB, client *redis.Client, config commands.Config) *commands.Service {
 	t.Helper()
 	service, err := commands.NewService(events.MainPool, client, config)
@@ -32,12 +33,17 @@ func NewService(t testing.TB, client *redis.Client, config commands.Config) *com
 	return service
 }
 
-// OpenService returns a service of the main pool that takes commands, as a running process does: a
-// watcher of its own opens its gate. Both end when the test ends.
-func OpenService(t testing.TB, client *redis.Client, postgres *pgx.ConnConfig, config commands.Config) *commands.Service {
+// OpenService returns a service of the main pool that takes commands. A watcher opens its
+// gate, as in a running process. The watcher and the service end when the test ends.
+func OpenService(
+	t testing.TB,
+	client *redis.Client,
+	postgres *pgx.ConnConfig,
+	config commands.Config,
+) *commands.Service {
 	t.Helper()
 	service := NewService(t, client, config)
-	watched := recovery.New(recovery.Config{
+	watcher := recovery.New(recovery.Config{
 		Pool:       events.MainPool,
 		Redis:      client,
 		Postgres:   postgres,
@@ -49,7 +55,7 @@ func OpenService(t testing.TB, client *redis.Client, postgres *pgx.ConnConfig, c
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		watched.Watch(ctx)
+		watcher.Watch(ctx)
 	}()
 	t.Cleanup(func() {
 		stop()
