@@ -57,7 +57,7 @@ func CheckScriptHeaders(t *testing.T, texts map[string]string) {
 }
 
 // statusWord matches a status word at the places where a script answers one.
-var statusWord = regexp.MustCompile(`(?:answer\(|refuse\(stock, |return \{|or )'([A-Z_]*[A-Z])'`)
+var statusWord = regexp.MustCompile(`(?:answer\(|refuse\(stock, |return \{|and |or )'([A-Z_]*[A-Z])'`)
 
 // CheckStatusWords checks that the scripts answer exactly the status words that Go knows, and that each
 // script's header names the words it answers. alwaysAnswered has the words that a script builds, or takes

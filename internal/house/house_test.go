@@ -66,8 +66,15 @@ var arrows = map[string][]string{
 var technical = []string{"internal/postgres", "internal/wait", "internal/worker"}
 
 // forTests lists the packages that every test may import in addition.
-var forTests = []string{"internal/testenv", "internal/local", "migrations", "commands/recovery/recoverytest",
-	"projections/projectiontest"}
+var forTests = []string{
+	"internal/testenv",
+	"internal/local",
+	"migrations",
+	"commands/commandstest",
+	"commands/recovery",
+	"commands/recovery/recoverytest",
+	"projections/projectiontest",
+}
 
 type goFile struct {
 	path   string // relative to the root, with slashes
