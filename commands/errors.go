@@ -32,7 +32,7 @@ func (e *Error) Is(target error) bool {
 
 // The refusals of the package.
 var (
-	ErrSoldOut             = &Error{Code: "SOLD_OUT", Detail: "fewer units are available than the hold asks for"}
+	ErrSoldOut             = &Error{Code: "SOLD_OUT", Detail: "fewer units are available than were asked for"}
 	ErrInsufficientStock   = &Error{Code: "INSUFFICIENT_STOCK", Detail: "fewer units are available than the adjustment takes away"}
 	ErrStockLimit          = &Error{Code: "STOCK_LIMIT", Detail: "the stock of one SKU is limited to 1000000000000 units"}
 	ErrUnknownSKU          = &Error{Code: "UNKNOWN_SKU", Detail: "this SKU was never stocked"}
