@@ -8,6 +8,18 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
+// HoldStatus is the status of a hold, the same word in Redis, in the answers to commands, and in the read
+// tables.
+type HoldStatus string
+
+// The statuses of a hold. Only an active hold can change its status.
+const (
+	HoldActive    HoldStatus = "ACTIVE"
+	HoldConfirmed HoldStatus = "CONFIRMED" // it became an order
+	HoldCancelled HoldStatus = "CANCELLED" // by a shopper
+	HoldExpired   HoldStatus = "EXPIRED"   // by the saga, after its deadline
+)
+
 // hold has the fields of a hold in Redis from which Confirm and Cancel build their event. Except for the
 // status, they never change. All are empty if the hold is unknown, or if Redis was emptied: the script
 // tells the two apart.

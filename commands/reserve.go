@@ -32,17 +32,6 @@ type Reservation struct {
 	Position  events.Position
 }
 
-// HoldStatus is a hold's state, in commands and in read tables alike.
-type HoldStatus string
-
-// The states of a hold. Only an active one can still change.
-const (
-	HoldActive    HoldStatus = "ACTIVE"
-	HoldConfirmed HoldStatus = "CONFIRMED"
-	HoldCancelled HoldStatus = "CANCELLED"
-	HoldExpired   HoldStatus = "EXPIRED"
-)
-
 func (c Reserve) validate(config Config) error {
 	var f faults
 	f.sku(c.SKU)
