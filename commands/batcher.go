@@ -40,7 +40,7 @@ type batcher struct {
 // submission is a command in the queue, and its answer once it is decided.
 type submission struct {
 	ctx      context.Context //nolint:containedctx // a command whose client has left is not sent
-	deadline time.Time       // until which a call must take the command out of the queue
+	deadline time.Time       // a command that is still in the queue then fails
 	keys     []string
 	command  []byte     // packed for the script
 	done     chan error // receives once, after answer and fault are set
@@ -69,7 +69,7 @@ func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, 
 	}
 }
 
-// close refuses further commands, and returns when all commands in the queue are decided.
+// close refuses further commands, and returns when the queue is empty and no call is under way.
 func (b *batcher) close() {
 	b.mu.Lock()
 	b.closed = true

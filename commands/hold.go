@@ -21,8 +21,8 @@ const (
 )
 
 // hold has the fields of a hold in Redis from which Confirm and Cancel build their event. Except for the
-// status, they never change. All are empty if the hold is unknown, or if Redis was emptied: the script
-// tells the two apart.
+// status, they never change. All are empty if the hold is unknown, or if Redis was emptied. The script
+// answers UNKNOWN_HOLD in the first case, and NOT_READY in the second.
 type hold struct {
 	sku    string
 	qty    int64

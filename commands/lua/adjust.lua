@@ -7,7 +7,7 @@
 -- Answers  ADJUSTED with available (units)
 --          REPLAYED with available (units), for a repeated request
 --          IDEMPOTENCY_MISMATCH, if the key belongs to a different request
---          UNKNOWN_SKU, if units are to be taken from a SKU without stock
+--          UNKNOWN_SKU, if delta is negative
 --          INSUFFICIENT_STOCK with available (units)
 --          STOCK_LIMIT with available (units)
 --          STATE_INVALID with the key
