@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// Gate says whether a pool's commands are decided. It starts closed. The recovery opens it once it has
+// Gate says whether a pool takes commands. It starts closed. The recovery opens it once it has
 // compared Redis with the journal, and closes it when the two no longer fit together. Its methods are
 // safe for concurrent use.
 //
@@ -35,7 +35,7 @@ func (g *Gate) Open() {
 	g.open.Store(true)
 }
 
-// Close refuses commands with NOT_READY. The reason is what Ready reports.
+// Close refuses commands with NOT_READY. Ready reports the reason.
 func (g *Gate) Close(reason error) {
 	g.closeReason.Store(&reason)
 	g.open.Store(false)

@@ -165,8 +165,9 @@ func (r *Recovery) forkAdvice() string {
 	streamKey := r.pool.StreamKey()
 	return fmt.Sprintf("Nothing was changed, and nothing is sold until you decide. "+
 		"If Redis was started on an old copy of its data and the newest still exist, start it on those. "+
-		"Otherwise the journal counts: `redis-cli RENAME %s %s.forked` keeps Redis's events for you to make good by hand, "+
-		"`redis-cli DEL %s` then has Redis restored from the journal", streamKey, streamKey, r.pool.MetaKey())
+		"Otherwise Redis is restored from the journal, and its own events after the fork are no longer in effect: "+
+		"`redis-cli RENAME %s %s.forked` keeps those events for you to process by hand, "+
+		"and `redis-cli DEL %s` then starts the restore", streamKey, streamKey, r.pool.MetaKey())
 }
 
 // asForked turns a fork that the journal's own comparison found into ErrForked.

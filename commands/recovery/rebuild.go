@@ -123,7 +123,7 @@ func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience ti
 	}
 	if err := r.rewrite(ctx, epoch); err != nil {
 		return fmt.Errorf("Redis is closed for commands, and only partly written; "+
-			"any process of the service restores it, or this command once more: %w", err)
+			"any running process of the service restores it, and so does this command if you repeat it: %w", err)
 	}
 	return nil
 }
