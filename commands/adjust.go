@@ -7,21 +7,23 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// AdjustStock asks to add units to what can be sold, or to take some away.
+// AdjustStock asks to add units to a SKU's available stock, or to take some away.
 type AdjustStock struct {
 	SKU            string
-	Delta          int64 // units; below 0 takes away
+	Delta          int64 // units; a negative number takes away
 	Reason         string
 	IdempotencyKey string
-	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It
+	// may be nil.
 	Metadata map[string]string
 }
 
-// Adjustment is the stock after it.
+// Adjustment is the stock after an AdjustStock. For a repeated request it is the stock
+// after the first one.
 type Adjustment struct {
 	SKU       string
-	Available int64
-	Replayed  bool
+	Available int64 // units
+	Replayed  bool  // whether an earlier request with the same key adjusted the stock
 	Position  events.Position
 }
 
@@ -34,20 +36,21 @@ func (c AdjustStock) validate() error {
 	f.between("delta", c.Delta, -DeltaMax, DeltaMax)
 	f.name("reason", c.Reason, reasonMax)
 	if c.Reason == events.ReasonExternal {
-		f.add("reason", "%q is kept for changes made past this service", events.ReasonExternal)
+		f.add("reason", "must not be %q, the reason of changes made directly in Redis", events.ReasonExternal)
 	}
 	f.name("idempotency_key", c.IdempotencyKey, keyMax)
 	return f.err()
 }
 
-// Fingerprint identifies the request, apart from its idempotency key.
+// Fingerprint hashes the request without its idempotency key.
 func (c AdjustStock) Fingerprint() string {
 	return fingerprint("adjust", c.SKU, digits(c.Delta), c.Reason)
 }
 
-// AdjustStock changes the available stock; adding to an unknown SKU makes it known. Its errors are *ValidationError,
-// ErrUnknownSKU, ErrInsufficientStock, ErrStockLimit, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrStale
-// and ErrUnavailable.
+// AdjustStock changes a SKU's available stock. Adding units to an unknown SKU makes it
+// known. Its errors are *ValidationError, ErrUnknownSKU, ErrInsufficientStock,
+// ErrStockLimit, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrStale and
+// ErrUnavailable.
 func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, error) {
 	if err := c.validate(); err != nil {
 		return Adjustment{}, err
@@ -58,17 +61,25 @@ func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, e
 		args:     []string{c.SKU, digits(c.Delta), c.Fingerprint(), s.keepMs},
 		metadata: c.Metadata,
 	}
-	event := &events.StockAdjusted{SKU: c.SKU, Delta: c.Delta, Reason: c.Reason, IdempotencyKey: c.IdempotencyKey}
+	event := &events.StockAdjusted{
+		SKU:            c.SKU,
+		Delta:          c.Delta,
+		Reason:         c.Reason,
+		IdempotencyKey: c.IdempotencyKey,
+	}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {
 		return Adjustment{}, err
 	}
 	return Adjustment{
-		SKU: c.SKU, Available: d.answer.int(0), Replayed: d.answer.status == statusReplayed, Position: s.position(d.answer),
+		SKU:       c.SKU,
+		Available: d.answer.int(0),
+		Replayed:  d.answer.status == statusReplayed,
+		Position:  s.position(d.answer),
 	}, nil
 }
 
-// Available returns the units of a SKU that could be reserved now. Its errors are *ValidationError, ErrUnknownSKU,
-// ErrStateInvalid, ErrNotReady and ErrUnavailable.
+// Available returns how many units of a SKU could be reserved now. Its errors are
+// *ValidationError, ErrUnknownSKU, ErrStateInvalid, ErrNotReady and ErrUnavailable.
 func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 	var f faults
 	if f.sku(sku); f.err() != nil {
@@ -85,17 +96,21 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 	case err != nil:
 		return 0, s.readError(err, key)
 	case !exists:
-		return 0, s.unstocked(ctx, sku)
+		return 0, s.withoutCounter(ctx, sku)
 	}
-	available, err := strconv.ParseUint(stock, 10, 63) // digits only, as the script reads it
+	available, err := strconv.ParseUint(stock, 10, 63) // only digits, like the check in prelude.lua
 	if err != nil || available > stockReadable {
 		return 0, invalidKey(s.pool, key)
 	}
 	return int64(available), nil
 }
 
-// unstocked tells an SKU that nobody stocked from one whose counter was deleted, and both from an emptied Redis.
-func (s *Service) unstocked(ctx context.Context, sku string) error {
+// withoutCounter returns the error for a SKU that has no stock counter in Redis:
+//
+//   - ErrNotReady if Redis was emptied,
+//   - ErrUnknownSKU if no event names the SKU,
+//   - nil if events name it, so that the counter was deleted by hand: its stock is 0.
+func (s *Service) withoutCounter(ctx context.Context, sku string) error {
 	meta, err := s.reads.hashFields(ctx, s.pool.MetaKey(), "epoch", "stock:"+sku)
 	switch {
 	case err != nil:

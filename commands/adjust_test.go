@@ -7,8 +7,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestStockAdjustedHasTheIdempotencyKey checks that the event of an adjustment has all that is needed to
-// answer a repeat, and that a change made by hand is recorded in the same version, without a key.
+// TestStockAdjustedHasTheIdempotencyKey checks that the event of an adjustment has all
+// that is needed to answer a repeat, and that a change made by hand is recorded in the
+// same version, without a key.
 func TestStockAdjustedHasTheIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -28,7 +29,12 @@ func TestStockAdjustedHasTheIdempotencyKey(t *testing.T) {
 	}
 	wants := []events.StockAdjusted{
 		{SKU: "shirt", Delta: 3, Reason: events.ReasonExternal},
-		{SKU: "shirt", Delta: 5, Reason: "delivery", IdempotencyKey: "truck-7"},
+		{
+			SKU:            "shirt",
+			Delta:          5,
+			Reason:         "delivery",
+			IdempotencyKey: "truck-7",
+		},
 	}
 	if len(entries) != len(wants) {
 		t.Fatalf("got %d entries, want %d", len(entries), len(wants))

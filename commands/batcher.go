@@ -12,44 +12,54 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// batcher has commands that arrive together decided together, in one call of the script: they share the round trip, the
-// reading and writing of what they have in common, and the fsync. A command that arrives alone is sent at once; what
-// arrives while a call is under way forms the next. It is safe for concurrent use.
+// batcher decides commands in batches: one call of the decide script decides all commands
+// of a batch. They share one round trip, one fsync, and the reads and writes of the keys
+// that they have in common. It is safe for concurrent use. A command passes through it
+// like this:
+//
+//  1. decide puts the command into the queue, as a submission, and waits for the answer.
+//  2. If no call is under way, a goroutine (a caller) starts and sends the command at
+//     once, alone.
+//  3. Commands that arrive while a call is under way stay in the queue. When the call
+//     ends, its caller sends them as the next batch, of at most batchMax commands.
+//  4. If secondCallMin commands are waiting while a call is under way, a second caller
+//     starts. Redis then has the next batch at hand when it is done with the first. With
+//     fewer commands a second call is not worth its fsync.
+//  5. A caller ends when no further call is due. At most callersMax of them run at a
+//     time.
 type batcher struct {
 	client  redis.Scripter
-	keys    []string // meta, stream, due
+	keys    []string // meta, stream, due: the first keys of every call
 	timeout time.Duration
 	gate    *Gate
 
 	mu      sync.Mutex
-	waiting []*submission
-	callers int // goroutines that make calls, one after the other
+	waiting []*submission // the queue, oldest first
+	callers int           // running goroutines of makeCalls, each with one call at a time
 	closed  bool
-	ended   sync.WaitGroup // of the callers
+	running sync.WaitGroup // counts the callers
 }
 
-// submission is a decision that waits for its turn.
+// submission is a command in the queue, and its answer once it is decided.
 type submission struct {
-	ctx      context.Context //nolint:containedctx // of the one who waits: who has left need not be decided
-	deadline time.Time       // for its turn
+	ctx      context.Context //nolint:containedctx // a command whose client has left is not sent
+	deadline time.Time       // a command that is still in the queue then fails
 	keys     []string
-	command  []byte // as the script takes it
-	done     chan error
+	command  []byte     // packed for the script
+	done     chan error // receives once, after answer and fault are set
 	answer   answer
-	fault    error // of the answer to this command alone
+	fault    error // the error of this command, in a call that succeeded
 }
 
 const (
-	queuedMax = 10_000 // wait for a Redis that does not answer; beyond it, commands fail at once
-	batchMax  = 256    // commands in a call, which keeps Redis for some milliseconds at most
-	// A second call is sent while one is under way, so that Redis finds it when it is done with the first. It must be
-	// worth the fsync that it costs.
-	callersMax    = 2
-	secondCallMin = 32 // commands
+	queuedMax     = 10_000 // commands in the queue; one more fails at once
+	batchMax      = 256    // commands in one call, so that it occupies Redis for a few ms only
+	callersMax    = 2      // calls under way
+	secondCallMin = 32     // waiting commands that are worth a second call
 )
 
 var (
-	errQueueFull = fmt.Errorf("%d commands wait for Redis already", queuedMax)
+	errQueueFull = fmt.Errorf("%d commands are already waiting for Redis", queuedMax)
 	errClosed    = errors.New("the service is closed")
 )
 
@@ -62,16 +72,19 @@ func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, 
 	}
 }
 
-// close has what waits decided, and takes no more.
+// close refuses further commands, and returns when the queue is empty and no call is
+// under way.
 func (b *batcher) close() {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
-	b.ended.Wait()
+	b.running.Wait()
 }
 
-// decide returns when the decision is taken or cannot be, or when ctx ends; in the last case it may still be taken. It
-// waits for its turn as long as a call may take, and then for its call.
+// decide has the script decide one command, and stores the answer in d. It fails if the
+// command waits longer than the timeout for its call, or the call takes longer than the
+// timeout. If ctx ends first, it returns ctx's error, and the command may still be
+// decided.
 func (b *batcher) decide(ctx context.Context, d *decision, event [4]string) error {
 	s := newSubmission(ctx, d, event)
 	s.deadline = time.Now().Add(b.timeout)
@@ -87,10 +100,17 @@ func (b *batcher) decide(ctx context.Context, d *decision, event [4]string) erro
 	}
 }
 
+// newSubmission returns a submission without a deadline.
 func newSubmission(ctx context.Context, d *decision, event [4]string) *submission {
-	return &submission{ctx: ctx, keys: d.keys, command: d.pack(event), done: make(chan error, 1)}
+	return &submission{
+		ctx:     ctx,
+		keys:    d.keys,
+		command: d.pack(event),
+		done:    make(chan error, 1),
+	}
 }
 
+// enqueue appends a command to the queue, and starts a caller if a call is due.
 func (b *batcher) enqueue(s *submission) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -103,20 +123,28 @@ func (b *batcher) enqueue(s *submission) error {
 	b.waiting = append(b.waiting, s)
 	if b.callDue(b.callers) {
 		b.callers++
-		b.ended.Go(b.makeCalls)
+		b.running.Go(b.makeCalls)
 	}
 	return nil
 }
 
-// callDue reports whether what waits should be sent, beside so many calls under way.
+// callDue reports whether the waiting commands should be sent now, while underWay other
+// calls are under way. The caller of this method holds mu.
 func (b *batcher) callDue(underWay int) bool {
 	waiting := len(b.waiting)
-	return underWay == 0 && waiting > 0 || underWay < callersMax && waiting >= secondCallMin
+	if underWay == 0 {
+		return waiting > 0
+	}
+	return underWay < callersMax && waiting >= secondCallMin
 }
 
-// makeCalls ends when no call is due any more.
+// makeCalls sends one batch after the other, and ends when no call is due any more.
 func (b *batcher) makeCalls() {
-	for batch, due := b.next(); due; batch, due = b.next() {
+	for {
+		batch, due := b.next()
+		if !due {
+			return
+		}
 		if len(batch) == 0 {
 			continue
 		}
@@ -127,7 +155,10 @@ func (b *batcher) makeCalls() {
 	}
 }
 
-// next returns what a caller should send, if it should. Who has left, or waited for too long, is no part of it.
+// next takes the next batch out of the queue, and reports whether a call was due. It
+// drops submissions whose context ended, and fails those whose deadline passed, so a
+// batch may be empty. If no call was due, the calling goroutine no longer counts as a
+// caller and must end.
 func (b *batcher) next() (batch []*submission, due bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -135,12 +166,12 @@ func (b *batcher) next() (batch []*submission, due bool) {
 		b.callers--
 		return nil, false
 	}
-	first := b.waiting[:min(batchMax, len(b.waiting))]
-	b.waiting = append(make([]*submission, 0, batchMax), b.waiting[len(first):]...)
+	oldest := b.waiting[:min(batchMax, len(b.waiting))]
+	b.waiting = append(make([]*submission, 0, batchMax), b.waiting[len(oldest):]...)
 	now := time.Now()
-	for _, s := range first {
+	for _, s := range oldest {
 		switch {
-		case s.ctx.Err() != nil:
+		case s.ctx.Err() != nil: // decide has returned already
 		case now.After(s.deadline):
 			s.done <- context.DeadlineExceeded
 		default:
@@ -150,15 +181,19 @@ func (b *batcher) next() (batch []*submission, due bool) {
 	return batch, true
 }
 
-// call has a batch decided, and gives each its answer. The script may be sent twice where an answer is lost; it
-// finds what it did the first time.
+// call sends a batch to the script, and stores the answer of each command in its
+// submission. It fails if the call as a whole failed. The Redis client may send the call
+// twice if the answer is lost: the script then finds the commands already decided, and
+// answers as before.
 func (b *batcher) call(batch []*submission) error {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
 	epoch, seq := b.gate.Acknowledged()
-	keys, args := make([]string, len(b.keys), len(b.keys)+3*len(batch)), make([]any, 2, 2+len(batch))
-	copy(keys, b.keys)
-	args[0], args[1] = epoch, seq
+	const keysMax = 3 // of one command
+	keys := make([]string, 0, len(b.keys)+keysMax*len(batch))
+	keys = append(keys, b.keys...)
+	args := make([]any, 0, 2+len(batch))
+	args = append(args, epoch, seq)
 	for _, s := range batch {
 		keys = append(keys, s.keys...)
 		args = append(args, s.command)
@@ -167,27 +202,28 @@ func (b *batcher) call(batch []*submission) error {
 	if err != nil {
 		return err
 	}
-	whole, answers, err := parseReply(reply)
+	common, answers, err := parseReply(reply)
 	if err != nil {
 		return err
 	}
-	if whole.status != statusDecided {
+	if common.status != statusDecided { // the script refused the whole call
 		for _, s := range batch {
-			s.answer = whole
+			s.answer = common
 		}
 		return nil
 	}
-	b.gate.Acknowledge(whole.epoch, whole.seq)
+	b.gate.Acknowledge(common.epoch, common.seq)
 	if len(answers) != len(batch) {
 		return fmt.Errorf("the script answered %d of %d commands", len(answers), len(batch))
 	}
 	for i, s := range batch {
-		s.answer, s.fault = parseAnswer(whole, answers[i])
+		s.answer, s.fault = parseAnswer(common, answers[i])
 	}
 	return nil
 }
 
-// finish tells the one who waits.
+// finish ends the wait of decide. err is the error of the call as a whole; without one,
+// decide returns the command's own.
 func (s *submission) finish(err error) {
 	if err == nil {
 		err = s.fault
@@ -195,43 +231,50 @@ func (s *submission) finish(err error) {
 	s.done <- err
 }
 
-// scriptError is what Redis answered to a rule, which is as good as an answer to the call.
+// scriptError is an error that Redis returned inside the script, to one command of a
+// batch. Its text is the one that Redis would have answered to that command alone.
 type scriptError string
 
 func (e scriptError) Error() string { return string(e) }
 
-// RedisError marks it as an answer of Redis, for go-redis and for decisionError.
+// RedisError makes scriptError a redis.Error: an error that Redis answered, not one of
+// the connection.
 func (scriptError) RedisError() {}
 
-// parseReply reads what all answers of a call have in common, and leaves the answers as they are.
-func parseReply(reply []any) (whole answer, answers []any, err error) {
+// parseReply parses the reply to a call: the values that hold for all commands, and the
+// answers, which stay unparsed.
+func parseReply(reply []any) (common answer, answers []any, err error) {
 	var ok [5]bool
 	if len(reply) == len(ok) {
-		whole.status, ok[0] = reply[0].(string)
-		whole.epoch, ok[1] = reply[1].(int64)
-		whole.seq, ok[2] = reply[2].(int64)
-		whole.nowMs, ok[3] = reply[3].(int64)
+		common.status, ok[0] = reply[0].(string)
+		common.epoch, ok[1] = reply[1].(int64)
+		common.seq, ok[2] = reply[2].(int64)
+		common.nowMs, ok[3] = reply[3].(int64)
 		answers, ok[4] = reply[4].([]any)
 	}
 	if ok != [5]bool{true, true, true, true, true} {
-		return answer{}, nil, fmt.Errorf("the script answered %v, want status, epoch, seq, time and answers", reply)
+		return answer{}, nil, fmt.Errorf("the script answered %v, want status, epoch, seq, time and answers",
+			reply)
 	}
-	return whole, answers, nil
+	return common, answers, nil
 }
 
-// parseAnswer reads the answer to one command. What Redis refused to it alone is its error.
-func parseAnswer(whole answer, reply any) (answer, error) {
-	fields, isList := reply.([]any)
-	if isList && len(fields) >= 2 {
-		status, isStatus := fields[0].(string)
-		seq, isSeq := fields[1].(int64)
-		if isStatus && isSeq {
-			a := answer{status: status, epoch: whole.epoch, seq: seq, nowMs: whole.nowMs, values: fields[2:]}
-			if status == statusFailed {
-				return a, scriptError(a.text(0))
-			}
-			return a, nil
-		}
+// parseAnswer parses the answer to one command. It returns a scriptError as well if Redis
+// failed inside the script, on this command.
+func parseAnswer(common answer, reply any) (answer, error) {
+	a := answer{epoch: common.epoch, nowMs: common.nowMs}
+	var ok [2]bool
+	fields, _ := reply.([]any)
+	if len(fields) >= len(ok) {
+		a.status, ok[0] = fields[0].(string)
+		a.seq, ok[1] = fields[1].(int64)
 	}
-	return answer{}, fmt.Errorf("the script answered %v, want status, seq and values", reply)
+	if ok != [2]bool{true, true} {
+		return answer{}, fmt.Errorf("the script answered %v, want status, seq and values", reply)
+	}
+	a.values = fields[2:]
+	if a.status == statusFailed {
+		return a, scriptError(a.text(0))
+	}
+	return a, nil
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// step is one command of a batch. It has fixed ids and keys, so that two fixtures can be given the same one.
+// step is one command of a batch. It has fixed ids and keys, so that two fixtures can be
+// given the same one.
 type step struct {
 	rule string
 	sku  string
@@ -96,7 +97,8 @@ func (f *fixture) decision(t testing.TB, eventID string, c step) (*decision, [4]
 	return d, events.StreamFields(fields)
 }
 
-// drawSteps draws commands on few SKUs, holds and keys, so that many commands concern the same ones.
+// drawSteps draws commands on few SKUs, holds and keys, so that many commands concern the
+// same ones.
 func drawSteps(t *rapid.T) []step {
 	rules := []string{ruleReserve, ruleReserve, ruleConfirm, ruleCancel, ruleAdjust}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
@@ -115,8 +117,8 @@ func drawSteps(t *rapid.T) []step {
 	}), 1, 40).Draw(t, "steps")
 }
 
-// reset empties Redis and begins a new log with stock that was set by hand, which the first command on each
-// SKU finds.
+// reset empties Redis and begins a new log with stock that was set by hand, which the
+// first command on each SKU finds.
 func (f *fixture) reset() {
 	f.RedisCommand("FLUSHALL")
 	f.RedisCommand("HSET", f.Pool.MetaKey(), "epoch", 1, "seq", 0)
@@ -126,7 +128,8 @@ func (f *fixture) reset() {
 	f.batcher.gate.Acknowledge(1, 0)
 }
 
-// state returns what the commands have left in Redis, and the log, without times and random ids.
+// state returns what the commands have left in Redis, and the log, without times and
+// random ids.
 func (f *fixture) state(t testing.TB) map[string]any {
 	t.Helper()
 	state := map[string]any{}
@@ -152,8 +155,8 @@ func (f *fixture) state(t testing.TB) map[string]any {
 	return state
 }
 
-// withoutDeadline returns the first three parts of an idempotency key's value: the fingerprint, the id and
-// the seq. It returns any other value as it is.
+// withoutDeadline returns the first three parts of an idempotency key's value: the
+// fingerprint, the id and the seq. It returns any other value as it is.
 func withoutDeadline(value string) string {
 	var fingerprint, id string
 	var seq int64
@@ -163,8 +166,8 @@ func withoutDeadline(value string) string {
 	return value
 }
 
-// TestBatchDecidesLikeSingleCommands checks that commands get the same answers and leave the same state
-// whether they are decided in batches of any size or one by one.
+// TestBatchDecidesLikeSingleCommands checks that commands get the same answers and leave
+// the same state whether they are decided in batches of any size or one by one.
 func TestBatchDecidesLikeSingleCommands(t *testing.T) {
 	t.Parallel()
 	batched := openFixture(t)
@@ -228,8 +231,8 @@ func (f *fixture) wantSavedSeq(t *testing.T, want string) {
 	}
 }
 
-// TestFailedCommandDoesNotAffectTheRestOfItsBatch checks that commands on keys of the wrong type fail alone,
-// and that the other commands of the batch are decided.
+// TestFailedCommandDoesNotAffectTheRestOfItsBatch checks that commands on keys of the
+// wrong type fail alone, and that the other commands of the batch are decided.
 func TestFailedCommandDoesNotAffectTheRestOfItsBatch(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -264,9 +267,9 @@ func TestFailedCommandDoesNotAffectTheRestOfItsBatch(t *testing.T) {
 	f.wantSavedSeq(t, "3")
 }
 
-// TestUnreadableCommandFailsWithAllThatFollow checks that a command that the script cannot read fails, that
-// the commands before it are decided, and that the commands after it, whose keys the script cannot find any
-// more, fail and change nothing.
+// TestUnreadableCommandFailsWithAllThatFollow checks that a command that the script
+// cannot read fails, that the commands before it are decided, and that the commands after
+// it, whose keys the script cannot find any more, fail and change nothing.
 func TestUnreadableCommandFailsWithAllThatFollow(t *testing.T) {
 	t.Parallel()
 	tests := map[string][]byte{
@@ -334,7 +337,8 @@ func newStuckBatcher(t *testing.T) *stuckBatcher {
 	}
 }
 
-// reserve sends a reservation in a goroutine of its own and checks its error. A nil want requires success.
+// reserve sends a reservation in a goroutine of its own and checks its error. A nil want
+// requires success.
 func (b *stuckBatcher) reserve(ctx context.Context, n int, want error) {
 	b.t.Helper()
 	d, event := b.f.decision(b.t, events.NewID(), reserveStep(n))
@@ -362,9 +366,10 @@ func (b *stuckBatcher) callerCount() int {
 	return b.callers
 }
 
-// TestQueuedCommandsAreDecidedTogetherUnlessTheyEndedEarlier checks the commands that wait behind a call. A
-// command whose context ended is not decided, one that waited too long fails, and the rest are decided in
-// one call, even though the batcher is being closed.
+// TestQueuedCommandsAreDecidedTogetherUnlessTheyEndedEarlier checks the commands that
+// wait behind a call. A command whose context ended is not decided, one that waited too
+// long fails, and the rest are decided in one call, even though the batcher is being
+// closed.
 func TestQueuedCommandsAreDecidedTogetherUnlessTheyEndedEarlier(t *testing.T) {
 	t.Parallel()
 	b := newStuckBatcher(t)
@@ -400,8 +405,8 @@ func TestQueuedCommandsAreDecidedTogetherUnlessTheyEndedEarlier(t *testing.T) {
 	b.f.WantStock(t, "shirt", 997)
 }
 
-// TestSecondCallStartsOnceEnoughCommandsWait checks that a second call starts beside the first once
-// secondCallMin commands wait, not earlier, and that there is never a third.
+// TestSecondCallStartsOnceEnoughCommandsWait checks that a second call starts beside the
+// first once secondCallMin commands wait, not earlier, and that there is never a third.
 func TestSecondCallStartsOnceEnoughCommandsWait(t *testing.T) {
 	t.Parallel()
 	b := newStuckBatcher(t)
@@ -435,7 +440,8 @@ func TestSecondCallStartsOnceEnoughCommandsWait(t *testing.T) {
 	b.f.WantStock(t, "shirt", 1000-1-3*secondCallMin)
 }
 
-// TestCommandToClosedBatcherFails checks that a command sent after close fails and does not hang.
+// TestCommandToClosedBatcherFails checks that a command sent after close fails and does
+// not hang.
 func TestCommandToClosedBatcherFails(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)

@@ -6,24 +6,27 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Cancel asks to end a hold and return its units. A shopper's cancellation works before the deadline, an expiry after
-// it; the script judges by Redis's clock.
+// Cancel asks to end a hold and to return its units to the available stock. A shopper may
+// cancel until the deadline, and the saga expires the hold after it. The script decides
+// by Redis's clock.
 type Cancel struct {
 	HoldID string
-	// Expired is set by the saga, for a hold whose deadline has passed.
+	// Expired is true for the saga's cancellation of a hold whose deadline passed, and
+	// false for a shopper's.
 	Expired bool
-	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It
+	// may be nil.
 	Metadata map[string]string
 }
 
-// Cancellation is the hold as it ended.
+// Cancellation is the hold that a Cancel ended.
 type Cancellation struct {
 	HoldID   string
 	SKU      string
 	Qty      int64
 	UserID   string
 	Status   HoldStatus // HoldCancelled or HoldExpired
-	Replayed bool
+	Replayed bool       // whether an earlier request ended the hold
 	Position events.Position
 }
 
@@ -33,6 +36,7 @@ func (c Cancel) validate() error {
 	return f.err()
 }
 
+// outcome returns the status in which the hold ends, and the reason that its event names.
 func (c Cancel) outcome() (status HoldStatus, reason string) {
 	if c.Expired {
 		return HoldExpired, events.ReasonExpired
@@ -40,15 +44,22 @@ func (c Cancel) outcome() (status HoldStatus, reason string) {
 	return HoldCancelled, events.ReasonRequested
 }
 
-// Cancel ends a hold. Its errors are *ValidationError, ErrUnknownHold, ErrHoldConfirmed, ErrHoldCancelled,
-// ErrHoldExpired, ErrNotDue, ErrStateInvalid, ErrNotReady, ErrStale and ErrUnavailable.
+// Cancel ends a hold and returns its units. Its errors are *ValidationError,
+// ErrUnknownHold, ErrHoldConfirmed, ErrHoldCancelled, ErrHoldExpired, ErrNotDue,
+// ErrStateInvalid, ErrNotReady, ErrStale and ErrUnavailable.
 func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 	if err := c.validate(); err != nil {
 		return Cancellation{}, err
 	}
 	status, reason := c.outcome()
 	h, d, err := s.onHold(ctx, c.HoldID, func(h hold) (events.Event, *decision) {
-		event := &events.HoldCancelled{HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, Reason: reason}
+		event := &events.HoldCancelled{
+			HoldID: c.HoldID,
+			SKU:    h.sku,
+			Qty:    h.qty,
+			UserID: h.userID,
+			Reason: reason,
+		}
 		return event, &decision{
 			rule:     ruleCancel,
 			keys:     []string{s.pool.StockKey(h.sku), s.pool.HoldKey(c.HoldID)},
@@ -60,7 +71,12 @@ func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 		return Cancellation{}, err
 	}
 	return Cancellation{
-		HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, Status: status,
-		Replayed: d.answer.status == statusReplayed, Position: s.position(d.answer),
+		HoldID:   c.HoldID,
+		SKU:      h.sku,
+		Qty:      h.qty,
+		UserID:   h.userID,
+		Status:   status,
+		Replayed: d.answer.status == statusReplayed,
+		Position: s.position(d.answer),
 	}, nil
 }

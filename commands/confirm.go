@@ -9,12 +9,13 @@ import (
 // Confirm asks to turn a hold into an order.
 type Confirm struct {
 	HoldID     string
-	PaymentRef string // what the payment is known by elsewhere; it makes a repeat recognisable
-	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It may be nil.
+	PaymentRef string // the payment's id in the payment system; the same one again makes a request a repeat
+	// Metadata is attached to the event: correlation_id, causation_id, traceparent. It
+	// may be nil.
 	Metadata map[string]string
 }
 
-// Confirmation is the order that came of it.
+// Confirmation is the order that a Confirm made.
 type Confirmation struct {
 	OrderID    string
 	HoldID     string
@@ -22,7 +23,7 @@ type Confirmation struct {
 	Qty        int64
 	UserID     string
 	PaymentRef string
-	Replayed   bool
+	Replayed   bool // whether an earlier request made the order
 	Position   events.Position
 }
 
@@ -33,14 +34,22 @@ func (c Confirm) validate() error {
 	return f.err()
 }
 
-// Confirm turns a hold into an order. Its errors are *ValidationError, ErrUnknownHold, ErrHoldConfirmed (with another
-// payment_ref), ErrHoldCancelled, ErrHoldExpired, ErrStateInvalid, ErrNotReady, ErrStale and ErrUnavailable.
+// Confirm turns a hold into an order, before the hold's deadline. Its errors are
+// *ValidationError, ErrUnknownHold, ErrHoldConfirmed (with a different payment_ref),
+// ErrHoldCancelled, ErrHoldExpired, ErrStateInvalid, ErrNotReady, ErrStale and
+// ErrUnavailable.
 func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) {
 	if err := c.validate(); err != nil {
 		return Confirmation{}, err
 	}
 	h, d, err := s.onHold(ctx, c.HoldID, func(h hold) (events.Event, *decision) {
-		event := &events.HoldConfirmed{HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, PaymentRef: c.PaymentRef}
+		event := &events.HoldConfirmed{
+			HoldID:     c.HoldID,
+			SKU:        h.sku,
+			Qty:        h.qty,
+			UserID:     h.userID,
+			PaymentRef: c.PaymentRef,
+		}
 		return event, &decision{
 			rule:     ruleConfirm,
 			keys:     []string{s.pool.HoldKey(c.HoldID)},
@@ -52,7 +61,13 @@ func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) 
 		return Confirmation{}, err
 	}
 	return Confirmation{
-		OrderID: events.OrderID(c.HoldID), HoldID: c.HoldID, SKU: h.sku, Qty: h.qty, UserID: h.userID, PaymentRef: c.PaymentRef,
-		Replayed: d.answer.status == statusReplayed, Position: s.position(d.answer),
+		OrderID:    events.OrderID(c.HoldID),
+		HoldID:     c.HoldID,
+		SKU:        h.sku,
+		Qty:        h.qty,
+		UserID:     h.userID,
+		PaymentRef: c.PaymentRef,
+		Replayed:   d.answer.status == statusReplayed,
+		Position:   s.position(d.answer),
 	}, nil
 }

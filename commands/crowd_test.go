@@ -10,9 +10,9 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestCrowdBuysExactlyTheStock sends 200 buyers at once through three processes for 60 units. Each buyer
-// reserves twice with the same key. It checks that 60 buyers get a unit each, and that each hold is
-// confirmed once.
+// TestCrowdBuysExactlyTheStock sends 200 buyers at once through three processes for 60
+// units. Each buyer reserves twice with the same key. It checks that 60 buyers get a unit
+// each, and that each hold is confirmed once.
 func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	t.Parallel()
 	const (
@@ -56,8 +56,8 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 	}
 }
 
-// reserveTwice sends one reservation through two processes and returns the id of its hold, or "" if it was
-// sold out. It checks that both answers name the same hold.
+// reserveTwice sends one reservation through two processes and returns the id of its
+// hold, or "" if it was sold out. It checks that both answers name the same hold.
 func reserveTwice(t *testing.T, f *fixture, processes []*Service, buyer int) string {
 	t.Helper()
 	request := Reserve{
@@ -82,7 +82,8 @@ func reserveTwice(t *testing.T, f *fixture, processes []*Service, buyer int) str
 	return ids[0]
 }
 
-// confirmTwice sends two confirmations with different payments at once and checks that one succeeds.
+// confirmTwice sends two confirmations with different payments at once and checks that
+// one succeeds.
 func confirmTwice(t *testing.T, f *fixture, service *Service, holdID string) {
 	t.Helper()
 	var succeeded atomic.Int64

@@ -15,7 +15,8 @@ type stoppedClock struct {
 	seconds int64
 }
 
-// EvalSha answers that Redis does not know the script, so that the caller sends it to Eval.
+// EvalSha answers that Redis does not know the script, so that the caller sends it to
+// Eval.
 func (stoppedClock) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
 	cmd := redis.NewCmd(ctx)
 	cmd.SetErr(scriptError("NOSCRIPT"))
@@ -33,8 +34,9 @@ func (c stoppedClock) Eval(ctx context.Context, script string, keys []string, ar
 	return c.Scripter.Eval(ctx, fmt.Sprintf(clock, c.seconds)+script, keys, args...)
 }
 
-// TestDeadlineIsExactToTheMillisecond checks that a hold can be confirmed and cancelled, and does not expire,
-// up to the last millisecond before its deadline. From the deadline on, it can only expire.
+// TestDeadlineIsExactToTheMillisecond checks that a hold can be confirmed and cancelled,
+// and does not expire, up to the last millisecond before its deadline. From the deadline
+// on, it can only expire.
 func TestDeadlineIsExactToTheMillisecond(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)

@@ -10,38 +10,44 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// decision is a command on its way through Watermill's publisher: the rule that decides it, and the answer.
+// decision is one command for the script: the rule that decides it, the rule's input, and
+// its answer. It travels through Watermill's publisher in the message's context.
 type decision struct {
-	rule     string
-	keys     []string
-	args     []string          // the rule's own arguments, which follow the event's fields
-	metadata map[string]string // of the event: correlation_id, causation_id, traceparent
-	answer   answer
+	rule     string            // file name in lua/, without .lua
+	keys     []string          // the rule's KEYS
+	args     []string          // the rule's ARGV after the fields of the event
+	metadata map[string]string // the event's: correlation_id, causation_id, traceparent
+	answer   answer            // set by the batcher
 }
 
-// pack returns the command as the script takes it: the name of the rule, the event's fields and what the rule takes
-// beside them. They are texts in msgpack, which Redis's Lua reads by itself, one after the other; one argument costs
-// Redis and its client less than sixteen.
+// pack encodes the command as one argument of the script: the rule's name, the event's
+// fields, and the rule's own arguments, each a string in msgpack. Redis's Lua decodes
+// msgpack natively, and one packed argument costs Redis and its client less than some
+// sixteen plain ones.
 func (d *decision) pack(event [4]string) []byte {
+	const str32 = 0xdb // msgpack: a string, after its length in 32 bits
 	packed := make([]byte, 0, 512)
 	for _, texts := range [][]string{{d.rule}, event[:], d.args} {
 		for _, text := range texts {
-			const str32 = 0xdb
-			packed = binary.BigEndian.AppendUint32(append(packed, str32), uint32(len(text))) //nolint:gosec // validated texts are short
+			packed = append(packed, str32)
+			packed = binary.BigEndian.AppendUint32(packed, uint32(len(text))) //nolint:gosec // validated texts are short
 			packed = append(packed, text...)
 		}
 	}
 	return packed
 }
 
-// answer is what a rule answered; lua/prelude.lua says what is in it.
+// answer is the script's answer to one command. The header of the rule's file lists
+// status and values.
 type answer struct {
-	status     string
-	epoch, seq int64
-	nowMs      int64
-	values     []any
+	status string
+	epoch  int64 // of the log
+	seq    int64 // of the command's event; the log's last seq if no event was appended
+	nowMs  int64 // Redis's clock
+	values []any
 }
 
+// int returns the i-th value, or 0 if there is no such number.
 func (a answer) int(i int) int64 {
 	if i >= len(a.values) {
 		return 0
@@ -50,6 +56,7 @@ func (a answer) int(i int) int64 {
 	return n
 }
 
+// text returns the i-th value, or "" if there is no such string.
 func (a answer) text(i int) string {
 	if i >= len(a.values) {
 		return ""
@@ -58,23 +65,26 @@ func (a answer) text(i int) string {
 	return s
 }
 
+// decisionKey is the key under which a message's context has its *decision.
 type decisionKey struct{}
 
-// decidingClient is the client that Watermill's publisher is given. Its XADD is the command's rule, so the decision
-// and the append of the event are one atomic step, while the publisher, its marshaller and its decorators stay as they
-// are. The decision rides in the message's context.
+// decidingClient is the Redis client of Watermill's publisher. Its XAdd calls the script
+// that decides the command and appends the event in one atomic step. The publisher, its
+// marshaller and its decorators need no change for that.
 type decidingClient struct {
-	redis.UniversalClient // everything else, of which the publisher uses nothing
+	redis.UniversalClient // the publisher calls none of its other methods
 	batcher               *batcher
 }
 
-// XAdd has the decision taken with the event's fields. It fails where no decision came back; a refusal is one.
+// XAdd has the script decide the command in ctx, whose event has the fields in a. It
+// fails only if the script gave no answer: a refused command has one, and decide turns it
+// into an error.
 func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.StringCmd {
 	cmd := redis.NewStringCmd(ctx)
 	d, ok := ctx.Value(decisionKey{}).(*decision)
 	fields, isMap := a.Values.(map[string]any)
 	if !ok || !isMap {
-		cmd.SetErr(fmt.Errorf("publish to %s: events are appended by commands only", a.Stream))
+		cmd.SetErr(fmt.Errorf("publish to %s: only a command may append an event", a.Stream))
 		return cmd
 	}
 	if err := c.batcher.decide(ctx, d, events.StreamFields(fields)); err != nil {
@@ -85,5 +95,6 @@ func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.Stri
 	return cmd
 }
 
-// Close leaves the client open: the publisher did not open it.
+// Close does nothing: the publisher closes its client, but the caller of NewService owns
+// this one.
 func (decidingClient) Close() error { return nil }

@@ -1,9 +1,22 @@
-// Package commands decides: Reserve, Confirm, Cancel and AdjustStock. One Lua script in Redis rules on a command and
-// appends its event in the same atomic step, for all commands that arrive together in one call; see lua/ for the rules
-// themselves. It also watches over what it decides in: it compares Redis's log with the journal, and restores a Redis
-// that was emptied or is behind (keep_open.go, relation.go, restore.go).
+// Package commands decides a pool's commands: Reserve, Confirm, Cancel and AdjustStock. A
+// Lua script in Redis decides each command and appends its event to the stream in the
+// same atomic step. One call of the script decides all commands that are waiting.
 //
-// Of ours the package imports only events and what is internal. A Service is safe for concurrent use. Running a command
-// twice with the same key has one effect, which also covers a client library that sends it twice because an answer was
-// lost.
+// Read it in this order:
+//
+//  1. reserve.go, confirm.go, cancel.go, adjust.go: each command, its validation, its
+//     event, its answer. hold.go has the read that Confirm and Cancel begin with.
+//  2. service.go: decide publishes the event through Watermill.
+//  3. decide.go: the XADD of Watermill's publisher is a call of the script.
+//  4. batcher.go: commands that wait are sent together.
+//  5. lua/: the rule of each command (reserve.lua, …), what the rules share
+//     (prelude.lua), and the loop over the commands of a call (decide.lua).
+//  6. errors.go: the script's status words become typed errors.
+//
+// gate.go says whether commands are decided at all. The package recovery, in recovery/,
+// opens and closes the gate, and restores a Redis that was emptied or is behind.
+//
+// Of ours it imports events and events/stream. A Service is safe for concurrent use. A
+// command that is sent twice with the same idempotency key has one effect. The same holds
+// for a call of the script that the Redis client sends again after it lost the answer.
 package commands

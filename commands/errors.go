@@ -12,45 +12,67 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Error is a command that was refused. Its Code is stable and part of the API; errors.Is compares by it alone.
+// Error is the refusal of a command. Its Code is stable and part of the API; errors.Is
+// compares only that.
 type Error struct {
 	Code   string
 	Detail string
-	// Available is how many units there are, for SOLD_OUT, INSUFFICIENT_STOCK and STOCK_LIMIT.
+	// Available is the SKU's stock in units, for SOLD_OUT, INSUFFICIENT_STOCK and
+	// STOCK_LIMIT.
 	Available int64
-	// Position is the end of the log as the decision saw it; zero where no decision was taken.
+	// Position is the end of the log at the moment of the decision, or zero if no
+	// decision was made.
 	Position events.Position
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Detail }
 
-// Is reports whether target is a refusal with the same code.
+// Is reports whether target is an *Error with the same code.
 func (e *Error) Is(target error) bool {
 	other, ok := target.(*Error)
 	return ok && other.Code == e.Code
 }
 
-// The refusals there are.
+// The refusals of the package.
 var (
-	ErrSoldOut             = &Error{Code: "SOLD_OUT", Detail: "fewer units are available than were asked for"}
-	ErrInsufficientStock   = &Error{Code: "INSUFFICIENT_STOCK", Detail: "fewer units are available than the adjustment takes away"}
-	ErrStockLimit          = &Error{Code: "STOCK_LIMIT", Detail: "the stock of one SKU is limited to 1000000000000 units"}
-	ErrUnknownSKU          = &Error{Code: "UNKNOWN_SKU", Detail: "this SKU was never stocked"}
-	ErrUnknownHold         = &Error{Code: "UNKNOWN_HOLD", Detail: "there is no hold with this id, or it ended long ago"}
-	ErrHoldConfirmed       = &Error{Code: "HOLD_CONFIRMED", Detail: "the hold is an order already"}
+	ErrSoldOut           = &Error{Code: "SOLD_OUT", Detail: "fewer units are available than were asked for"}
+	ErrInsufficientStock = &Error{
+		Code:   "INSUFFICIENT_STOCK",
+		Detail: "fewer units are available than the adjustment takes away",
+	}
+	ErrStockLimit = &Error{
+		Code:   "STOCK_LIMIT",
+		Detail: "the stock of one SKU is limited to 1000000000000 units",
+	}
+	ErrUnknownSKU  = &Error{Code: "UNKNOWN_SKU", Detail: "this SKU was never stocked"}
+	ErrUnknownHold = &Error{
+		Code:   "UNKNOWN_HOLD",
+		Detail: "no hold has this id, or it ended too long ago",
+	}
+	ErrHoldConfirmed       = &Error{Code: "HOLD_CONFIRMED", Detail: "the hold was already confirmed"}
 	ErrHoldCancelled       = &Error{Code: "HOLD_CANCELLED", Detail: "the hold was cancelled"}
 	ErrHoldExpired         = &Error{Code: "HOLD_EXPIRED", Detail: "the hold's deadline has passed"}
-	ErrNotDue              = &Error{Code: "NOT_DUE", Detail: "the hold's deadline has not passed"}
-	ErrIdempotencyMismatch = &Error{Code: "IDEMPOTENCY_MISMATCH", Detail: "the key was used before for another request"}
-	ErrStateInvalid        = &Error{Code: "STATE_INVALID", Detail: "a key in Redis does not hold what it must"}
-	ErrNotReady            = &Error{Code: "NOT_READY", Detail: "the pool is not open for commands"}
-	ErrStale               = &Error{Code: "STALE", Detail: "Redis is behind what it has acknowledged before"}
-	// ErrUnavailable: Redis did not answer, or refused. Whether the command took effect is unknown; the same
-	// key sent again tells.
-	ErrUnavailable = &Error{Code: "UNAVAILABLE", Detail: "Redis did not decide; repeat with the same key to learn the outcome"}
+	ErrNotDue              = &Error{Code: "NOT_DUE", Detail: "the hold's deadline has not passed yet"}
+	ErrIdempotencyMismatch = &Error{
+		Code:   "IDEMPOTENCY_MISMATCH",
+		Detail: "the idempotency key was already used for a different request",
+	}
+	ErrStateInvalid = &Error{Code: "STATE_INVALID", Detail: "a key in Redis has an invalid value"}
+	ErrNotReady     = &Error{Code: "NOT_READY", Detail: "the pool is not open for commands"}
+	ErrStale        = &Error{
+		Code:   "STALE",
+		Detail: "Redis's log ends before a position that Redis acknowledged earlier",
+	}
+	// ErrUnavailable is returned if Redis did not answer, or answered with an error.
+	// Unless the detail says that nothing was changed, the command may have taken effect.
+	// The same request with the same key gets the answer.
+	ErrUnavailable = &Error{
+		Code:   "UNAVAILABLE",
+		Detail: "Redis gave no answer; send the request again with the same key to learn the outcome",
+	}
 )
 
-// refusals maps the status words of the scripts to typed errors; this is the only place that does.
+// refusals maps the scripts' status words to errors. No other code does that.
 var refusals = map[string]*Error{
 	statusSoldOut:             ErrSoldOut,
 	statusInsufficientStock:   ErrInsufficientStock,
@@ -68,20 +90,26 @@ var refusals = map[string]*Error{
 	statusHoldChanged:         errHoldChanged,
 }
 
-// taken are the status words of commands that were decided as they asked, now or before.
-var taken = []string{statusCreated, statusConfirmed, statusCancelled, statusExpired, statusAdjusted, statusReplayed}
+// accepted lists the status words of a command that succeeded, now or when it was first
+// sent.
+var accepted = []string{statusCreated, statusConfirmed, statusCancelled, statusExpired, statusAdjusted,
+	statusReplayed}
 
-// errHoldChanged asks Confirm and Cancel to read the hold again; it does not leave the package.
-var errHoldChanged = &Error{Code: statusHoldChanged, Detail: "the hold changed while the command was built"}
+// errHoldChanged makes Confirm and Cancel read the hold again. Callers see it only if the
+// hold changed twice in a row.
+var errHoldChanged = &Error{
+	Code:   statusHoldChanged,
+	Detail: "the hold changed while the command was being built",
+}
 
-// refusal returns the typed error for an answer that is one, and nil for a command that was taken.
+// refusal returns the error that an answer stands for, or nil if the command succeeded.
 func refusal(pool events.Pool, a answer) error {
 	known, refused := refusals[a.status]
 	switch {
-	case slices.Contains(taken, a.status):
+	case slices.Contains(accepted, a.status):
 		return nil
 	case !refused:
-		return fmt.Errorf("the script answered %q, which is no status", a.status)
+		return fmt.Errorf("the script answered with the unknown status %q", a.status)
 	}
 	e := *known
 	if a.seq > 0 {
@@ -96,22 +124,34 @@ func refusal(pool events.Pool, a answer) error {
 	return &e
 }
 
-// cannotDecide lists the beginnings of Redis's errors that clients are told. None of them comes after a script's first
-// write.
+// cannotDecide lists the prefixes of Redis's errors that a client may see. Redis returns
+// these errors only before a script's first write, so a command that failed with one of
+// them changed nothing.
 var cannotDecide = []string{
-	"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "UNBLOCKED",
+	"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY",
+	"TRYAGAIN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "UNBLOCKED",
 }
 
-// invalidKey is ErrStateInvalid for a key.
+// invalidKey returns ErrStateInvalid with a detail that names the key.
 func invalidKey(pool events.Pool, key string) *Error {
-	what := "does not hold what it must"
+	fault := "has an invalid value"
 	if strings.HasPrefix(key, pool.StockKey("")) {
-		what = "is no stock, which is a whole number from 0 to 10000000000000"
+		fault = fmt.Sprintf("is not a whole number from 0 to %d", stockReadable)
 	}
-	return &Error{Code: ErrStateInvalid.Code, Detail: fmt.Sprintf("the key %s %s; set it right", key, what)}
+	return &Error{
+		Code:   ErrStateInvalid.Code,
+		Detail: fmt.Sprintf("the key %s in Redis %s; correct it", key, fault),
+	}
 }
 
-// decisionError turns an error of a call that decides into a typed one. Whatever went wrong, the request is not to blame.
+// unavailable returns ErrUnavailable with another detail, wrapping err.
+func unavailable(detail string, err error) error {
+	return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: detail}, err)
+}
+
+// decisionError returns the *Error, wrapping err, for a failed call of the script. It
+// never blames the client's request: the state in Redis is invalid, or Redis is
+// unavailable.
 func decisionError(err error) error {
 	var known *Error
 	if errors.As(err, &known) {
@@ -119,28 +159,29 @@ func decisionError(err error) error {
 	}
 	text := replyText(err)
 	if strings.Contains(text, "WRONGTYPE") {
-		if ofOne := scriptError(""); errors.As(err, &ofOne) {
-			return fmt.Errorf("%w: %w", ErrStateInvalid, err) // a key of this command alone
+		var oneCommand scriptError
+		if errors.As(err, &oneCommand) { // the key is one of this command's
+			return fmt.Errorf("%w: %w", ErrStateInvalid, err)
 		}
-		return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "one of the pool's own keys in Redis does not hold what it must; nothing was changed"}, err)
+		return unavailable("a key of the pool in Redis has the wrong type; nothing was changed", err)
 	}
-	for _, word := range cannotDecide {
-		if strings.HasPrefix(text, word) {
-			return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "Redis cannot write at the moment (" + word + "); nothing was changed"}, err)
+	for _, prefix := range cannotDecide {
+		if strings.HasPrefix(text, prefix) {
+			return unavailable("Redis cannot write at the moment ("+prefix+"); nothing was changed", err)
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// readError turns an error of reading a key into a typed one.
+// readError returns the *Error, wrapping err, for a failed read of a key.
 func (s *Service) readError(err error, key string) error {
 	if strings.Contains(replyText(err), "WRONGTYPE") {
 		return fmt.Errorf("%w: %w", invalidKey(s.pool, key), err)
 	}
-	return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: "Redis does not answer"}, err)
+	return unavailable("Redis does not answer", err)
 }
 
-// replyText is what Redis answered instead of a result, "" where an error is not its answer.
+// replyText returns the text of an error that Redis answered, or "" for any other error.
 func replyText(err error) string {
 	var reply redis.Error
 	if !errors.As(err, &reply) || errors.Is(err, context.DeadlineExceeded) {

@@ -18,14 +18,15 @@ type Machine = machine
 // ClosedFixture returns a fixture whose Redis is empty and whose gate is closed.
 func ClosedFixture(t testing.TB) *Fixture { return closedFixture(t) }
 
-// NewMachine returns a machine with an empty model, whose SKUs and keys no other machine uses.
+// NewMachine returns a machine with an empty model, whose SKUs and keys no other machine
+// uses.
 func NewMachine(f *Fixture) *Machine { return newMachine(f) }
 
 // Actions returns the machine's actions for rapid's Repeat.
 func (m *machine) Actions() map[string]func(*rapid.T) { return m.actions() }
 
-// RecordExternalChanges makes the script record what an operator changed, SKU by SKU. It sends a
-// reservation that is refused, and a refusal records the change as an event.
+// RecordExternalChanges makes the script record what an operator changed, SKU by SKU. It
+// sends a reservation that is refused, and a refusal records the change as an event.
 func (m *machine) RecordExternalChanges(t *rapid.T) {
 	for sku, units := range m.model.stock {
 		_, err := m.Reserve(m.Ctx, Reserve{

@@ -19,8 +19,9 @@ type namedCommand struct {
 	run  func() error
 }
 
-// TestRedisThatCannotWriteRefusesEveryCommand checks that commands to a Redis that cannot write fail with
-// ErrUnavailable and change nothing, and that the same commands succeed once it can write again.
+// TestRedisThatCannotWriteRefusesEveryCommand checks that commands to a Redis that cannot
+// write fail with ErrUnavailable and change nothing, and that the same commands succeed
+// once it can write again.
 func TestRedisThatCannotWriteRefusesEveryCommand(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -64,8 +65,8 @@ func TestRedisThatCannotWriteRefusesEveryCommand(t *testing.T) {
 	}
 }
 
-// TestCommandsSucceedAfterRedisForgotItsScripts checks that a script that Redis no longer knows is loaded
-// again.
+// TestCommandsSucceedAfterRedisForgotItsScripts checks that a script that Redis no longer
+// knows is loaded again.
 func TestCommandsSucceedAfterRedisForgotItsScripts(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -79,7 +80,8 @@ func TestCommandsSucceedAfterRedisForgotItsScripts(t *testing.T) {
 	f.WantStock(t, "shirt", 1)
 }
 
-// stockAndCommands stocks 2 shirts, holds one, and returns commands that leave 1 available.
+// stockAndCommands stocks 2 shirts, holds one, and returns commands that leave 1
+// available.
 func (f *fixture) stockAndCommands() []namedCommand {
 	f.T.Helper()
 	f.stock("shirt", 2)
@@ -94,8 +96,8 @@ func (f *fixture) stockAndCommands() []namedCommand {
 	}
 }
 
-// openServiceThroughProxy returns a second service, whose gate is open, that reaches the fixture's Redis
-// through a proxy.
+// openServiceThroughProxy returns a second service, whose gate is open, that reaches the
+// fixture's Redis through a proxy.
 func (f *fixture) openServiceThroughProxy() (*Service, *testenv.Proxy) {
 	f.T.Helper()
 	proxy := testenv.NewProxy(f.T, f.Server.Addr())
@@ -106,8 +108,8 @@ func (f *fixture) openServiceThroughProxy() (*Service, *testenv.Proxy) {
 	return service, proxy
 }
 
-// TestCommandWithLostAnswerTakesEffectOnce checks that a command whose answer was lost has one effect, and
-// that its caller gets the answer of that effect, not of a repeat.
+// TestCommandWithLostAnswerTakesEffectOnce checks that a command whose answer was lost
+// has one effect, and that its caller gets the answer of that effect, not of a repeat.
 func TestCommandWithLostAnswerTakesEffectOnce(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -148,8 +150,9 @@ func TestCommandWithLostAnswerTakesEffectOnce(t *testing.T) {
 	f.WantStock(t, "shirt", want)
 }
 
-// TestCommandToSilentRedisFailsInTime checks that a command to a Redis that does not answer fails soon after
-// its context ends, and that the same command succeeds later and has one effect.
+// TestCommandToSilentRedisFailsInTime checks that a command to a Redis that does not
+// answer fails soon after its context ends, and that the same command succeeds later and
+// has one effect.
 func TestCommandToSilentRedisFailsInTime(t *testing.T) {
 	t.Parallel()
 	const giveUpMax = 3 * time.Second
@@ -179,8 +182,9 @@ func TestCommandToSilentRedisFailsInTime(t *testing.T) {
 	f.wantEventCount(t, 3)
 }
 
-// TestCommandsWithoutDeadlineFailOnSilentRedis checks that commands time out although their contexts never
-// end, both the ones being decided and the ones that wait for their turn.
+// TestCommandsWithoutDeadlineFailOnSilentRedis checks that commands time out although
+// their contexts never end, both the ones being decided and the ones that wait for their
+// turn.
 func TestCommandsWithoutDeadlineFailOnSilentRedis(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -200,8 +204,9 @@ func TestCommandsWithoutDeadlineFailOnSilentRedis(t *testing.T) {
 	group.Wait()
 }
 
-// TestAcknowledgedHoldsSurviveKilledRedis checks that commands fail with ErrUnavailable while Redis is down,
-// and that after a restart every acknowledged hold is there and can be confirmed.
+// TestAcknowledgedHoldsSurviveKilledRedis checks that commands fail with ErrUnavailable
+// while Redis is down, and that after a restart every acknowledged hold is there and can
+// be confirmed.
 func TestAcknowledgedHoldsSurviveKilledRedis(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -236,9 +241,9 @@ type replyError string
 func (e replyError) Error() string { return string(e) }
 func (replyError) RedisError()     {}
 
-// TestRedisErrorsMapToUnavailableOrStateInvalid checks that an error of one command's own key becomes
-// ErrStateInvalid, that any other error of Redis or the network becomes ErrUnavailable, and that a typed
-// error stays as it is.
+// TestRedisErrorsMapToUnavailableOrStateInvalid checks that an error of one command's own
+// key becomes ErrStateInvalid, that any other error of Redis or the network becomes
+// ErrUnavailable, and that a typed error stays as it is.
 func TestRedisErrorsMapToUnavailableOrStateInvalid(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -264,8 +269,8 @@ func TestRedisErrorsMapToUnavailableOrStateInvalid(t *testing.T) {
 	}
 }
 
-// TestCloseDoesNotWaitForSilentRedis checks that Close returns in time, with an error, while a read still
-// waits for a Redis that does not answer.
+// TestCloseDoesNotWaitForSilentRedis checks that Close returns in time, with an error,
+// while a read still waits for a Redis that does not answer.
 func TestCloseDoesNotWaitForSilentRedis(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)

@@ -6,13 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// Gate says whether a pool's commands are decided. It starts closed. The recovery opens it once it has
-// compared Redis with the journal, and closes it when the two no longer fit together. Its methods are
-// safe for concurrent use.
+// Gate says whether a pool takes commands. It starts closed. The recovery opens it once
+// it has compared Redis with the journal, and closes it when the two no longer fit
+// together. Its methods are safe for concurrent use.
 //
-// The gate also keeps the highest position in the log that Redis acknowledged to this process. Every
-// call of the decide script carries it, and the script refuses to decide in a log that ends before it:
-// a Redis that came back older than it was must not sell.
+// The gate also keeps the highest position in the log that Redis acknowledged to this
+// process. Every call of the decide script carries it, and the script refuses to decide
+// in a log that ends before it: a Redis that came back older than it was must not sell.
 type Gate struct {
 	open        atomic.Bool
 	closeReason atomic.Pointer[error]
@@ -35,13 +35,14 @@ func (g *Gate) Open() {
 	g.open.Store(true)
 }
 
-// Close refuses commands with NOT_READY. The reason is what Ready reports.
+// Close refuses commands with NOT_READY. Ready reports the reason.
 func (g *Gate) Close(reason error) {
 	g.closeReason.Store(&reason)
 	g.open.Store(false)
 }
 
-// CloseReason returns the reason of the last Close, or nil if the gate is open or was never closed.
+// CloseReason returns the reason of the last Close, or nil if the gate is open or was
+// never closed.
 func (g *Gate) CloseReason() error {
 	if reason := g.closeReason.Load(); reason != nil {
 		return *reason
@@ -66,8 +67,8 @@ func (g *Gate) Acknowledge(epoch, seq int64) {
 	}
 }
 
-// Refused receives a value after the script refused to decide in the log that it found. Redis should
-// then be compared with the journal at once.
+// Refused receives a value after the script refused to decide in the log that it found.
+// Redis should then be compared with the journal at once.
 func (g *Gate) Refused() <-chan struct{} { return g.refused }
 
 // noticeRefusal signals Refused if err is a refusal of the log as a whole.

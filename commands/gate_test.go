@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// TestClosedGateRefusesEveryCommand checks that a service whose gate is closed answers NOT_READY to every
-// command although Redis could decide it, and that Ready reports the reason.
+// TestClosedGateRefusesEveryCommand checks that a service whose gate is closed answers
+// NOT_READY to every command although Redis could decide it, and that Ready reports the
+// reason.
 func TestClosedGateRefusesEveryCommand(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -34,8 +35,8 @@ func TestClosedGateRefusesEveryCommand(t *testing.T) {
 	}
 }
 
-// TestAcknowledgedPositionNeverFalls checks that the gate keeps the highest position, in whatever order
-// positions are acknowledged.
+// TestAcknowledgedPositionNeverFalls checks that the gate keeps the highest position, in
+// whatever order positions are acknowledged.
 func TestAcknowledgedPositionNeverFalls(t *testing.T) {
 	t.Parallel()
 	gate := NewGate()

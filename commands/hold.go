@@ -8,8 +8,22 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// hold is what Confirm and Cancel read before they build their event: what of a hold never changes. All is empty for
-// an unknown one; the script says whether that is so, or whether Redis is not ready.
+// HoldStatus is the status of a hold, the same word in Redis, in the answers to commands,
+// and in the read tables.
+type HoldStatus string
+
+// The statuses of a hold. Only an active hold can change its status.
+const (
+	HoldActive    HoldStatus = "ACTIVE"
+	HoldConfirmed HoldStatus = "CONFIRMED" // it became an order
+	HoldCancelled HoldStatus = "CANCELLED" // by a shopper
+	HoldExpired   HoldStatus = "EXPIRED"   // by the saga, after its deadline
+)
+
+// hold has the fields of a hold in Redis from which Confirm and Cancel build their event.
+// Except for the status, they never change. All are empty if the hold is unknown, or if
+// Redis was emptied. The script answers UNKNOWN_HOLD in the first case, and NOT_READY in
+// the second.
 type hold struct {
 	sku    string
 	qty    int64
@@ -17,6 +31,7 @@ type hold struct {
 	status HoldStatus
 }
 
+// readHold reads a hold from Redis. It fails only if Redis does.
 func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
@@ -26,12 +41,20 @@ func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 		return hold{}, s.readError(err, key)
 	}
 	qty, _ := strconv.ParseInt(fields[1], 10, 64)
-	return hold{sku: fields[0], qty: qty, userID: fields[2], status: HoldStatus(fields[3])}, nil
+	return hold{
+		sku:    fields[0],
+		qty:    qty,
+		userID: fields[2],
+		status: HoldStatus(fields[3]),
+	}, nil
 }
 
-// onHold builds a decision on a hold and takes it; once more when the hold was not what had been read, which takes a
-// hold that came into being in between.
-func (s *Service) onHold(ctx context.Context, holdID string, build func(hold) (events.Event, *decision)) (hold, *decision, error) {
+// onHold reads a hold, builds the event and the decision from it, and has the script
+// decide. It tries a second time if the script found another hold than was read: the hold
+// was made between the two steps.
+func (s *Service) onHold(
+	ctx context.Context, holdID string, build func(hold) (events.Event, *decision),
+) (hold, *decision, error) {
 	if !s.gate.IsOpen() {
 		return hold{}, nil, ErrNotReady
 	}

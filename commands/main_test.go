@@ -13,7 +13,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// fixture is a service on the Redis of one test, with an operator who works on the same Redis directly.
+// fixture is a service on the Redis of one test, with an operator who works on the same
+// Redis directly.
 type fixture struct {
 	*commandstest.Store
 	*Service
@@ -38,8 +39,8 @@ func closedFixture(t testing.TB, redisArgs ...string) *fixture {
 	}
 }
 
-// openService returns a second service on the same Redis, as another process would have, with its gate
-// open.
+// openService returns a second service on the same Redis, as another process would have,
+// with its gate open.
 func (f *fixture) openService() *Service {
 	f.T.Helper()
 	service := newService(f.T, testenv.RedisClient(f.T, f.Server))
@@ -118,7 +119,8 @@ func (f *fixture) expire(holdID string) error {
 	return err
 }
 
-// wantRefusal checks that an error is the typed one, and returns the number of available units it reports.
+// wantRefusal checks that an error is the typed one, and returns the number of available
+// units it reports.
 func wantRefusal(t *testing.T, got error, want *Error) (available int64) {
 	t.Helper()
 	var refused *Error

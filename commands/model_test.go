@@ -11,7 +11,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// model predicts the outcome of every command. It is plain Go: one map per kind of key in Redis.
+// model predicts the outcome of every command. It is plain Go: one map per kind of key in
+// Redis.
 type model struct {
 	stock    map[string]int64 // available units by SKU; a SKU that was never stocked is absent
 	holds    map[string]*modelHold
@@ -38,7 +39,8 @@ type machine struct {
 
 var machines atomic.Int64
 
-// newMachine returns a machine with an empty model, whose SKUs and keys no other machine uses.
+// newMachine returns a machine with an empty model, whose SKUs and keys no other machine
+// uses.
 func newMachine(f *fixture) *machine {
 	return &machine{
 		fixture: f,
@@ -52,7 +54,8 @@ func newMachine(f *fixture) *machine {
 	}
 }
 
-// actions returns the actions for rapid's Repeat, which calls the one without a name after each other.
+// actions returns the actions for rapid's Repeat, which calls the one without a name
+// after each other.
 func (m *machine) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
 		"reserve":   m.reserve,
@@ -66,8 +69,9 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// TestEveryCommandHasTheOutcomeOfTheModel runs random commands, in any order and with any repeats, against
-// Redis and the model. All runs share one Redis; each has SKUs of its own.
+// TestEveryCommandHasTheOutcomeOfTheModel runs random commands, in any order and with any
+// repeats, against Redis and the model. All runs share one Redis; each has SKUs of its
+// own.
 func TestEveryCommandHasTheOutcomeOfTheModel(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -265,7 +269,8 @@ func (m *machine) makeHoldDue(t *rapid.T) {
 	}
 }
 
-// check compares Redis with the model: the stock counters, the states of the holds, and the due set.
+// check compares Redis with the model: the stock counters, the states of the holds, and
+// the due set.
 func (m *machine) check(t *rapid.T) {
 	for sku, want := range m.model.stock {
 		got, err := m.Available(m.Ctx, sku)
@@ -294,8 +299,8 @@ type stockTotals struct {
 	held      int64
 }
 
-// checkLog checks that the log folds to the stock that Redis has recorded for each SKU, and that no number
-// of units is below zero on the way.
+// checkLog checks that the log folds to the stock that Redis has recorded for each SKU,
+// and that no number of units is below zero on the way.
 func checkLog(t *testing.T, f *fixture) {
 	t.Helper()
 	totals := map[string]stockTotals{}
@@ -306,7 +311,8 @@ func checkLog(t *testing.T, f *fixture) {
 		total.held += change.held
 		totals[sku] = total
 		if total.available < 0 {
-			t.Fatalf("after seq %d %s has %d units available, want none below 0", logged.Seq, sku, total.available)
+			t.Fatalf("after seq %d %s has %d units available, want none below 0",
+				logged.Seq, sku, total.available)
 		}
 		if total.held < 0 {
 			t.Fatalf("after seq %d %s has %d units held, want none below 0", logged.Seq, sku, total.held)

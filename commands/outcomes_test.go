@@ -10,8 +10,8 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// TestHoldEndsAsOrderOrCancellation follows one hold to its order and another to its cancellation. It checks
-// the answers, the stock, the due set and the events.
+// TestHoldEndsAsOrderOrCancellation follows one hold to its order and another to its
+// cancellation. It checks the answers, the stock, the due set and the events.
 func TestHoldEndsAsOrderOrCancellation(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -114,8 +114,8 @@ func wantEvent(t *testing.T, got commandstest.Logged, want events.Event) {
 	}
 }
 
-// TestRepeatedReservationReturnsTheSameHold checks that a reservation that comes again is answered with the
-// hold of the first, in the state it has by then, and changes nothing.
+// TestRepeatedReservationReturnsTheSameHold checks that a reservation that comes again is
+// answered with the hold of the first, in the state it has by then, and changes nothing.
 func TestRepeatedReservationReturnsTheSameHold(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -142,10 +142,12 @@ func TestRepeatedReservationReturnsTheSameHold(t *testing.T) {
 			t.Errorf("reserve again: got status %s, want %s", again.Status, status)
 		}
 		if again.Position != first.Position {
-			t.Errorf("reserve again while %s: got position %s, want %s", status, again.Position, first.Position)
+			t.Errorf("reserve again while %s: got position %s, want %s",
+				status, again.Position, first.Position)
 		}
 		if !again.ExpiresAt.Equal(first.ExpiresAt) {
-			t.Errorf("reserve again while %s: got deadline %s, want %s", status, again.ExpiresAt, first.ExpiresAt)
+			t.Errorf("reserve again while %s: got deadline %s, want %s",
+				status, again.ExpiresAt, first.ExpiresAt)
 		}
 		f.WantUnchanged(t, before)
 	}
@@ -156,8 +158,8 @@ func TestRepeatedReservationReturnsTheSameHold(t *testing.T) {
 	wantRepeatIn(HoldConfirmed)
 }
 
-// TestRepeatedConfirmationReturnsTheSameOrder checks that a confirmation that comes again is answered with
-// the same order and changes nothing.
+// TestRepeatedConfirmationReturnsTheSameOrder checks that a confirmation that comes again
+// is answered with the same order and changes nothing.
 func TestRepeatedConfirmationReturnsTheSameOrder(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -183,8 +185,9 @@ func TestRepeatedConfirmationReturnsTheSameOrder(t *testing.T) {
 	f.WantUnchanged(t, before)
 }
 
-// TestRepeatedCancellationReturnsTheSameAnswer checks that a cancellation that comes again, at the shopper's
-// request or because of the deadline, is answered as the first and changes nothing.
+// TestRepeatedCancellationReturnsTheSameAnswer checks that a cancellation that comes
+// again, at the shopper's request or because of the deadline, is answered as the first
+// and changes nothing.
 func TestRepeatedCancellationReturnsTheSameAnswer(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -230,8 +233,8 @@ func TestRepeatedCancellationReturnsTheSameAnswer(t *testing.T) {
 	f.WantStock(t, "shirt", 10)
 }
 
-// TestRepeatedAdjustmentReturnsTheSameStock checks that an adjustment that comes again is answered as the
-// first and changes nothing.
+// TestRepeatedAdjustmentReturnsTheSameStock checks that an adjustment that comes again is
+// answered as the first and changes nothing.
 func TestRepeatedAdjustmentReturnsTheSameStock(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -262,9 +265,9 @@ func TestRepeatedAdjustmentReturnsTheSameStock(t *testing.T) {
 	f.WantStock(t, "shirt", 13)
 }
 
-// TestStockChangedByHandIsRecordedBeforeTheNextDecision checks that SET, INCRBY and DEL of a stock counter
-// in redis-cli are recorded as STOCK_ADJUSTED events with the reason "external", by decisions and by
-// refusals.
+// TestStockChangedByHandIsRecordedBeforeTheNextDecision checks that SET, INCRBY and DEL
+// of a stock counter in redis-cli are recorded as STOCK_ADJUSTED events with the reason
+// "external", by decisions and by refusals.
 func TestStockChangedByHandIsRecordedBeforeTheNextDecision(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -306,7 +309,8 @@ func TestStockChangedByHandIsRecordedBeforeTheNextDecision(t *testing.T) {
 	}
 }
 
-// TestMetadataOfACommandIsAttachedToItsEvent checks that every command's Metadata is in its stream entry.
+// TestMetadataOfACommandIsAttachedToItsEvent checks that every command's Metadata is in
+// its stream entry.
 func TestMetadataOfACommandIsAttachedToItsEvent(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -333,7 +337,11 @@ func TestMetadataOfACommandIsAttachedToItsEvent(t *testing.T) {
 	request.Metadata = metadata
 	reservation, err := f.Reserve(f.Ctx, request)
 	wantMetadata("reserve", err)
-	_, err = f.Confirm(f.Ctx, Confirm{HoldID: reservation.HoldID, PaymentRef: "p", Metadata: metadata})
+	_, err = f.Confirm(f.Ctx, Confirm{
+		HoldID:     reservation.HoldID,
+		PaymentRef: "p",
+		Metadata:   metadata,
+	})
 	wantMetadata("confirm", err)
 	_, err = f.Cancel(f.Ctx, Cancel{HoldID: f.hold("shirt", 1), Metadata: metadata})
 	wantMetadata("cancel", err)
@@ -343,7 +351,8 @@ func TestMetadataOfACommandIsAttachedToItsEvent(t *testing.T) {
 	wantMetadata("adjust", err)
 }
 
-// TestRedisKeepsLiveHoldsForeverAndEndedOnesForADay checks when Redis drops a hold and an idempotency key.
+// TestRedisKeepsLiveHoldsForeverAndEndedOnesForADay checks when Redis drops a hold and an
+// idempotency key.
 func TestRedisKeepsLiveHoldsForeverAndEndedOnesForADay(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)

@@ -11,36 +11,37 @@ import (
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
-// reads sends what concurrent callers read to Redis together, which saves most of the cost of a round trip.
+// reads sends the reads of concurrent callers to Redis in shared round trips.
 type reads struct{ pipeline *redis.AutoPipeliner }
 
 func newReads(client *redis.Client) (*reads, error) {
 	options := redis.DefaultAutoPipelineOptions()
 	options.MaxQueuedCommands = queuedMax
-	options.Unordered = true // who depends on an answer waits for it
+	options.Unordered = true // each caller waits for its answer before its next read
 	pipeline, err := client.AsyncAutoPipelineWithOptions(options)
 	if err != nil {
-		return nil, fmt.Errorf("pipeline to Redis: %w", err)
+		return nil, fmt.Errorf("open a pipeline to Redis: %w", err)
 	}
 	return &reads{pipeline: pipeline}, nil
 }
 
-// closeMax is how long reads that are under way may take to end. Nobody waits for their answers any more.
+// closeMax is how long close waits for reads under way, whose callers have left by then.
 const closeMax = 2 * time.Second
 
 func (r *reads) close() error {
 	if err := wait.AtMost(closeMax, r.pipeline.Close); err != nil {
-		return fmt.Errorf("end the reads of Redis: %w", err)
+		return fmt.Errorf("close the pipeline to Redis: %w", err)
 	}
 	return nil
 }
 
-// send returns when the command was answered, or when ctx ends. In the second case nobody may look at it any more.
+// send returns when the command is answered, or with ctx's error when ctx ends. After
+// that error the caller must not touch the command: its answer may still arrive.
 func (r *reads) send(ctx context.Context, cmd redis.Cmder) error {
 	return r.pipeline.Submit(ctx, cmd).WaitContext(ctx)
 }
 
-// text returns the string at a key, and whether there is one.
+// text returns the string at a key, and whether the key exists.
 func (r *reads) text(ctx context.Context, key string) (text string, exists bool, err error) {
 	cmd := redis.NewStringCmd(ctx, "get", key)
 	err = r.send(ctx, cmd)
@@ -53,19 +54,19 @@ func (r *reads) text(ctx context.Context, key string) (text string, exists bool,
 	return cmd.Val(), true, nil
 }
 
-// hashFields returns some fields of a hash, "" for those that are not there.
+// hashFields returns the values of a hash's fields, "" for each that is absent.
 func (r *reads) hashFields(ctx context.Context, key string, fields ...string) ([]string, error) {
-	words := []any{"hmget", key}
+	args := []any{"hmget", key}
 	for _, field := range fields {
-		words = append(words, field)
+		args = append(args, field)
 	}
-	cmd := redis.NewSliceCmd(ctx, words...)
+	cmd := redis.NewSliceCmd(ctx, args...)
 	if err := r.send(ctx, cmd); err != nil {
 		return nil, err
 	}
-	texts := make([]string, len(fields))
+	values := make([]string, len(fields))
 	for i, value := range cmd.Val() {
-		texts[i], _ = value.(string)
+		values[i], _ = value.(string)
 	}
-	return texts, nil
+	return values, nil
 }

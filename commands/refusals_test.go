@@ -8,14 +8,16 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// refusalCase is one way in which a command is refused. It runs on a fixture with 3 shirts, one of which
-// the hold with the id h1 has. That hold was made with the idempotency key "first".
+// refusalCase is one way in which a command is refused. It runs on a fixture with 3
+// shirts, one of which the hold with the id h1 has. That hold was made with the
+// idempotency key "first".
 type refusalCase struct {
 	name    string
 	arrange func(f *fixture, h1 string) // may be nil
 	command func(f *fixture, h1 string) error
 	want    *Error
-	// wantAvailable is the number of available units that the refusal must report. It is not checked if 0.
+	// wantAvailable is the number of available units that the refusal must report. It is
+	// not checked if 0.
 	wantAvailable int64
 }
 
@@ -332,8 +334,8 @@ var refusalCases = []refusalCase{
 	},
 }
 
-// TestRefusedCommandChangesNothing checks that every refusal is a typed error of its own, and that it leaves
-// every key in Redis unchanged.
+// TestRefusedCommandChangesNothing checks that every refusal is a typed error of its own,
+// and that it leaves every key in Redis unchanged.
 func TestRefusedCommandChangesNothing(t *testing.T) {
 	t.Parallel()
 	for _, test := range refusalCases {
@@ -360,7 +362,8 @@ func TestRefusedCommandChangesNothing(t *testing.T) {
 	}
 }
 
-// TestEveryRefusalHasACase checks that every status word of a refusal has a case in refusalCases.
+// TestEveryRefusalHasACase checks that every status word of a refusal has a case in
+// refusalCases.
 func TestEveryRefusalHasACase(t *testing.T) {
 	t.Parallel()
 	untested := maps.Clone(refusals)
@@ -372,8 +375,8 @@ func TestEveryRefusalHasACase(t *testing.T) {
 	}
 }
 
-// TestEveryRefusalIsItsOwnTypedError checks that each status word of a refusal maps to an error with the
-// same code, a detail, and an identity by its code.
+// TestEveryRefusalIsItsOwnTypedError checks that each status word of a refusal maps to an
+// error with the same code, a detail, and an identity by its code.
 func TestEveryRefusalIsItsOwnTypedError(t *testing.T) {
 	t.Parallel()
 	for status, refusal := range refusals {
@@ -389,8 +392,8 @@ func TestEveryRefusalIsItsOwnTypedError(t *testing.T) {
 	}
 }
 
-// TestUnknownStatusIsAnError checks that an answer with a status word that this build does not know, or that
-// belongs to a whole batch, is never a success.
+// TestUnknownStatusIsAnError checks that an answer with a status word that this build
+// does not know, or that belongs to a whole batch, is never a success.
 func TestUnknownStatusIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{"HOLD_PAID", "", "OK", statusDecided, statusFailed} {
@@ -400,8 +403,9 @@ func TestUnknownStatusIsAnError(t *testing.T) {
 	}
 }
 
-// TestExpireCorrectsTheDueSet checks that an attempt to expire a hold corrects its entry in the due set: a
-// hold that is not due gets its deadline back, and a hold that has ended is removed.
+// TestExpireCorrectsTheDueSet checks that an attempt to expire a hold corrects its entry
+// in the due set: a hold that is not due gets its deadline back, and a hold that has
+// ended is removed.
 func TestExpireCorrectsTheDueSet(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -435,8 +439,9 @@ func TestExpireCorrectsTheDueSet(t *testing.T) {
 	}
 }
 
-// TestStockAboveTheLimitStaysSellable checks that units that return from a hold may raise a stock above the
-// limit for adjustments, and that the SKU can still be read and reserved then.
+// TestStockAboveTheLimitStaysSellable checks that units that return from a hold may raise
+// a stock above the limit for adjustments, and that the SKU can still be read and
+// reserved then.
 func TestStockAboveTheLimitStaysSellable(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)

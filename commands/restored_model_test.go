@@ -14,9 +14,10 @@ import (
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
-// TestRestoredRedisBehavesAsBefore runs random commands, empties Redis, has it restored from the journal, and
-// runs more random commands. It checks that the restored Redis has the contents it had, and that every
-// later outcome is the one that the model predicts. The model is not told of the restore.
+// TestRestoredRedisBehavesAsBefore runs random commands, empties Redis, has it restored
+// from the journal, and runs more random commands. It checks that the restored Redis has
+// the contents it had, and that every later outcome is the one that the model predicts.
+// The model is not told of the restore.
 func TestRestoredRedisBehavesAsBefore(t *testing.T) {
 	t.Parallel()
 	f := commands.ClosedFixture(t)

@@ -9,7 +9,7 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// The rules, by the names of their files.
+// The rules of the commands, each named like its file in lua/.
 const (
 	ruleReserve = "reserve"
 	ruleConfirm = "confirm"
@@ -17,21 +17,29 @@ const (
 	ruleAdjust  = "adjust"
 )
 
-// decideScript decides any number of commands in one call; see lua/decide.lua.
-var decideScript = redis.NewScript(source("prelude") + source(ruleReserve) + source(ruleConfirm) + source(ruleCancel) +
-	source(ruleAdjust) + source("decide"))
+// decideScript decides the commands of one batch. It consists of the prelude, the rules,
+// and decide.lua, which runs them.
+var decideScript = redis.NewScript(
+	source("prelude") +
+		source(ruleReserve) +
+		source(ruleConfirm) +
+		source(ruleCancel) +
+		source(ruleAdjust) +
+		source("decide"))
 
+// canWriteScript fails if Redis would refuse to write.
 var canWriteScript = redis.NewScript(source("can_write"))
 
+// source returns the text of a file in lua/.
 func source(name string) string {
 	text, err := luaFiles.ReadFile("lua/" + name + ".lua")
 	if err != nil {
-		panic(err) // embedded: it is there, or the build is broken
+		panic(err) // the file is embedded, so its absence is a broken build
 	}
 	return string(text)
 }
 
-// The status words of the rules, and of the script as a whole; the headers say which file answers which.
+// The status words of the scripts. Each file's header says which ones it answers.
 const (
 	statusDecided             = "DECIDED"
 	statusFailed              = "FAILED"

@@ -10,15 +10,16 @@ import (
 
 const scriptCount = 7
 
-// TestEveryScriptHasAFullHeader checks that the header of every script describes its keys, its arguments,
-// its answers and what it keeps true, and that no script builds a key.
+// TestEveryScriptHasAFullHeader checks that the header of every script describes its
+// keys, its arguments, its answers and what it keeps true, and that no script builds a
+// key.
 func TestEveryScriptHasAFullHeader(t *testing.T) {
 	t.Parallel()
 	commandstest.CheckScriptHeaders(t, commandstest.ReadScripts(t, luaFiles, scriptCount))
 }
 
-// TestScriptsAnswerTheStatusWordsThatGoKnows checks that the scripts and Go have the same status words, and
-// that each script's header names the words it answers.
+// TestScriptsAnswerTheStatusWordsThatGoKnows checks that the scripts and Go have the same
+// status words, and that each script's header names the words it answers.
 func TestScriptsAnswerTheStatusWordsThatGoKnows(t *testing.T) {
 	t.Parallel()
 	known := []string{
@@ -39,5 +40,6 @@ func TestScriptsAnswerTheStatusWordsThatGoKnows(t *testing.T) {
 		statusCancelled, // the state in ARGV
 		statusExpired,
 	}
-	commandstest.CheckStatusWords(t, commandstest.ReadScripts(t, luaFiles, scriptCount), known, alwaysAnswered)
+	commandstest.CheckStatusWords(t, commandstest.ReadScripts(t, luaFiles, scriptCount), known,
+		alwaysAnswered)
 }

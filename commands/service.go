@@ -18,61 +18,71 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Config bounds what commands may ask for.
+// Config sets the durations of a Service.
 type Config struct {
-	HoldTTL    time.Duration // how long a hold lives that names no ttl
-	HoldTTLMax time.Duration // the longest that a hold may ask for
-	KeepMemory time.Duration // how long idempotency keys, and holds that ended, are remembered
-	Timeout    time.Duration // how long Redis may take to decide; a command waits for its turn as long at most
+	HoldTTL    time.Duration // the ttl of a hold whose Reserve names none
+	HoldTTLMax time.Duration // the longest ttl that a Reserve may name
+	KeepMemory time.Duration // how long Redis keeps idempotency keys and ended holds
+	Timeout    time.Duration // the longest wait for a call, and also the longest time one call may take
 }
 
-// TimeoutMax keeps the longest that a command can take, which is a read, a turn and a decision, below the time in which
-// an HTTP server must have answered.
+// TimeoutMax is the longest Timeout that Validate accepts. A command takes up to three
+// timeouts (for its read, its wait for a call, and the call), and that must stay below
+// the HTTP server's time limit.
 const TimeoutMax = 10 * time.Second
 
-// DefaultConfig is what an installation starts with.
+// DefaultConfig returns the configuration of a new installation.
 func DefaultConfig() Config {
-	return Config{HoldTTL: 5 * time.Minute, HoldTTLMax: time.Hour, KeepMemory: 24 * time.Hour, Timeout: 5 * time.Second}
+	return Config{
+		HoldTTL:    5 * time.Minute,
+		HoldTTLMax: time.Hour,
+		KeepMemory: 24 * time.Hour,
+		Timeout:    5 * time.Second,
+	}
 }
 
-// Validate reports every fault at once.
+// Validate checks the durations and their order, and reports every fault at once.
 func (c Config) Validate() error {
 	var errs []error
 	if c.HoldTTL < time.Second {
 		errs = append(errs, fmt.Errorf("hold TTL %s: must be at least 1s", c.HoldTTL))
 	}
 	if c.HoldTTLMax < c.HoldTTL {
-		errs = append(errs, fmt.Errorf("longest hold TTL %s: must not be below the default of %s", c.HoldTTLMax, c.HoldTTL))
+		errs = append(errs, fmt.Errorf("longest hold TTL %s: must not be below the default of %s",
+			c.HoldTTLMax, c.HoldTTL))
 	}
 	if c.KeepMemory < c.HoldTTLMax {
-		errs = append(errs, fmt.Errorf("memory of keys %s: must outlast the longest hold of %s", c.KeepMemory, c.HoldTTLMax))
+		errs = append(errs, fmt.Errorf("memory of keys %s: must outlast the longest hold TTL of %s",
+			c.KeepMemory, c.HoldTTLMax))
 	}
 	if c.Timeout <= 0 || c.Timeout > TimeoutMax {
-		errs = append(errs, fmt.Errorf("command timeout %s: must be above 0, and %s at most", c.Timeout, TimeoutMax))
+		errs = append(errs,
+			fmt.Errorf("command timeout %s: must be above 0 and at most %s", c.Timeout, TimeoutMax))
 	}
 	return errors.Join(errs...)
 }
 
-// Service takes commands for one pool.
+// Service decides the commands of one pool.
 type Service struct {
 	pool      events.Pool
 	config    Config
-	keepMs    string        // config.KeepMemory, as the script takes it
-	redis     *redis.Client // for what is rare
+	keepMs    string        // config.KeepMemory in ms, as an argument of the script
+	redis     *redis.Client // for Ready; commands use reads and batcher
 	reads     *reads
 	batcher   *batcher
 	publisher message.Publisher
 	gate      *Gate
 }
 
-// NewService returns a service whose gate is closed: it answers NOT_READY until the gate is opened. The
-// client stays the caller's to close, after Close.
+// NewService returns a service whose gate is closed: it answers NOT_READY until the gate
+// is opened. The caller closes the client, after Close.
 func NewService(pool events.Pool, client *redis.Client, config Config) (*Service, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	if !client.Options().ContextTimeoutEnabled {
-		return nil, errors.New("the client of Redis needs ContextTimeoutEnabled: without it, a Redis that is silent holds commands for longer than they may take")
+		return nil, errors.New("the Redis client needs ContextTimeoutEnabled: " +
+			"without it, commands wait longer than their timeout for a Redis that does not answer")
 	}
 	reads, err := newReads(client)
 	if err != nil {
@@ -83,10 +93,10 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     decidingClient{UniversalClient: client, batcher: batcher},
 		Marshaller: events.Codec{},
-	}, watermill.NopLogger{}) // what fails is told by the one who publishes
+	}, watermill.NopLogger{}) // decide returns the publisher's errors, so they need no log line
 	if err != nil {
 		batcher.close()
-		return nil, fmt.Errorf("publisher: %w", errors.Join(err, reads.close()))
+		return nil, fmt.Errorf("create the publisher: %w", errors.Join(err, reads.close()))
 	}
 	return &Service{
 		pool:      pool,
@@ -103,14 +113,16 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 // Gate returns the gate that opens and closes the pool for commands.
 func (s *Service) Gate() *Gate { return s.gate }
 
-// Close ends what NewService began, and waits for commands under way.
+// Close waits until every command under way is decided, and then releases the service's
+// resources. Later commands fail with ErrUnavailable.
 func (s *Service) Close() error {
 	s.batcher.close()
 	return errors.Join(s.publisher.Close(), s.reads.close())
 }
 
-// decide publishes the event through the script that rules on it. The error is a refusal of the package's own where
-// the script or Redis refuses.
+// decide publishes the event of a command: the publisher's XADD calls the script, which
+// decides the command and appends the event. Its error wraps one of the package's *Error
+// values if the script or Redis refused the command.
 func (s *Service) decide(ctx context.Context, eventID string, event events.Event, d *decision) error {
 	if !s.gate.IsOpen() {
 		return ErrNotReady
@@ -131,15 +143,16 @@ func (s *Service) decide(ctx context.Context, eventID string, event events.Event
 	return err
 }
 
-// digits returns a number as text, which is how the script takes it.
+// digits returns n in decimal, the form in which the scripts take numbers.
 func digits(n int64) string { return strconv.FormatInt(n, 10) }
 
-// position is the place of a decided command's event.
+// position returns the position of the event that a decided command appended.
 func (s *Service) position(a answer) events.Position {
 	return events.Position{Pool: s.pool.Name(), Seq: a.seq}
 }
 
-// fingerprint tells requests apart that came with the same idempotency key. The parts hold no newlines.
+// fingerprint hashes the parts of a request. Two requests with the same idempotency key
+// are the same request if their fingerprints are equal. No part contains a newline.
 func fingerprint(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])

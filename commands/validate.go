@@ -6,13 +6,14 @@ import (
 	"time"
 )
 
-// FieldError says what is wrong with one field of a command.
+// FieldError is one fault in one field of a command.
 type FieldError struct {
 	Field   string `json:"field"`
 	Message string `json:"message"`
 }
 
-// ValidationError is a command that was refused before it reached Redis. It names every fault at once.
+// ValidationError is the refusal of a command that was not sent to Redis. It lists every
+// fault.
 type ValidationError struct{ Fields []FieldError }
 
 func (e *ValidationError) Error() string {
@@ -27,30 +28,32 @@ func (e *ValidationError) Error() string {
 const (
 	QtyMax         = 1_000_000         // units in one hold
 	DeltaMax       = 1_000_000_000_000 // units in one adjustment
-	stockReadable  = 10 * DeltaMax     // units; beyond it, a counter is none
-	skuMax         = 64                // characters, as all below
+	stockReadable  = 10 * DeltaMax     // units; a larger number is not a valid stock counter
+	skuMax         = 64                // characters, like the next five
 	userIDMax      = 64
 	keyMax         = 128
 	paymentRefMax  = 128
 	reasonMax      = 64
 	holdIDMax      = 64
-	nameCharacters = "._-:@+=/" // beside letters and digits
+	nameCharacters = "._-:@+=/" // allowed besides letters and digits
 )
 
-// faults collects what is wrong with a command.
+// faults collects the faults of a command.
 type faults []FieldError
 
 func (f *faults) add(field, format string, args ...any) {
 	*f = append(*f, FieldError{Field: field, Message: fmt.Sprintf(format, args...)})
 }
 
-// name checks an identifier that a client chose: it becomes part of a key in Redis and of JSON built in a script, so
-// braces (which would move it to another slot), quotes, spaces and control characters are out.
+// name checks an identifier that the client chose. It becomes part of a Redis key, and of
+// JSON that a script builds, so quotes, spaces and control characters are not allowed,
+// nor are braces, which would change the key's slot in a cluster.
 func (f *faults) name(field, value string, lengthMax int) {
 	f.text(field, value, lengthMax, nameCharacters)
 }
 
-// sku is a name that also stands in the path of a URL, which clients tidy up.
+// sku checks a SKU: a name without slashes, and not "." or "..", because a SKU also
+// stands in the path of URLs, and HTTP clients rewrite such paths.
 func (f *faults) sku(value string) {
 	if value == "." || value == ".." {
 		f.add("sku", "must not be . or ..")
@@ -58,10 +61,12 @@ func (f *faults) sku(value string) {
 	f.text("sku", value, skuMax, strings.TrimSuffix(nameCharacters, "/"))
 }
 
-// text checks a text of letters, digits and some other characters.
+// text checks that a value is not empty, not too long, and made of letters, digits and
+// others.
 func (f *faults) text(field, value string, lengthMax int, others string) {
 	allowed := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(others, r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune(others, r)
 	}
 	switch {
 	case value == "":
@@ -69,22 +74,25 @@ func (f *faults) text(field, value string, lengthMax int, others string) {
 	case len(value) > lengthMax:
 		f.add(field, "must have at most %d characters", lengthMax)
 	case strings.IndexFunc(value, func(r rune) bool { return !allowed(r) }) >= 0:
-		f.add(field, "may hold only letters, digits and %s", strings.Join(strings.Split(others, ""), " "))
+		f.add(field, "may contain only letters, digits and %s", strings.Join(strings.Split(others, ""), " "))
 	}
 }
 
-func (f *faults) between(field string, value, least, most int64) {
-	if value < least || value > most {
-		f.add(field, "must be from %d to %d", least, most)
+// between checks that a number is from lowest to highest.
+func (f *faults) between(field string, value, lowest, highest int64) {
+	if value < lowest || value > highest {
+		f.add(field, "must be from %d to %d", lowest, highest)
 	}
 }
 
+// ttl checks a hold's ttl; 0 stands for the default.
 func (f *faults) ttl(ttl, ttlMax time.Duration) {
 	if ttl != 0 && (ttl < time.Second || ttl > ttlMax) {
 		f.add("ttl_seconds", "must be from 1 to %d", int64(ttlMax/time.Second))
 	}
 }
 
+// err returns a *ValidationError, or nil if there are no faults.
 func (f *faults) err() error {
 	if len(*f) == 0 {
 		return nil

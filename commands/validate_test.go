@@ -18,8 +18,9 @@ type invalidCommand struct {
 	fields string // that have a fault, in order
 }
 
-// TestInvalidCommandNamesEveryFaultAndSparesRedis checks that each invalid command is rejected with a
-// ValidationError that names every field with a fault, and that none of them changes Redis.
+// TestInvalidCommandNamesEveryFaultAndSparesRedis checks that each invalid command is
+// rejected with a ValidationError that names every field with a fault, and that none of
+// them changes Redis.
 func TestInvalidCommandNamesEveryFaultAndSparesRedis(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -59,7 +60,8 @@ func invalidReservations(f *fixture) []invalidCommand {
 	}
 	long := func(length int) string { return strings.Repeat("x", length) }
 	return []invalidCommand{
-		{"every field empty", reserve(func(c *Reserve) { *c = Reserve{} }), "sku qty user_id idempotency_key"},
+		{"every field empty", reserve(func(c *Reserve) { *c = Reserve{} }),
+			"sku qty user_id idempotency_key"},
 		{"qty 0", reserve(func(c *Reserve) { c.Qty = 0 }), "qty"},
 		{"qty below 0", reserve(func(c *Reserve) { c.Qty = -1 }), "qty"},
 		{"qty too large", reserve(func(c *Reserve) { c.Qty = QtyMax + 1 }), "qty"},
@@ -108,8 +110,8 @@ func invalidHoldCommands(f *fixture) []invalidCommand {
 	}
 }
 
-// TestValuesAtTheLimitsAreAccepted checks that the longest and largest values that validation allows are
-// accepted by every command.
+// TestValuesAtTheLimitsAreAccepted checks that the longest and largest values that
+// validation allows are accepted by every command.
 func TestValuesAtTheLimitsAreAccepted(t *testing.T) {
 	t.Parallel()
 	f := openFixture(t)
@@ -158,7 +160,8 @@ func TestInvalidConfigReportsEveryFault(t *testing.T) {
 	}
 }
 
-// TestTimeoutAboveTheMaximumIsInvalid checks that a command may not take longer than an HTTP answer.
+// TestTimeoutAboveTheMaximumIsInvalid checks that a command may not take longer than an
+// HTTP answer.
 func TestTimeoutAboveTheMaximumIsInvalid(t *testing.T) {
 	t.Parallel()
 	config := DefaultConfig()
@@ -168,8 +171,8 @@ func TestTimeoutAboveTheMaximumIsInvalid(t *testing.T) {
 	}
 }
 
-// TestClientThatIgnoresContextDeadlinesIsRejected checks that NewService requires ContextTimeoutEnabled of
-// its client.
+// TestClientThatIgnoresContextDeadlinesIsRejected checks that NewService requires
+// ContextTimeoutEnabled of its client.
 func TestClientThatIgnoresContextDeadlinesIsRejected(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})

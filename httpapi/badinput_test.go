@@ -67,7 +67,7 @@ func TestBadRequestsAreRefusedWithTheirFault(t *testing.T) {
 		{"two keys", "POST", "/holds", field("", ""), []string{"Idempotency-Key", "other"}, 400,
 			"INVALID_REQUEST", "differs"},
 		{"malformed key in the header", "POST", "/holds", field("idempotency_key", ""),
-			[]string{"Idempotency-Key", "a b"}, 400, "INVALID_REQUEST", "idempotency_key may hold only"},
+			[]string{"Idempotency-Key", "a b"}, 400, "INVALID_REQUEST", "idempotency_key may contain only"},
 		{"ttl 0", "POST", "/holds", field("ttl_seconds", "0"), nil, 400, "INVALID_REQUEST", "ttl_seconds"},
 		{"ttl too long", "POST", "/holds", field("ttl_seconds", "3601"), nil, 400, "INVALID_REQUEST",
 			"from 1 to 3600"},

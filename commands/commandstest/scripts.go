@@ -11,8 +11,8 @@ import (
 // prelude is the script that others begin with. It has no header of its own.
 const prelude = "prelude"
 
-// ReadScripts returns the Lua scripts in the folder lua of files, by name without ".lua". It fails unless
-// there are as many as given.
+// ReadScripts returns the Lua scripts in the folder lua of files, by name without ".lua".
+// It fails unless there are as many as given.
 func ReadScripts(t *testing.T, files fs.FS, count int) map[string]string {
 	t.Helper()
 	entries, err := fs.ReadDir(files, "lua")
@@ -33,8 +33,9 @@ func ReadScripts(t *testing.T, files fs.FS, count int) map[string]string {
 	return texts
 }
 
-// CheckScriptHeaders checks that the header of every script describes its keys, its arguments, its answers
-// and what it keeps true, and that no script builds a key. texts has the scripts by name.
+// CheckScriptHeaders checks that the header of every script describes its keys, its
+// arguments, its answers and what it keeps true, and that no script builds a key. texts
+// has the scripts by name.
 func CheckScriptHeaders(t *testing.T, texts map[string]string) {
 	t.Helper()
 	for name, text := range texts {
@@ -59,9 +60,10 @@ func CheckScriptHeaders(t *testing.T, texts map[string]string) {
 // statusWord matches a status word at the places where a script answers one.
 var statusWord = regexp.MustCompile(`(?:answer\(|refuse\(stock, |return \{|and |or )'([A-Z_]*[A-Z])'`)
 
-// CheckStatusWords checks that the scripts answer exactly the status words that Go knows, and that each
-// script's header names the words it answers. alwaysAnswered has the words that a script builds, or takes
-// from an argument, and that the text therefore does not show.
+// CheckStatusWords checks that the scripts answer exactly the status words that Go knows,
+// and that each script's header names the words it answers. alwaysAnswered has the words
+// that a script builds, or takes from an argument, and that the text therefore does not
+// show.
 func CheckStatusWords(t *testing.T, texts map[string]string, known, alwaysAnswered []string) {
 	t.Helper()
 	answered := slices.Clone(alwaysAnswered)

@@ -1,6 +1,7 @@
-// Package commandstest has the fixture for tests of commands and recovery: a Redis and a Postgres schema
-// for each test, an operator's client, and the journal. It also has the checks that the Lua scripts of
-// both packages must pass. It does not import commands, so that the tests inside that package can use it.
+// Package commandstest has the fixture for tests of commands and recovery: a Redis and a
+// Postgres schema for each test, an operator's client, and the journal. It also has the
+// checks that the Lua scripts of both packages must pass. It does not import commands, so
+// that the tests inside that package can use it.
 package commandstest
 
 import (
@@ -27,7 +28,8 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Store is the Redis and the Postgres schema of one test, with an operator who works on them directly.
+// Store is the Redis and the Postgres schema of one test, with an operator who works on
+// them directly.
 type Store struct {
 	T        testing.TB
 	Ctx      context.Context //nolint:containedctx // the context of the fixture's test; it ends after a minute
@@ -38,7 +40,8 @@ type Store struct {
 	keys     atomic.Int64
 }
 
-// NewStore returns a store on a new Redis, started with redisArgs, and on a new, migrated schema.
+// NewStore returns a store on a new Redis, started with redisArgs, and on a new, migrated
+// schema.
 func NewStore(t testing.TB, redisArgs ...string) *Store {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -65,7 +68,8 @@ func (s *Store) RedisCommand(args ...any) {
 	}
 }
 
-// MakeDue moves a hold's deadline into the past, since Redis's clock cannot be moved into the future.
+// MakeDue moves a hold's deadline into the past, since Redis's clock cannot be moved into
+// the future.
 func (s *Store) MakeDue(holdID string) {
 	s.T.Helper()
 	past := time.Now().Add(-time.Minute).UnixMilli()
@@ -94,8 +98,8 @@ func (s *Store) Log() []Logged {
 	return log
 }
 
-// ParseLog parses a whole stream. It fails unless every entry is an event with a time and a unique UUIDv7
-// as its id, and the seqs count up from 1 without a gap.
+// ParseLog parses a whole stream. It fails unless every entry is an event with a time and
+// a unique UUIDv7 as its id, and the seqs count up from 1 without a gap.
 func ParseLog(entries []redis.XMessage) ([]Logged, error) {
 	var log []Logged
 	ids := map[uuid.UUID]bool{}
@@ -160,7 +164,8 @@ func (s *Store) Dump() map[string]string {
 	return dump
 }
 
-// WantUnchanged checks that every key in Redis is exactly as in before, which Dump returned.
+// WantUnchanged checks that every key in Redis is exactly as in before, which Dump
+// returned.
 func (s *Store) WantUnchanged(t *testing.T, before map[string]string) {
 	t.Helper()
 	after := s.Dump()
@@ -228,7 +233,8 @@ func (s *Store) AwaitJournaled() {
 	})
 }
 
-// JournalEverything runs the journal until it has every event of Redis's log, and stops it.
+// JournalEverything runs the journal until it has every event of Redis's log, and stops
+// it.
 func (s *Store) JournalEverything() {
 	s.T.Helper()
 	stop := s.RunJournal()
@@ -236,8 +242,8 @@ func (s *Store) JournalEverything() {
 	stop()
 }
 
-// Contents returns the value of every key in Redis as text, except for the stream and the epoch. A restore
-// must bring exactly this back.
+// Contents returns the value of every key in Redis as text, except for the stream and the
+// epoch. A restore must bring exactly this back.
 func (s *Store) Contents() map[string]string {
 	s.T.Helper()
 	keys, err := s.Operator.Keys(s.Ctx, "*").Result()
@@ -257,8 +263,8 @@ func (s *Store) Contents() map[string]string {
 	return contents
 }
 
-// readValue returns the value of a string, a hash without its epoch, or a sorted set, and nil for any other
-// type.
+// readValue returns the value of a string, a hash without its epoch, or a sorted set, and
+// nil for any other type.
 func (s *Store) readValue(key string) (any, error) {
 	switch s.Operator.Type(s.Ctx, key).Val() {
 	case "string":
@@ -279,8 +285,9 @@ type failer interface {
 	Errorf(format string, args ...any)
 }
 
-// WantContents checks that Redis has the same contents as in before, which Contents returned. An
-// idempotency key that was restored may have a second fingerprint beside its own.
+// WantContents checks that Redis has the same contents as in before, which Contents
+// returned. An idempotency key that was restored may have a second fingerprint beside its
+// own.
 func (s *Store) WantContents(t failer, before map[string]string) {
 	t.Helper()
 	after := s.Contents()
@@ -300,9 +307,10 @@ func (s *Store) WantContents(t failer, before map[string]string) {
 	}
 }
 
-// withoutSecondFingerprint removes the fingerprint that a restore has added to an idempotency key's value.
-// The remaining one is the fingerprint of original, the value before the restore. A value without exactly
-// two fingerprints, or without the original one, is returned unchanged.
+// withoutSecondFingerprint removes the fingerprint that a restore has added to an
+// idempotency key's value. The remaining one is the fingerprint of original, the value
+// before the restore. A value without exactly two fingerprints, or without the original
+// one, is returned unchanged.
 func withoutSecondFingerprint(got, original string) string {
 	fingerprint, _, _ := strings.Cut(original, " ")
 	list, rest, _ := strings.Cut(got, " ")

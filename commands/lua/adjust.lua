@@ -1,11 +1,17 @@
--- AdjustStock: units are added to, or taken from, the available stock. Adding to an unknown sku makes it known.
+-- Adjust: the rule of AdjustStock. It adds units to the available stock of a SKU, or
+-- takes some away. Adding units to an unknown SKU makes it known.
 --
 -- KEYS  stock, idem
--- ARGV  the event, then sku, delta (units, may be negative), fingerprint of the request, how long the key is
---       remembered (ms)
--- Answers  ADJUSTED or REPLAYED with available (units) · IDEMPOTENCY_MISMATCH · UNKNOWN_SKU ·
---          INSUFFICIENT_STOCK with available · STOCK_LIMIT with available · STATE_INVALID with the key
--- Keeps  the counter is never below zero; units on hold are out of its reach.
+-- ARGV  the fields of the event, then sku, delta (units, may be negative), fingerprint of
+--       the request, idem_ttl_ms (ms, how long the idempotency key is kept)
+-- Answers  ADJUSTED with available (units)
+--          REPLAYED with available (units), for a repeated request
+--          IDEMPOTENCY_MISMATCH, if the key belongs to a different request
+--          UNKNOWN_SKU, if delta is negative
+--          INSUFFICIENT_STOCK with available (units)
+--          STOCK_LIMIT with available (units)
+--          STATE_INVALID with the key
+-- Keeps  The available stock is never below zero. Units on hold are not touched.
 rules.adjust = {keys = 2, decide = function(k, event_id, type, payload, metadata, sku, delta, fingerprint, idem_ttl_ms)
   local stock_key, idem_key = KEYS[k], KEYS[k + 1]
   delta = tonumber(delta)
@@ -14,7 +20,8 @@ rules.adjust = {keys = 2, decide = function(k, event_id, type, payload, metadata
   if seen then
     local seen_fingerprint, first_id, seq, available = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
     if seen_fingerprint ~= fingerprint then return answer('IDEMPOTENCY_MISMATCH') end
-    -- The same event_id again is this very command, sent twice because its answer was lost: not a client's repeat.
+    -- An equal event_id is not a client's repeat: go-redis sent this call again after it
+    -- lost the answer.
     return {first_id == event_id and 'ADJUSTED' or 'REPLAYED', tonumber(seq), tonumber(available)}
   end
 

@@ -1,8 +1,10 @@
 #!lua
--- Can write: does nothing. Redis refuses a script that may write where it could not: on a replica, without memory or disk.
+-- Can write: does nothing. Its first line declares it a script that may write, and Redis
+-- refuses to run such a script if a write would fail: on a replica, without free memory,
+-- or after a failed save to disk.
 --
 -- KEYS  none
 -- ARGV  none
 -- Answers  1
--- Keeps  nothing is written.
+-- Keeps  Redis stays as it is.
 return 1

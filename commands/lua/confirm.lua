@@ -1,12 +1,18 @@
--- Confirm: a held unit is sold. The available stock does not change; it fell when the hold was made.
+-- Confirm: turns a hold into an order. The available stock does not change: the units
+-- left it when the hold was made.
 --
 -- KEYS  hold
--- ARGV  the event, then the sku that it was built for, hold_id, payment_ref, how long the hold is remembered from now
---       on (ms)
--- Answers  CONFIRMED or REPLAYED · HOLD_CONFIRMED (with another payment_ref) · HOLD_CANCELLED · HOLD_EXPIRED ·
---          UNKNOWN_HOLD · HOLD_CHANGED (the event does not fit the hold: read it again) ·
+-- ARGV  the fields of the event, then sku (as read from the hold when the event was
+--       built), hold_id, payment_ref, keep_ms (ms, how long the hold is kept from now on)
+-- Answers  CONFIRMED
+--          REPLAYED, if the hold was confirmed with the same payment_ref
+--          HOLD_CONFIRMED, if it was confirmed with a different one
+--          HOLD_CANCELLED
+--          HOLD_EXPIRED, if its deadline has passed, even before the saga expired it
+--          UNKNOWN_HOLD
+--          HOLD_CHANGED, if the hold is of another sku: the caller reads it again
 --          STATE_INVALID with the key
--- Keeps  a hold ends once, and never after its deadline by this clock, whether or not the saga has come by.
+-- Keeps  A hold ends once. It is never confirmed after its deadline, by Redis's clock.
 rules.confirm = {keys = 1, decide = function(k, event_id, type, payload, metadata, sku, hold_id, payment_ref, keep_ms)
   local hold_key = KEYS[k]
 

@@ -1,12 +1,17 @@
--- Decide: one command after the other, each by its rule, and then everything they have come to is written.
+-- Decide: decides the commands of a call in their order, each by its rule, and then saves
+-- the log head, the stock and the due set.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  as in prelude.lua
--- Answers  {DECIDED, epoch, end of the log, now (ms), answers}: one answer per command, in order; each begins with a
---          status word, and with FAILED where Redis itself refused, followed by its words. {NOT_READY, …} and
---          {STALE, …} speak for all commands, and none was looked at.
--- Keeps  a command that fails takes nothing from its neighbours, and the end of the log is saved whatever happens.
-local next_key = 4
+-- Answers  {DECIDED, epoch, seq (the end of the log), now (ms), answers} with one answer
+--            per command, in order:
+--            {status, seq, values…} as the rule's header says, or
+--            {FAILED, seq, error} if the rule failed, for example by an error of Redis
+--          {NOT_READY, …} or {STALE, …} with the same fields and no answers, if no
+--            command was decided
+-- Keeps  A command that fails does not affect those before it, nor, if it could be
+--        unpacked, those after it. The log head is always saved.
+local next_key = 4 -- index in KEYS of the next command's first key
 
 local function decide(k, name, ...)
   local rule = rules[name]
@@ -14,7 +19,8 @@ local function decide(k, name, ...)
   return rule.decide(k, ...)
 end
 
--- Where a command cannot be read, it is not known which keys are the next one's, and all that follow fail with it.
+-- Unpacks a command and decides it. If it cannot be unpacked, next_key stays nil: the
+-- keys of the next command are then unknown, and all commands after it fail as well.
 local function read_and_decide(packed)
   local k = next_key
   next_key = nil

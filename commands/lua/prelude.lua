@@ -1,18 +1,34 @@
--- What the rules share. The script that Redis runs is this file, then one file per rule, then decide.lua: commands that
--- arrive together are decided together, one after the other, in one call.
+-- Prelude: the checks and functions that the rules share. The script that Redis runs
+-- consists of this file, the files of the rules, and decide.lua. One call decides many
+-- commands, one after the other.
 --
--- KEYS 1-3  meta, stream, due; then those of each command, as its rule says
--- ARGV 1-2  what the calling process knows of the log: the epoch, and the highest seq it saw acknowledged in it; then
---           one for each command, which holds texts in msgpack: the name of its rule, the event to append (event_id,
---           type, payload, metadata), and what the rule says
+-- KEYS  1 meta, 2 stream, 3 due, then the keys of each command, as its rule's header
+--       lists them
+-- ARGV  1 known_epoch and 2 known_seq, the highest position in the log that Redis
+--       acknowledged to the calling process; then one argument per command. It is a
+--       sequence of strings in msgpack: the rule's name, the fields of the event to
+--       append (event_id, type, payload, metadata), and the rule's own arguments.
+-- Answers  NOT_READY, if Redis has no log for the pool, and STALE, if its log ends before
+--            known_epoch and known_seq; see decide.lua
+-- Keeps  After a decision on a SKU, its counter equals the sum of its events. No command
+--        is decided in a Redis without a log, or with one that ends too early.
 --
--- Order within a rule: look at everything first, then append, then change the rest. An error midway does not roll
--- back, and Redis refuses a script for want of memory or of a disk only at its first write.
+-- Every rule works in this order:
+--
+--   1. read and check everything,
+--   2. append the event,
+--   3. write the other keys.
+--
+-- Redis does not roll a script back after an error. It refuses writes for lack of memory
+-- or disk only at a script's first write, so after the append the other writes succeed.
 local meta_key, stream_key, due_key = KEYS[1], KEYS[2], KEYS[3]
 local known_epoch, known_seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 
-local STOCK_MAX = 1e12 -- units that an adjustment may bring a stock to
-local STOCK_READABLE = 1e13 -- with the units that come back from holds; far below 2^53, and its digits survive every conversion
+local STOCK_MAX = 1e12 -- units; no adjustment raises a stock above it
+-- Units; a larger counter is invalid. Units that return from holds may lift a stock above
+-- STOCK_MAX. The number is below 2^53 and has 14 digits, so Lua and Redis convert it
+-- without loss.
+local STOCK_READABLE = 1e13
 
 local meta = redis.call('HMGET', meta_key, 'epoch', 'seq')
 local time = redis.call('TIME')
@@ -24,22 +40,24 @@ if log.epoch < known_epoch or (log.epoch == known_epoch and log.seq < known_seq)
   return {'STALE', log.epoch, log.seq, log.now_ms, {}}
 end
 log.first_seq = log.seq
-local now_text = string.format('%d', log.now_ms) -- Redis is slow at making text of a number, so it is made once
--- These fail here, and for all commands, should the pool's own keys hold something else.
+local now_text = string.format('%d', log.now_ms) -- formatted once, since that is slow in Redis's Lua
+-- If the due set or the stream has the wrong type, the script fails here, before any
+-- write.
 redis.call('ZCARD', due_key)
 redis.call('XLEN', stream_key)
 
--- The rules by their names: how many keys each takes, and the function that decides. It is given the place of its first
--- key, and the command's texts.
+-- The rules by name. keys is the number of keys that a command of the rule has. decide(k,
+-- event_id, type, payload, metadata, …) decides a command whose first key is KEYS[k], and
+-- returns its answer.
 local rules = {}
 
--- An answer: a status word, the seq of the command's own event, or the end of the log where nothing was appended, and
--- values.
+-- Returns an answer: the status word, the end of the log (which is the command's own
+-- event, if it just appended one), and the values.
 local function answer(status, ...)
   return {status, log.seq, ...}
 end
 
--- Returns the event's seq as text.
+-- Appends an event to the stream, and returns its seq as text.
 local function append(event_id, type, payload, metadata)
   local seq_text = string.format('%d', log.seq + 1)
   redis.call('XADD', stream_key, '*', 'event_id', event_id, 'type', type, 'payload', payload,
@@ -48,10 +66,12 @@ local function append(event_id, type, payload, metadata)
   return seq_text
 end
 
-local stocks = {} -- by sku, as the commands so far leave them; save() writes them
+local stocks = {} -- by sku: the stock after the commands decided so far; save() writes it
 
--- The stock of a sku: available (units now; nil for an sku that nobody ever stocked), recorded (units that the events
--- account for; nil for an sku they never named), and invalid where the counter is none.
+-- Returns the stock of a sku, a table with
+--   available  units in the counter; nil if the sku is unknown
+--   recorded   units according to the events; nil if no event names the sku
+--   invalid    true if the counter is not a whole number from 0 to STOCK_READABLE
 local function stock_of(sku, stock_key)
   local stock = stocks[sku]
   if stock then return stock end
@@ -60,7 +80,7 @@ local function stock_of(sku, stock_key)
   if not counter then
     stock.available = stock.recorded and 0
   elseif type(counter) == 'table' or not string.find(counter, '^%d+$') or tonumber(counter) > STOCK_READABLE then
-    stock.invalid = true -- a list, a hash, a text, …
+    stock.invalid = true -- a table is Redis's error: the key is not a string
   else
     stock.available = tonumber(counter)
   end
@@ -69,10 +89,16 @@ local function stock_of(sku, stock_key)
   return stock
 end
 
-local ENDED = {CONFIRMED = true, CANCELLED = true, EXPIRED = true} -- states of a hold that nothing changes any more
+local ENDED = {CONFIRMED = true, CANCELLED = true, EXPIRED = true} -- the final states of a hold
 
--- The hold at a key: sku (false for an unknown one), qty (units), state, expires_at (ms; deadline is its text), payment_ref,
--- and ended_seq, its place in the log where it ended. It is invalid where no rule left it like that.
+-- Returns the hold at a key, a table with
+--   sku          false if the hold is unknown
+--   qty          units
+--   state        ACTIVE or one of ENDED
+--   expires_at   ms; deadline is the same as text
+--   payment_ref  false unless the hold is confirmed
+--   ended_seq    seq of the event that ended the hold
+--   invalid      true if no rule could have written these fields
 local function hold_at(hold_key)
   local found = redis.call('HMGET', hold_key, 'sku', 'qty', 'state', 'expires_at', 'payment_ref', 'ended_seq')
   local hold = {sku = found[1], qty = tonumber(found[2]), state = found[3], expires_at = tonumber(found[4]), deadline = found[4],
@@ -82,8 +108,8 @@ local function hold_at(hold_key)
   return hold
 end
 
--- A UUIDv7 for an event that the script itself finds: made of the time and of the event's place in the log, so that
--- it is unique without a source of chance.
+-- Returns a UUIDv7 for an event that the script itself makes. It is built from the time
+-- and a hash of the event's position in the log, so it is unique without a random number.
 local function event_id_here()
   local digest = redis.sha1hex(log.epoch .. '/' .. (log.seq + 1) .. '/' .. stream_key)
   local time = string.format('%012x', log.now_ms)
@@ -91,8 +117,9 @@ local function event_id_here()
     string.sub(digest, 1, 3), string.sub(digest, 4, 6), string.sub(digest, 7, 18))
 end
 
--- Somebody may have typed SET stock:<sku> 3. The difference to what the events account for is recorded first, so that
--- the log always folds to the counters.
+-- Records a change that an operator made directly in Redis, such as SET stock:<sku> 3:
+-- appends a STOCK_ADJUSTED with the difference between the counter and the events. So the
+-- events always add up to the counter.
 local function record_external_change(stock)
   local delta = stock.available - (stock.recorded or 0)
   if delta == 0 and stock.recorded then return end
@@ -101,7 +128,8 @@ local function record_external_change(stock)
   stock.recorded = stock.available
 end
 
--- Appends an event, changes the available units by what it does, and returns its seq as text.
+-- Appends an event that changes the available stock by delta units, and returns its seq
+-- as text.
 local function append_stock_change(stock, delta, ...)
   record_external_change(stock)
   local seq_text = append(...)
@@ -110,16 +138,18 @@ local function append_stock_change(stock, delta, ...)
   return seq_text
 end
 
--- A command that changes nothing may still have found an external change.
+-- Returns the answer to a refused command. It first records an external change, if the
+-- command found one.
 local function refuse(stock, status, ...)
   if stock.available ~= stock.recorded then record_external_change(stock) end
   return answer(status, ...)
 end
 
-local due = {} -- changes of the due set by hold_id: a deadline (ms, as text), or false to take the hold off
+local due = {} -- changes of the due set, by hold_id: the deadline to add (ms, as text), or false to remove the hold
 
--- Writes what the commands have come to. What follows an append cannot fail: the types of the keys are known by now, and
--- Redis asks for memory and replicas only before the first write.
+-- Writes the log head, the changed stock and the due set, once for all commands of the
+-- call. After an append these writes cannot fail: the types of the keys were checked, and
+-- Redis checks memory and replicas only before a script's first write.
 local function save()
   if log.seq > log.first_seq then
     local fields = {'seq', log.seq}
@@ -142,5 +172,7 @@ local function save()
     end
   end
   if #added > 0 then redis.call('ZADD', due_key, unpack(added)) end
-  if #removed > 0 then redis.pcall('ZREM', due_key, unpack(removed)) end -- may be all there is to write; the saga asks again
+  -- Redis may refuse the ZREM, as it may be the call's first write; then the saga removes
+  -- the hold later.
+  if #removed > 0 then redis.pcall('ZREM', due_key, unpack(removed)) end
 end

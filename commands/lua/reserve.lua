@@ -1,11 +1,17 @@
--- Reserve: take units out of the available stock and hold them for a shopper until a deadline.
+-- Reserve: takes units out of the available stock and holds them for a shopper until a
+-- deadline.
 --
 -- KEYS  stock, hold, idem
--- ARGV  the event, then sku, hold_id, qty (units), user_id, ttl (ms), fingerprint of the request, how long the key is
---       remembered (ms)
--- Answers  CREATED or REPLAYED with hold_id, expires_at (ms) ·
---          IDEMPOTENCY_MISMATCH · UNKNOWN_SKU · SOLD_OUT with available · STATE_INVALID with the key
--- Keeps  available + held + sold = received: the units leave the counter in the step that appends the event.
+-- ARGV  the fields of the event, then sku, hold_id, qty (units), user_id, ttl_ms (ms),
+--       fingerprint of the request, idem_ttl_ms (ms, how long the key in idem is kept)
+-- Answers  CREATED with hold_id, expires_at (ms)
+--          REPLAYED with hold_id, expires_at (ms), for a repeated request
+--          IDEMPOTENCY_MISMATCH, if the key belongs to a different request
+--          UNKNOWN_SKU
+--          SOLD_OUT with available (units)
+--          STATE_INVALID with the key
+-- Keeps  available + held + sold = received: the units leave the available stock in the
+--        same step that appends the event.
 rules.reserve = {keys = 3, decide = function(k, event_id, type, payload, metadata,
     sku, hold_id, qty, user_id, ttl_ms, fingerprint, idem_ttl_ms)
   local stock_key, hold_key, idem_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
@@ -13,10 +19,13 @@ rules.reserve = {keys = 3, decide = function(k, event_id, type, payload, metadat
   local seen = redis.call('GET', idem_key)
   if seen then
     local seen_fingerprint, first_id, seq, expires_at = string.match(seen, '^(%S+) (%S+) (%d+) (%d+)$')
-    -- A key that was restored from the journal has two fingerprints, with a comma in between.
+    -- A key that was restored from the journal has two fingerprints, separated by a
+    -- comma: the event does not say whether the request named its ttl or used the
+    -- default.
     local fingerprints = ',' .. (seen_fingerprint or '') .. ','
     if not string.find(fingerprints, ',' .. fingerprint .. ',', 1, true) then return answer('IDEMPOTENCY_MISMATCH') end
-    -- The same hold_id again is this very command, sent twice because its answer was lost: not a client's repeat.
+    -- An equal hold_id is not a client's repeat: go-redis sent this call again after it
+    -- lost the answer.
     return {first_id == hold_id and 'CREATED' or 'REPLAYED', tonumber(seq), first_id, tonumber(expires_at)}
   end
 

@@ -18,11 +18,11 @@ import (
 var (
 	ErrEmptied = errors.New("Redis was emptied: it has no log for this pool, which has been in use")
 	ErrBehind  = errors.New("Redis is behind the journal: it was restored from an older state")
-	// ErrUnjournaled passes by itself: Redis is not restored while it still has events that the journal
-	// lacks.
+	// ErrUnjournaled passes by itself: Redis is not restored while it still has events
+	// that the journal lacks.
 	ErrUnjournaled = errors.New("Redis lost its position in the log, and still has events that the journal lacks; waiting for the journal")
-	// ErrForked needs an operator: Redis and the journal have different events under one seq, and only one
-	// of the two logs can go on.
+	// ErrForked needs an operator: Redis and the journal have different events under one
+	// seq, and only one of the two logs can go on.
 	ErrForked = errors.New("Redis and the journal have forked")
 )
 
@@ -37,8 +37,8 @@ const (
 	divergenceLost                      // Redis was emptied or is behind: the journal has events it lacks
 )
 
-// comparison is the state of both logs. The acknowledged position and the journal's state are read
-// before Redis's log head, which can only have grown since.
+// comparison is the state of both logs. The acknowledged position and the journal's state
+// are read before Redis's log head, which can only have grown since.
 type comparison struct {
 	knownEpoch int64 // the highest position that Redis acknowledged to this process
 	knownSeq   int64
@@ -49,8 +49,9 @@ type comparison struct {
 // newestEpoch returns the highest epoch that Postgres or this process knows.
 func (c comparison) newestEpoch() int64 { return max(c.journal.Epoch, c.knownEpoch) }
 
-// isEarlierEpoch reports whether Redis's log is of an epoch before the newest, or ends before the
-// position acknowledged to this process. The decide script refuses such a log as stale.
+// isEarlierEpoch reports whether Redis's log is of an epoch before the newest, or ends
+// before the position acknowledged to this process. The decide script refuses such a log
+// as stale.
 func (c comparison) isEarlierEpoch() bool {
 	return c.head.Epoch < c.newestEpoch() || c.head.Epoch == c.knownEpoch && c.head.Seq < c.knownSeq
 }
@@ -61,14 +62,15 @@ func (c comparison) lossReason() error {
 		return fmt.Errorf("%w (the journal ends at seq %d)", ErrEmptied, c.journal.Journaled)
 	}
 	if c.head.Seq >= c.journal.Journaled {
-		return fmt.Errorf("%w (Redis's log is of epoch %d, the newest is %d)", ErrBehind, c.head.Epoch, c.newestEpoch())
+		return fmt.Errorf("%w (Redis's log is of epoch %d, the newest is %d)",
+			ErrBehind, c.head.Epoch, c.newestEpoch())
 	}
 	return fmt.Errorf("%w (Redis ends at seq %d in epoch %d, the journal at %d in epoch %d)",
 		ErrBehind, c.head.Seq, c.head.Epoch, c.journal.Journaled, c.newestEpoch())
 }
 
-// compare compares Redis's log with the journal. It fails with ErrUnjournaled, with ErrForked, or with
-// the error of the store that did not answer.
+// compare compares Redis's log with the journal. It fails with ErrUnjournaled, with
+// ErrForked, or with the error of the store that did not answer.
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
@@ -129,14 +131,15 @@ func (r *Recovery) compareEmptied(ctx context.Context, c comparison) (divergence
 	return divergenceLost, nil
 }
 
-// scanMax bounds how many entries, from the stream's end backwards, are scanned for the journal's last
-// event each second. A journal that is further behind compares the event itself when it reaches it.
+// scanMax bounds how many entries, from the stream's end backwards, are scanned for the
+// journal's last event each second. A journal that is further behind compares the event
+// itself when it reaches it.
 const scanMax = 2000
 
-// agreesAtJournalEnd compares the journal's last event with the stream's entry of the same seq. A script
-// decides each event once and never changes earlier ones, so two logs that agree in one event agree in
-// every event before it. It fails with ErrForked if the two differ, and returns false if the stream no
-// longer has the entry.
+// agreesAtJournalEnd compares the journal's last event with the stream's entry of the
+// same seq. A script decides each event once and never changes earlier ones, so two logs
+// that agree in one event agree in every event before it. It fails with ErrForked if the
+// two differ, and returns false if the stream no longer has the entry.
 func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, error) {
 	seq := c.journal.Journaled
 	if seq == 0 {
@@ -165,8 +168,9 @@ func (r *Recovery) forkAdvice() string {
 	streamKey := r.pool.StreamKey()
 	return fmt.Sprintf("Nothing was changed, and nothing is sold until you decide. "+
 		"If Redis was started on an old copy of its data and the newest still exist, start it on those. "+
-		"Otherwise the journal counts: `redis-cli RENAME %s %s.forked` keeps Redis's events for you to make good by hand, "+
-		"`redis-cli DEL %s` then has Redis restored from the journal", streamKey, streamKey, r.pool.MetaKey())
+		"Otherwise Redis is restored from the journal, and its own events after the fork are no longer in effect: "+
+		"`redis-cli RENAME %s %s.forked` keeps those events for you to process by hand, "+
+		"and `redis-cli DEL %s` then starts the restore", streamKey, streamKey, r.pool.MetaKey())
 }
 
 // asForked turns a fork that the journal's own comparison found into ErrForked.
@@ -177,8 +181,8 @@ func (r *Recovery) asForked(err error) error {
 	return err
 }
 
-// requireVersion fails on a Redis that is too old for the scripts and the journal. A Redis that does not
-// report its version passes.
+// requireVersion fails on a Redis that is too old for the scripts and the journal. A
+// Redis that does not report its version passes.
 func (r *Recovery) requireVersion(ctx context.Context) error {
 	info, err := r.redis.InfoMap(ctx, "server").Result()
 	if err != nil {

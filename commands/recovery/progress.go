@@ -21,8 +21,9 @@ const (
 	StepPublish = "open the log"         // nothing
 )
 
-// EveryStep limits reports: it passes on the first one of each step, and later ones once per interval. The
-// returned function may be called from several goroutines; it calls report from one at a time.
+// EveryStep limits reports: it passes on the first one of each step, and later ones once
+// per interval. The returned function may be called from several goroutines; it calls
+// report from one at a time.
 func EveryStep(interval time.Duration, report func(RestoreProgress)) func(RestoreProgress) {
 	var mu sync.Mutex
 	var step string

@@ -16,8 +16,8 @@ import (
 type RebuildOptions struct {
 	// EvenHealthy rebuilds a Redis that lacks no event of the journal, too.
 	EvenHealthy bool
-	// Wait bounds how long the journal may take to reach the end of the closed log, and how long another
-	// process that is restoring Redis may take.
+	// Wait bounds how long the journal may take to reach the end of the closed log, and
+	// how long another process that is restoring Redis may take.
 	Wait time.Duration
 	// Report receives the progress, from several goroutines. It may be nil.
 	Report func(RestoreProgress)
@@ -42,16 +42,17 @@ var (
 	ErrNothing = errors.New("the pool was never set up: there is nothing to rebuild")
 )
 
-// rebuildPoll is how often Rebuild looks whether the journal has reached the end of the closed log.
+// rebuildPoll is how often Rebuild looks whether the journal has reached the end of the
+// closed log.
 const rebuildPoll = 50 * time.Millisecond
 
-// Rebuild writes all keys that follow from the pool's events from the journal. Commands are answered
-// NOT_READY from the moment the log is closed until it is published again. A failure before the first key
-// was changed leaves the log open as it was. Stock that an operator typed into Redis, and that no command
-// recorded yet, is lost.
+// Rebuild writes all keys that follow from the pool's events from the journal. Commands
+// are answered NOT_READY from the moment the log is closed until it is published again. A
+// failure before the first key was changed leaves the log open as it was. Stock that an
+// operator typed into Redis, and that no command recorded yet, is lost.
 //
-// Its errors are those of reconcile, ErrHealthy, ErrNothing, and ErrUnjournaled if the journal did not
-// catch up in time.
+// Its errors are those of reconcile, ErrHealthy, ErrNothing, and ErrUnjournaled if the
+// journal did not catch up in time.
 func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt, error) {
 	if options.Report == nil {
 		options.Report = func(RestoreProgress) {}
@@ -107,8 +108,8 @@ func (r *restorer) summary() Rebuilt {
 	return done
 }
 
-// replaceHealthy rewrites the keys of a Redis that lacks no event. It folds nearly all of the journal
-// while commands are still decided, and closes the log only for the rest.
+// replaceHealthy rewrites the keys of a Redis that lacks no event. It folds nearly all of
+// the journal while commands are still decided, and closes the log only for the rest.
 func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience time.Duration) error {
 	if err := r.foldTo(ctx, c.journal.Journaled); err != nil {
 		return err
@@ -123,14 +124,17 @@ func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience ti
 	}
 	if err := r.rewrite(ctx, epoch); err != nil {
 		return fmt.Errorf("Redis is closed for commands, and only partly written; "+
-			"any process of the service restores it, or this command once more: %w", err)
+			"any running process of the service restores it, and so does this command if you repeat it: %w",
+			err)
 	}
 	return nil
 }
 
-// foldRest waits until the journal has reached the end of the closed log, raises the epoch, and folds the
-// events in between. It changes no key.
-func (r *restorer) foldRest(ctx context.Context, c comparison, end int64, patience time.Duration) (epoch int64, err error) {
+// foldRest waits until the journal has reached the end of the closed log, raises the
+// epoch, and folds the events in between. It changes no key.
+func (r *restorer) foldRest(
+	ctx context.Context, c comparison, end int64, patience time.Duration,
+) (epoch int64, err error) {
 	deadline := time.Now().Add(patience)
 	for {
 		journaled, err := r.journaled(ctx)
@@ -149,17 +153,20 @@ func (r *restorer) foldRest(ctx context.Context, c comparison, end int64, patien
 			return 0, err
 		}
 	}
-	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(c.head.Epoch, c.knownEpoch))
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(),
+		max(c.head.Epoch, c.knownEpoch))
 	if err != nil {
 		return 0, err
 	}
 	if journaled != end {
-		return 0, fmt.Errorf("%w: the log was closed at seq %d, and the journal ends at %d", ErrForked, end, journaled)
+		return 0, fmt.Errorf("%w: the log was closed at seq %d, and the journal ends at %d",
+			ErrForked, end, journaled)
 	}
 	return epoch, r.foldTo(ctx, end)
 }
 
-// reopenLog opens the closed log again as it was. It also runs if the caller's context ended.
+// reopenLog opens the closed log again as it was. It also runs if the caller's context
+// ended.
 func (r *restorer) reopenLog(ctx context.Context, epoch int64) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), compareTimeout)
 	defer cancel()

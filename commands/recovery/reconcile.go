@@ -9,15 +9,17 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// reconcileAttempts is how often a log that changed while it was compared is compared again.
+// reconcileAttempts is how often a log that changed while it was compared is compared
+// again.
 const reconcileAttempts = 5
 
-// errChanged is returned when the log changed since it was compared. The caller compares again.
+// errChanged is returned when the log changed since it was compared. The caller compares
+// again.
 var errChanged = errors.New("the log changed while it was compared with the journal")
 
-// reconcile compares Redis with the journal and takes the step that follows, until the two fit together.
-// The caller holds the lease. Its errors are ErrUnjournaled, ErrForked, ErrJournalIncomplete,
-// ErrJournalUnsound, and those of the two stores.
+// reconcile compares Redis with the journal and takes the step that follows, until the
+// two fit together. The caller holds the lease. Its errors are ErrUnjournaled, ErrForked,
+// ErrJournalIncomplete, ErrJournalUnsound, and those of the two stores.
 func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 	for attempt := 1; ; attempt++ {
 		c, divergence, err := r.compare(ctx, lease.Conn)
@@ -40,8 +42,8 @@ func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 	}
 }
 
-// initialise creates the log of a pool that never had one. Redis comes first and Postgres second: a crash
-// in between leaves an empty log, which fits the empty journal.
+// initialise creates the log of a pool that never had one. Redis comes first and Postgres
+// second: a crash in between leaves an empty log, which fits the empty journal.
 func (r *Recovery) initialise(ctx context.Context) error {
 	reply, err := initialiseScript.Run(ctx, r.redis, []string{r.pool.MetaKey()}, journal.FirstEpoch).StringSlice()
 	if err != nil || len(reply) != 1 || reply[0] != statusInitialised && reply[0] != statusExists {
@@ -50,7 +52,8 @@ func (r *Recovery) initialise(ctx context.Context) error {
 	return nil
 }
 
-// keepLog gives a log that has every event of the journal, but an earlier epoch, a new epoch.
+// keepLog gives a log that has every event of the journal, but an earlier epoch, a new
+// epoch.
 func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c comparison) error {
 	r.log.Warn("Redis has every event of the journal but an earlier epoch; its log is kept, in a new epoch",
 		"pool", r.pool.Name(),
@@ -59,7 +62,8 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 		"journaled", c.journal.Journaled,
 		"newest_epoch", c.newestEpoch(),
 		"acknowledged", c.knownSeq)
-	epoch, journaled, err := journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(), max(c.head.Epoch, c.knownEpoch))
+	epoch, journaled, err := journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(),
+		max(c.head.Epoch, c.knownEpoch))
 	if err != nil {
 		return err
 	}

@@ -1,13 +1,14 @@
-// Package recovery keeps a pool's Redis and its journal consistent. It compares the two, opens the gate
-// for commands once they fit together, and restores a Redis that was emptied or is behind from the
-// journal.
+// Package recovery keeps a pool's Redis and its journal consistent. It compares the two,
+// opens the gate for commands once they fit together, and restores a Redis that was
+// emptied or is behind from the journal.
 //
-// Read it in this order: watcher.go (the loop of a running process), compare.go (how Redis stands to
-// the journal), reconcile.go (which step follows), restore.go, state.go and writer.go (writing Redis's
-// keys from the journal), rebuild.go (the same on demand).
+// Read it in this order: watcher.go (the loop of a running process), compare.go (how
+// Redis stands to the journal), reconcile.go (which step follows), restore.go, state.go
+// and writer.go (writing Redis's keys from the journal), rebuild.go (the same on demand).
 //
-// Of ours it imports commands and events. A Recovery is safe for concurrent use. Of several processes,
-// one reconciles or rebuilds a pool at a time: it holds the lease "open/<pool>".
+// Of ours it imports commands and events. A Recovery is safe for concurrent use. Of
+// several processes, one reconciles or rebuilds a pool at a time: it holds the lease
+// "open/<pool>".
 package recovery
 
 import (
@@ -56,5 +57,6 @@ func New(config Config) *Recovery {
 	}
 }
 
-// leaseName is the lease of the one process that changes the pool's log outside of a command.
+// leaseName is the lease of the one process that changes the pool's log outside of a
+// command.
 func (r *Recovery) leaseName() string { return "open/" + r.pool.Name() }

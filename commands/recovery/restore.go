@@ -15,19 +15,24 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// restorer is one attempt to write a pool's keys from the journal. Its lease keeps other attempts from
-// running at the same time. Its epoch stops one that goes on after it lost its lease.
+// restorer is one attempt to write a pool's keys from the journal. Its lease keeps other
+// attempts from running at the same time. Its epoch stops one that goes on after it lost
+// its lease.
 //
 // A restore takes these steps:
 //
-//  1. Fold the journal, and wait until the journal has written what it had read before Redis lost it.
-//  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold the rest.
+//  1. Fold the journal, and wait until the journal has written what it had read before
+//     Redis lost it.
+//  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold
+//     the rest.
 //  3. Close the log, if it still ends where it was compared.
 //  4. Take the right to write: inventory.meta.next, with the epoch.
 //  5. Remove the pool's keys and write them from the folded state.
-//  6. Publish: rename inventory.meta.next to inventory.meta. Only now is a command decided again.
+//  6. Publish: rename inventory.meta.next to inventory.meta. Only now is a command
+//     decided again.
 //
-// A process that dies in between leaves the log as it was, or closed; the next comparison begins again.
+// A process that dies in between leaves the log as it was, or closed; the next comparison
+// begins again.
 type restorer struct {
 	*Recovery
 	lease      *worker.Lease
@@ -37,9 +42,11 @@ type restorer struct {
 	epoch      int64  // of the log that was published
 }
 
-// newRestorer fails with ErrJournalIncomplete if a partition of the journal is detached. Any other hole is
-// found when the fold reaches it.
-func (r *Recovery) newRestorer(ctx context.Context, lease *worker.Lease, report func(RestoreProgress)) (*restorer, error) {
+// newRestorer fails with ErrJournalIncomplete if a partition of the journal is detached.
+// Any other hole is found when the fold reaches it.
+func (r *Recovery) newRestorer(
+	ctx context.Context, lease *worker.Lease, report func(RestoreProgress),
+) (*restorer, error) {
 	err := journal.CheckComplete(ctx, lease.Conn, r.pool.Name(), 0)
 	switch {
 	case errors.Is(err, journal.ErrDetached):
@@ -59,8 +66,8 @@ func (r *Recovery) newRestorer(ctx context.Context, lease *worker.Lease, report 
 	}, nil
 }
 
-// verify compares the events that a Redis that is behind still has with the journal. It fails with
-// ErrForked.
+// verify compares the events that a Redis that is behind still has with the journal. It
+// fails with ErrForked.
 func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 	if c.head.Exists {
 		r.comparedID, err = journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, c.head.Seq)
@@ -73,7 +80,8 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 	if err := r.foldUntilSettled(ctx); err != nil {
 		return err
 	}
-	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), max(c.head.Epoch, c.knownEpoch))
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(),
+		max(c.head.Epoch, c.knownEpoch))
 	if err != nil {
 		return err
 	}
@@ -88,14 +96,15 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 	return r.rewrite(ctx, epoch)
 }
 
-// settleInterval is how long the journal's checkpoint must stand still. Tests set it lower.
+// settleInterval is how long the journal's checkpoint must stand still. Tests set it
+// lower.
 var settleInterval = 500 * time.Millisecond
 
 const settleMax = 10 * time.Second // how long that is waited for
 
-// foldUntilSettled folds the journal, and waits until the journal has written the events it had read from
-// Redis before Redis lost them: those events were acknowledged to clients. RaiseEpoch, not this wait,
-// guarantees that no such event comes later.
+// foldUntilSettled folds the journal, and waits until the journal has written the events
+// it had read from Redis before Redis lost them: those events were acknowledged to
+// clients. RaiseEpoch, not this wait, guarantees that no such event comes later.
 func (r *restorer) foldUntilSettled(ctx context.Context) error {
 	began := time.Now()
 	seen := int64(-1)
@@ -127,7 +136,8 @@ func (r *restorer) journaled(ctx context.Context) (int64, error) {
 	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
 }
 
-// foldTo folds the journal up to a seq, and checks that the result is a state that commands can leave.
+// foldTo folds the journal up to a seq, and checks that the result is a state that
+// commands can leave.
 func (r *restorer) foldTo(ctx context.Context, seq int64) error {
 	err := r.state.readJournal(ctx, r.postgres, r.pool.Name(), seq, func(folded int64) {
 		r.report(RestoreProgress{Step: StepFold, Done: folded, Total: seq})
@@ -141,8 +151,8 @@ func (r *restorer) foldTo(ctx context.Context, seq int64) error {
 	return r.state.check()
 }
 
-// closeLog sets the log aside, if it is of this epoch and ends at this seq ("" for any), and returns the
-// seq it ends at.
+// closeLog sets the log aside, if it is of this epoch and ends at this seq ("" for any),
+// and returns the seq it ends at.
 func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end int64, err error) {
 	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey()}
 	reply, err := closeScript.Run(ctx, r.redis, keys, epoch, seq).StringSlice()
@@ -155,8 +165,9 @@ func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end i
 	return strconv.ParseInt(reply[1], 10, 64)
 }
 
-// rewrite removes the pool's keys from Redis, writes them from the folded state, and publishes the log as
-// the last step. No command is decided before that, whatever fails in between.
+// rewrite removes the pool's keys from Redis, writes them from the folded state, and
+// publishes the log as the last step. No command is decided before that, whatever fails
+// in between.
 func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
 	writer, err := r.beginWriting(ctx, epoch)
 	if err != nil {
@@ -175,7 +186,11 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
 	total := r.state.keyCount()
 	var done atomic.Int64
 	err = writer.writeKeys(ctx, r.state, func(keys int) {
-		r.report(RestoreProgress{Step: StepWrite, Done: min(total, done.Add(int64(keys))), Total: total})
+		r.report(RestoreProgress{
+			Step:  StepWrite,
+			Done:  min(total, done.Add(int64(keys))),
+			Total: total,
+		})
 	})
 	if err != nil {
 		return err
@@ -189,8 +204,8 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
 	return nil
 }
 
-// beginWriting takes the right to write. The server is identified first, since keys written to another
-// server would not count.
+// beginWriting takes the right to write. The server is identified first, since keys
+// written to another server would not count.
 func (r *restorer) beginWriting(ctx context.Context, epoch int64) (*keyWriter, error) {
 	server, err := readServer(ctx, r.redis)
 	if err != nil {
@@ -211,11 +226,14 @@ func (r *restorer) beginWriting(ctx context.Context, epoch int64) (*keyWriter, e
 // publish opens the log that the writer has written, if all of it is still there.
 func (r *restorer) publish(ctx context.Context, w *keyWriter) error {
 	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
-	return r.runStep(ctx, publishScript, statusPublished, keys, w.epoch, w.server.runID, w.server.replicationID)
+	return r.runStep(ctx, publishScript, statusPublished, keys, w.epoch, w.server.runID,
+		w.server.replicationID)
 }
 
 // runStep runs a script whose only good answer is one status word.
-func (r *Recovery) runStep(ctx context.Context, script *redis.Script, want string, keys []string, args ...any) error {
+func (r *Recovery) runStep(
+	ctx context.Context, script *redis.Script, want string, keys []string, args ...any,
+) error {
 	reply, err := script.Run(ctx, r.redis, keys, args...).StringSlice()
 	if err != nil {
 		return fmt.Errorf("replace the log: %w", err)

@@ -9,8 +9,8 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// The scripts that create, close and replace a pool's log. Only these change the log head outside of a
-// command's decision.
+// The scripts that create, close and replace a pool's log. Besides the decide script,
+// they alone change the log head.
 var (
 	initialiseScript   = redis.NewScript(source("initialise"))
 	closeScript        = redis.NewScript(source("close_log"))
@@ -20,6 +20,7 @@ var (
 	raiseEpochScript   = redis.NewScript(source("raise_epoch"))
 )
 
+// source returns the text of a file in lua/.
 func source(name string) string {
 	text, err := luaFiles.ReadFile("lua/" + name + ".lua")
 	if err != nil {

@@ -10,45 +10,49 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// state is everything that the scripts keep in Redis for a pool, folded from its events as of one moment
-// of Redis's clock. Holds and keys that the scripts would have forgotten by then are dropped during the
-// fold, so its size is that of Redis, not of the journal.
+// state has everything that the scripts would keep in Redis for a pool, at one moment of
+// Redis's clock. It is folded from the pool's events. The fold drops ended holds and
+// idempotency keys that Redis would have deleted by then, so the state grows with Redis,
+// not with the journal.
 type state struct {
-	nowMs      int64 // Redis's clock
-	keepMs     int64 // how long ended holds and keys are remembered
-	seq        int64 // the last event folded
-	stock      map[string]int64
-	holds      map[string]*foldedHold
-	keys       map[string]foldedKey
-	unreadable int64 // events that could not be decoded; the read tables lack them, too
+	nowMs      int64                  // Redis's clock
+	keepMs     int64                  // how long Redis keeps ended holds and idempotency keys
+	seq        int64                  // of the last event folded
+	stock      map[string]int64       // available units by SKU
+	holds      map[string]*foldedHold // by hold id
+	keys       map[string]foldedKey   // by idempotency key
+	unreadable int64                  // events that could not be decoded; the read tables lack them, too
 }
 
+// foldedHold is a hold as its events leave it.
 type foldedHold struct {
 	created    *events.HoldCreated
 	expiresAt  int64 // ms
 	state      commands.HoldStatus
-	paymentRef string
-	endedSeq   int64
-	forgetAt   int64 // ms; 0 for a live hold
+	paymentRef string // of a confirmed hold
+	endedSeq   int64  // of the event that ended the hold; 0 for a live hold
+	forgetAt   int64  // ms, when Redis deletes the hold; 0 for a live hold
 }
 
-// foldedKey is the request behind an idempotency key, and its answer.
+// foldedKey is an idempotency key: the request that used it, and its answer.
 type foldedKey struct {
 	event    events.Event // *events.HoldCreated or *events.StockAdjusted; shared, do not change it
 	eventID  string
 	seq      int64
 	number   int64 // last value of the answer: a hold's deadline in ms, or the units after an adjustment
-	forgetAt int64 // ms
+	forgetAt int64 // ms, when Redis deletes the key
 }
 
-// Journals that Redis cannot be restored from.
+// Reasons for which a journal cannot restore Redis.
 var (
 	// ErrJournalIncomplete is returned for a journal that lacks an event.
-	ErrJournalIncomplete = errors.New("the journal is not whole")
-	// ErrJournalUnsound is returned for a journal that is complete, but cannot be folded.
-	ErrJournalUnsound = errors.New("the journal does not come to a state that could have been")
+	ErrJournalIncomplete = errors.New("the journal is incomplete")
+	// ErrJournalUnsound is returned for a complete journal whose events this program
+	// cannot read, or lead to negative stock.
+	ErrJournalUnsound = errors.New("the journal's events lead to no valid state")
 )
 
+// newState returns the state of a pool without events.
 func newState(nowMs int64, keep time.Duration) *state {
 	return &state{
 		nowMs:  nowMs,
@@ -59,11 +63,13 @@ func newState(nowMs int64, keep time.Duration) *state {
 	}
 }
 
-// keyCount returns how many keys the state has to be written to.
+// keyCount returns how many keys of Redis the state is written to, without the log head
+// and the due set.
 func (s *state) keyCount() int64 { return int64(len(s.stock) + len(s.holds) + len(s.keys)) }
 
-// add folds a page of the journal. It fails with ErrJournalIncomplete if the page does not begin with the
-// next event, and with ErrJournalUnsound for an event that only a newer version of this program can read.
+// add folds a page of the journal. It fails with ErrJournalIncomplete if the page does
+// not begin with the next event, and with ErrJournalUnsound for an event that only a
+// newer version of this program can read.
 func (s *state) add(page []events.Envelope) error {
 	for i := range page {
 		e := &page[i]
@@ -73,9 +79,10 @@ func (s *state) add(page []events.Envelope) error {
 		s.seq = e.Seq
 		event, err := e.Decode()
 		if err != nil && newer(err) {
-			return fmt.Errorf("%w: seq %d: %w: a newer version of this program wrote it, and only that can restore Redis", ErrJournalUnsound, e.Seq, err)
+			return fmt.Errorf("%w: seq %d: %w: a newer version of this program wrote the event; restore Redis with that version",
+				ErrJournalUnsound, e.Seq, err)
 		}
-		if err != nil { // it was parked when it arrived, and every read table lacks it
+		if err != nil { // the journal parked the event when it arrived, so the read tables lack it, too
 			s.unreadable++
 			continue
 		}
@@ -84,26 +91,34 @@ func (s *state) add(page []events.Envelope) error {
 	return nil
 }
 
-// newer reports whether an event could not be decoded because a newer version of this program wrote it.
+// newer reports whether an event could not be decoded because a newer version of this
+// program wrote it.
 func newer(err error) bool {
 	unknown, later := new(events.UnknownTypeError), new(events.NewerVersionError)
 	return errors.As(err, &unknown) || errors.As(err, &later)
 }
 
+// missing returns the error for a journal that lacks the next event.
 func (s *state) missing() error {
 	return fmt.Errorf("%w: seq %d is not there", ErrJournalIncomplete, s.seq+1)
 }
 
+// apply changes the state as the event did in Redis.
 func (s *state) apply(e *events.Envelope, event events.Event) {
 	atMs := e.At.UnixMilli()
 	switch event := event.(type) {
 	case *events.StockAdjusted:
 		s.stock[event.SKU] += event.Delta
-		s.remember(event.IdempotencyKey, foldedKey{event: event, eventID: e.EventID.String(), number: s.stock[event.SKU]}, e.Seq, atMs)
+		key := foldedKey{event: event, eventID: e.EventID.String(), number: s.stock[event.SKU]}
+		s.remember(event.IdempotencyKey, key, e.Seq, atMs)
 	case *events.HoldCreated:
 		s.stock[event.SKU] -= event.Qty
 		expiresAt := atMs + event.TTLMs
-		s.holds[event.HoldID] = &foldedHold{created: event, expiresAt: expiresAt, state: commands.HoldActive}
+		s.holds[event.HoldID] = &foldedHold{
+			created:   event,
+			expiresAt: expiresAt,
+			state:     commands.HoldActive,
+		}
 		s.remember(event.IdempotencyKey, foldedKey{event: event, number: expiresAt}, e.Seq, atMs)
 	case *events.HoldConfirmed:
 		s.end(event.HoldID, commands.HoldConfirmed, event.PaymentRef, e.Seq, atMs)
@@ -117,7 +132,8 @@ func (s *state) apply(e *events.Envelope, event events.Event) {
 	}
 }
 
-// remember keeps a key's answer, unless Redis would have forgotten it by now.
+// remember adds an idempotency key to the state, unless Redis would have deleted it by
+// now.
 func (s *state) remember(key string, k foldedKey, seq, atMs int64) {
 	k.seq = seq
 	k.forgetAt = atMs + s.keepMs
@@ -126,6 +142,7 @@ func (s *state) remember(key string, k foldedKey, seq, atMs int64) {
 	}
 }
 
+// end ends a hold, and drops it if Redis would have deleted it by now.
 func (s *state) end(holdID string, state commands.HoldStatus, paymentRef string, seq, atMs int64) {
 	h := s.holds[holdID]
 	forgetAt := atMs + s.keepMs
@@ -141,11 +158,12 @@ func (s *state) end(holdID string, state commands.HoldStatus, paymentRef string,
 	}
 }
 
-// check rejects a state that commands cannot leave: negative stock.
+// check rejects negative stock, which no sequence of commands leads to.
 func (s *state) check() error {
 	for sku, units := range s.stock {
 		if units < 0 {
-			return fmt.Errorf("%w: %s has %d units available after seq %d", ErrJournalUnsound, sku, units, s.seq)
+			return fmt.Errorf("%w: %s has %d units available after seq %d",
+				ErrJournalUnsound, sku, units, s.seq)
 		}
 	}
 	return nil
@@ -155,7 +173,11 @@ func (s *state) check() error {
 func (h *foldedHold) command(key string) []any {
 	words := make([]any, 0, 16)
 	words = append(words, "hset", key,
-		"sku", h.created.SKU, "qty", h.created.Qty, "user_id", h.created.UserID, "state", string(h.state), "expires_at", h.expiresAt)
+		"sku", h.created.SKU,
+		"qty", h.created.Qty,
+		"user_id", h.created.UserID,
+		"state", string(h.state),
+		"expires_at", h.expiresAt)
 	if h.state == commands.HoldConfirmed {
 		words = append(words, "payment_ref", h.paymentRef)
 	}
@@ -165,18 +187,29 @@ func (h *foldedHold) command(key string) []any {
 	return words
 }
 
-// value returns what the scripts remember of a key. A hold's event does not say whether its ttl was asked for or was
-// the default of the day, and the fingerprint covers the difference; so a restored key has found fingerprints.
+// value returns the key's value in Redis, as the scripts write it: fingerprint, id, seq
+// and number. The event of a hold does not say whether the request named its ttl or used
+// the default of that time, and the two have different fingerprints. So the restored key
+// of a hold has both, separated by a comma.
 func (k foldedKey) value() string {
-	var prints, id string
+	var fingerprints, id string
 	switch event := k.event.(type) {
 	case *events.HoldCreated:
-		asked := commands.Reserve{SKU: event.SKU, Qty: event.Qty, UserID: event.UserID, TTL: time.Duration(event.TTLMs) * time.Millisecond}
-		byDefault := asked
-		byDefault.TTL = 0
-		prints, id = asked.Fingerprint()+","+byDefault.Fingerprint(), event.HoldID
+		withTTL := commands.Reserve{
+			SKU:    event.SKU,
+			Qty:    event.Qty,
+			UserID: event.UserID,
+			TTL:    time.Duration(event.TTLMs) * time.Millisecond,
+		}
+		withDefault := withTTL
+		withDefault.TTL = 0
+		fingerprints = withTTL.Fingerprint() + "," + withDefault.Fingerprint()
+		id = event.HoldID
 	case *events.StockAdjusted:
-		prints, id = commands.AdjustStock{SKU: event.SKU, Delta: event.Delta, Reason: event.Reason}.Fingerprint(), k.eventID
+		request := commands.AdjustStock{SKU: event.SKU, Delta: event.Delta, Reason: event.Reason}
+		fingerprints = request.Fingerprint()
+		id = k.eventID
 	}
-	return prints + " " + id + " " + strconv.FormatInt(k.seq, 10) + " " + strconv.FormatInt(k.number, 10)
+	return fingerprints + " " + id + " " + strconv.FormatInt(k.seq, 10) + " " + strconv.FormatInt(k.number,
+		10)
 }

@@ -16,9 +16,18 @@ const (
 	readWorkers = 2    // concurrent sessions, since decoding takes most of the time
 )
 
-// readJournal folds the journal from the state's seq up to upTo. Pages are read and decoded concurrently
-// and folded in order; a few are in memory at a time. It fails as add does, and with Postgres's errors.
-func (s *state) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool string, upTo int64, folded func(seq int64)) error {
+// readJournal folds the journal's events after the state's seq, up to upTo, and calls
+// folded after each page. It works in these steps:
+//
+//  1. readWorkers goroutines, each with a session of Postgres, read and decode every
+//     readWorkers-th page.
+//  2. One goroutine folds the pages in their order. At most two pages per reader are in
+//     memory besides.
+//
+// Its errors are those of add, and Postgres's.
+func (s *state) readJournal(
+	ctx context.Context, postgres *pgx.ConnConfig, pool string, upTo int64, folded func(seq int64),
+) error {
 	if s.seq >= upTo {
 		return nil
 	}
@@ -40,7 +49,7 @@ func (s *state) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool 
 				return ctx.Err()
 			case page, more := <-pages[next%readWorkers]:
 				if !more {
-					return ctx.Err() // its reader failed and returned why
+					return ctx.Err() // the page's reader failed, and returned its own error
 				}
 				if err := s.addWhole(page, upTo); err != nil {
 					return err
@@ -53,7 +62,8 @@ func (s *state) readJournal(ctx context.Context, postgres *pgx.ConnConfig, pool 
 	return group.Wait()
 }
 
-// addWhole folds a page that must be full, except the last one.
+// addWhole folds a page, and fails with ErrJournalIncomplete unless the page is full or
+// reaches upTo.
 func (s *state) addWhole(page []events.Envelope, upTo int64) error {
 	want := min(s.seq+readPage, upTo)
 	if err := s.add(page); err != nil {
@@ -65,8 +75,11 @@ func (s *state) addWhole(page []events.Envelope, upTo int64) error {
 	return nil
 }
 
-// readPages reads every readWorkers-th page, beginning after a seq.
-func readPages(ctx context.Context, postgres *pgx.ConnConfig, pool string, after, upTo int64, out chan<- []events.Envelope) error {
+// readPages reads the page that begins after the seq after, and every readWorkers-th page
+// that follows, and sends them to out.
+func readPages(
+	ctx context.Context, postgres *pgx.ConnConfig, pool string, after, upTo int64, out chan<- []events.Envelope,
+) error {
 	conn, err := pgx.ConnectConfig(ctx, postgres.Copy())
 	if err != nil {
 		return fmt.Errorf("read journal: %w", err)

@@ -21,9 +21,10 @@ const (
 	progressInterval  = 5 * time.Second  // between log lines about one step of a restore
 )
 
-// Watch opens the gate as soon as that is safe, and watches over the pool until ctx ends. A Redis that
-// lost its data, or came back with older ones, is restored from the journal while this process runs. A
-// log that forked takes no more commands. In all these states commands are answered NOT_READY.
+// Watch opens the gate as soon as that is safe, and watches over the pool until ctx ends.
+// A Redis that lost its data, or came back with older ones, is restored from the journal
+// while this process runs. A log that forked takes no more commands. In all these states
+// commands are answered NOT_READY.
 //
 // Postgres may come and go: a gate that is open stays open without it.
 func (r *Recovery) Watch(ctx context.Context) {
@@ -55,8 +56,8 @@ type watcher struct {
 	lastLogged string    // the last failure that was logged
 }
 
-// pause waits for the next comparison. While the gate is open, a command that the script refused ends the
-// pause early, but not more often than every compareIntervalLo.
+// pause waits for the next comparison. While the gate is open, a command that the script
+// refused ends the pause early, but not more often than every compareIntervalLo.
 func (w *watcher) pause(ctx context.Context, pause time.Duration) {
 	refused := w.gate.Refused()
 	if !w.gate.IsOpen() {
@@ -73,8 +74,8 @@ func (w *watcher) pause(ctx context.Context, pause time.Duration) {
 	}
 }
 
-// look compares Redis with the journal once and takes the step that follows. It returns an error only if
-// the next look should wait longer than usual.
+// look compares Redis with the journal once and takes the step that follows. It returns
+// an error only if the next look should wait longer than usual.
 func (w *watcher) look(ctx context.Context) error {
 	c, divergence, err := w.compareNow(ctx)
 	switch {
@@ -158,7 +159,8 @@ func (w *watcher) disconnect(ctx context.Context) {
 	}
 }
 
-// logProgress logs each step of a restore when it begins, and every few seconds while it lasts.
+// logProgress logs each step of a restore when it begins, and every few seconds while it
+// lasts.
 func logProgress(log *slog.Logger, pool string) func(RestoreProgress) {
 	return EveryStep(progressInterval, func(p RestoreProgress) {
 		log.Info("restoring Redis: "+p.Step, "pool", pool, "done", p.Done, "total", p.Total)

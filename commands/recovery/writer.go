@@ -13,22 +13,24 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// errSuperseded is returned to a restorer whose right to write another one has taken.
-var errSuperseded = errors.New("another process has begun to restore Redis")
+// errSuperseded is returned to a restorer after another process began to restore Redis
+// with a later epoch.
+var errSuperseded = errors.New("another process began to restore Redis")
 
-// errOtherServer is returned when Redis may have lost the keys written so far. All of them must be written
-// again.
-var errOtherServer = fmt.Errorf("%w: Redis restarted, or another took its place", errChanged)
+// errOtherServer is returned if Redis may have lost keys that were already written. The
+// restore must write all of them again.
+var errOtherServer = fmt.Errorf("%w: Redis restarted, or another Redis took its place", errChanged)
 
 const (
 	writeBatch   = 8000 // commands in one transaction of Redis
 	writeWorkers = 2    // concurrent transactions
 )
 
-// keyWriter writes a pool's keys during a restore. Redis carries out each of its transactions only while
-// inventory.meta.next has the writer's epoch, so a writer that lost its right, or is late, changes nothing.
-// All transactions must go to one server: inventory.meta.next may survive a restart or a failover that
-// loses keys written after it.
+// keyWriter writes a pool's keys during a restore. It has the right to write while
+// inventory.meta.next has its epoch. Every transaction watches that key, so Redis does
+// not execute one that comes after another writer began. All transactions must reach the
+// same server: a restart or a failover may keep inventory.meta.next and lose keys that
+// were written after it.
 type keyWriter struct {
 	redis  *redis.Client
 	pool   events.Pool
@@ -36,7 +38,7 @@ type keyWriter struct {
 	server server
 }
 
-// transaction queues commands and carries them out, all or none.
+// transaction executes the commands that queue adds, all or none.
 func (w *keyWriter) transaction(ctx context.Context, queue func(redis.Pipeliner)) error {
 	return w.ifEntitled(ctx, func(tx *redis.Tx) error {
 		_, err := tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
@@ -47,8 +49,8 @@ func (w *keyWriter) transaction(ctx context.Context, queue func(redis.Pipeliner)
 	})
 }
 
-// ifEntitled calls do if the writer has the right to write. A transaction that do runs is carried out only
-// if the writer still has it then.
+// ifEntitled calls do if the writer has the right to write. Redis executes a transaction
+// of do only if the writer still has that right then.
 func (w *keyWriter) ifEntitled(ctx context.Context, do func(tx *redis.Tx) error) error {
 	next := w.pool.NextMetaKey()
 	err := w.redis.Watch(ctx, func(tx *redis.Tx) error { // one connection, so one server
@@ -74,7 +76,8 @@ func (w *keyWriter) ifEntitled(ctx context.Context, do func(tx *redis.Tx) error)
 	return err
 }
 
-// removeKeys deletes every key that follows from the pool's events, and reports how many it deleted so far.
+// removeKeys deletes every key of the pool that the scripts derive from its events. It
+// calls removed with the number of keys deleted so far.
 func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) error {
 	var cursor uint64
 	var total int64
@@ -94,7 +97,9 @@ func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) er
 			if len(old) == 0 {
 				return nil
 			}
-			_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error { return pipe.Unlink(ctx, old...).Err() })
+			_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+				return pipe.Unlink(ctx, old...).Err()
+			})
 			return err
 		})
 		if err != nil {
@@ -110,7 +115,8 @@ func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) er
 	}
 }
 
-// trimStream removes the stream's entries up to lastID. The journal has all of them.
+// trimStream removes the stream's entries up to and including lastID, all of which the
+// journal has.
 func (w *keyWriter) trimStream(ctx context.Context, lastID string) error {
 	err := w.transaction(ctx, func(pipe redis.Pipeliner) {
 		pipe.XTrimMinID(ctx, w.pool.StreamKey(), lastID)
@@ -122,7 +128,9 @@ func (w *keyWriter) trimStream(ctx context.Context, lastID string) error {
 	return nil
 }
 
-// writeKeys writes the keys of a folded state. It opens no log. It reports keys as they are written.
+// writeKeys writes the keys of a folded state: holdCommands and keyCommands build batches
+// of commands, and writeWorkers goroutines execute them. It calls written with the number
+// of commands of each batch. It does not open the log.
 func (w *keyWriter) writeKeys(ctx context.Context, s *state, written func(keys int)) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	batches := make(chan [][]any, writeWorkers)
@@ -138,7 +146,9 @@ func (w *keyWriter) writeKeys(ctx context.Context, s *state, written func(keys i
 			for batch := range batches {
 				err := w.transaction(groupCtx, func(pipe redis.Pipeliner) {
 					for _, words := range batch {
-						_ = pipe.Process(groupCtx, redis.NewCmd(groupCtx, words...)) // queued: it fails with the batch
+						// Process only queues the command; its error is that of the
+						// transaction.
+						_ = pipe.Process(groupCtx, redis.NewCmd(groupCtx, words...))
 					}
 				})
 				if err != nil {
@@ -155,14 +165,16 @@ func (w *keyWriter) writeKeys(ctx context.Context, s *state, written func(keys i
 	return w.writeRecorded(ctx, s)
 }
 
-// commandBatch collects commands for one transaction of Redis, and sends them when it is full.
+// commandBatch collects commands for one transaction, and sends them to out when
+// writeBatch are reached.
 type commandBatch struct {
 	commands [][]any
 	out      chan<- [][]any
 }
 
 func (b *commandBatch) add(ctx context.Context, commands ...[]any) error {
-	if b.commands = append(b.commands, commands...); len(b.commands) < writeBatch {
+	b.commands = append(b.commands, commands...)
+	if len(b.commands) < writeBatch {
 		return nil
 	}
 	return b.flush(ctx)
@@ -199,7 +211,8 @@ func (w *keyWriter) holdCommands(ctx context.Context, s *state, out chan<- [][]a
 func (w *keyWriter) keyCommands(ctx context.Context, s *state, out chan<- [][]any) error {
 	batch := &commandBatch{out: out}
 	for key, k := range s.keys {
-		if err := batch.add(ctx, []any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - s.nowMs}); err != nil {
+		set := []any{"set", w.pool.IdempotencyKey(key), k.value(), "px", k.forgetAt - s.nowMs}
+		if err := batch.add(ctx, set); err != nil {
 			return err
 		}
 	}
@@ -216,15 +229,18 @@ func send[T any](ctx context.Context, out chan<- T, work T) error {
 	}
 }
 
-// writeRecorded writes the stock that the events account for into inventory.meta.next. It runs alone and
-// last, because the transactions before it watch that hash.
+// writeRecorded writes the recorded stock, the sum of each SKU's events, into
+// inventory.meta.next. It runs after all other transactions, because they watch that hash
+// and would fail if it changed.
 func (w *keyWriter) writeRecorded(ctx context.Context, s *state) error {
 	fields := make([]any, 0, 2*writeBatch)
 	flush := func() error {
 		if len(fields) == 0 {
 			return nil
 		}
-		err := w.transaction(ctx, func(pipe redis.Pipeliner) { pipe.HSet(ctx, w.pool.NextMetaKey(), fields...) })
+		err := w.transaction(ctx, func(pipe redis.Pipeliner) {
+			pipe.HSet(ctx, w.pool.NextMetaKey(), fields...)
+		})
 		fields = fields[:0]
 		if err != nil {
 			return fmt.Errorf("write the recorded stock: %w", err)
@@ -232,7 +248,8 @@ func (w *keyWriter) writeRecorded(ctx context.Context, s *state) error {
 		return nil
 	}
 	for sku, units := range s.stock {
-		if fields = append(fields, "stock:"+sku, units); len(fields) == 2*writeBatch {
+		fields = append(fields, "stock:"+sku, units)
+		if len(fields) == 2*writeBatch {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -241,13 +258,14 @@ func (w *keyWriter) writeRecorded(ctx context.Context, s *state) error {
 	return flush()
 }
 
-// server is one process of Redis and one line of data: a restart changes the first, and data taken over from another
-// Redis change the second. While found stay as they are, what was written is there.
+// server identifies a Redis and its data. While both ids stay the same, no key written to
+// it was lost.
 type server struct {
-	runID, replicationID string
+	runID         string // changes when the process restarts
+	replicationID string // changes when the server is promoted, or replicates from another one
 }
 
-// readServer asks which server answers. Scripts ask the same way; see lua/publish_log.lua.
+// readServer returns the server that answers. lua/publish_log.lua reads the same two ids.
 func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
 	info, err := client.InfoMap(ctx, "server", "replication").Result()
 	if err != nil {
@@ -255,12 +273,12 @@ func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
 	}
 	found := server{runID: info["Server"]["run_id"], replicationID: info["Replication"]["master_replid"]}
 	if found.runID == "" || found.replicationID == "" {
-		return server{}, errors.New("ask which Redis answers: INFO tells no run_id, or no master_replid")
+		return server{}, errors.New("ask which Redis answers: INFO has no run_id or no master_replid")
 	}
 	return found, nil
 }
 
-// redisNow returns Redis's clock, in ms.
+// redisNow returns the time of Redis's clock, in ms.
 func redisNow(ctx context.Context, client *redis.Client) (ms int64, err error) {
 	now, err := client.Time(ctx).Result()
 	if err != nil {
