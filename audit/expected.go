@@ -35,10 +35,10 @@ type expectedHold struct {
 
 // The statuses of a hold.
 const (
-	statusActive    = "ACTIVE"
-	statusConfirmed = "CONFIRMED"
-	statusCancelled = "CANCELLED"
-	statusExpired   = "EXPIRED"
+	statusActive    = string(events.StatusActive)
+	statusConfirmed = string(events.StatusConfirmed)
+	statusCancelled = string(events.StatusCancelled)
+	statusExpired   = string(events.StatusExpired)
 )
 
 // clock formats a time given in milliseconds.
@@ -114,19 +114,12 @@ func (e *expected) apply(event *journalEvent) {
 	case events.TypeHoldConfirmed:
 		e.endHold(event, statusConfirmed)
 	case events.TypeHoldCancelled:
-		e.endHold(event, cancelledStatus(event.ref))
+		e.endHold(event, string(events.CancelledStatus(event.ref)))
 	}
 }
 
 // seqKey is the key of a difference that concerns one seq of the journal or the stream.
 func seqKey(seq int64) string { return "seq " + strconv.FormatInt(seq, 10) }
-
-func cancelledStatus(reason string) string {
-	if reason == events.ReasonExpired {
-		return statusExpired
-	}
-	return statusCancelled
-}
 
 func (e *expected) adjustStock(event *journalEvent) {
 	stock := e.trackedStock(event.sku)

@@ -80,7 +80,7 @@ func (f *fixture) decision(t testing.TB, eventID string, c step) (*decision, [4]
 			Reason: events.ReasonRequested,
 		}
 		d.keys = []string{f.Pool.StockKey(c.sku), f.Pool.HoldKey(c.hold)}
-		d.args = []string{c.sku, c.hold, string(HoldCancelled), "60000"}
+		d.args = []string{c.sku, c.hold, string(events.StatusCancelled), "60000"}
 	case ruleAdjust:
 		event = &events.StockAdjusted{SKU: c.sku, Delta: c.qty, Reason: "delivery"}
 		d.keys = []string{f.Pool.StockKey(c.sku), f.Pool.IdempotencyKey(c.key)}

@@ -25,8 +25,8 @@ type Cancellation struct {
 	SKU      string
 	Qty      int64
 	UserID   string
-	Status   HoldStatus // HoldCancelled or HoldExpired
-	Replayed bool       // whether an earlier request ended the hold
+	Status   events.HoldStatus // HoldCancelled or HoldExpired
+	Replayed bool              // whether an earlier request ended the hold
 	Position events.Position
 }
 
@@ -37,11 +37,11 @@ func (c Cancel) validate() error {
 }
 
 // outcome returns the status in which the hold ends, and the reason that its event names.
-func (c Cancel) outcome() (status HoldStatus, reason string) {
+func (c Cancel) outcome() (status events.HoldStatus, reason string) {
 	if c.Expired {
-		return HoldExpired, events.ReasonExpired
+		return events.StatusExpired, events.ReasonExpired
 	}
-	return HoldCancelled, events.ReasonRequested
+	return events.StatusCancelled, events.ReasonRequested
 }
 
 // Cancel ends a hold and returns its units. Its errors are *ValidationError,

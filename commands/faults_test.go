@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -128,8 +129,8 @@ func TestCommandWithLostAnswerTakesEffectOnce(t *testing.T) {
 		if reservation.Replayed {
 			t.Fatal("reserve with a lost answer: got Replayed true, want false")
 		}
-		if reservation.Status != HoldActive {
-			t.Fatalf("reserve with a lost answer: got status %s, want %s", reservation.Status, HoldActive)
+		if reservation.Status != events.StatusActive {
+			t.Fatalf("reserve with a lost answer: got status %s, want %s", reservation.Status, events.StatusActive)
 		}
 		if got, want := len(f.Log()), 1+2*(i+1); got != want {
 			t.Fatalf("the log has %d events, want %d", got, want)

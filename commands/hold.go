@@ -8,18 +8,6 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// HoldStatus is the status of a hold, the same word in Redis, in the answers to commands,
-// and in the read tables.
-type HoldStatus string
-
-// The statuses of a hold. Only an active hold can change its status.
-const (
-	HoldActive    HoldStatus = "ACTIVE"
-	HoldConfirmed HoldStatus = "CONFIRMED" // it became an order
-	HoldCancelled HoldStatus = "CANCELLED" // by a shopper
-	HoldExpired   HoldStatus = "EXPIRED"   // by the saga, after its deadline
-)
-
 // hold has the fields of a hold in Redis from which Confirm and Cancel build their event.
 // Except for the status, they never change. All are empty if the hold is unknown, or if
 // Redis was emptied. The script answers UNKNOWN_HOLD in the first case, and NOT_READY in
@@ -28,7 +16,7 @@ type hold struct {
 	sku    string
 	qty    int64
 	userID string
-	status HoldStatus
+	status events.HoldStatus
 }
 
 // readHold reads a hold from Redis. It fails only if Redis does.
@@ -45,7 +33,7 @@ func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 		sku:    fields[0],
 		qty:    qty,
 		userID: fields[2],
-		status: HoldStatus(fields[3]),
+		status: events.HoldStatus(fields[3]),
 	}, nil
 }
 

@@ -24,7 +24,7 @@ type model struct {
 type modelHold struct {
 	sku        string
 	qty        int64
-	state      HoldStatus
+	state      events.HoldStatus
 	paymentRef string
 	due        bool
 }
@@ -105,12 +105,12 @@ func (m *machine) want(t *rapid.T, got error, want *Error) {
 }
 
 // wantEnded checks the error of a command on a hold that has ended in another way.
-func (m *machine) wantEnded(t *rapid.T, got error, state HoldStatus) {
+func (m *machine) wantEnded(t *rapid.T, got error, state events.HoldStatus) {
 	t.Helper()
-	m.want(t, got, map[HoldStatus]*Error{
-		HoldConfirmed: ErrHoldConfirmed,
-		HoldCancelled: ErrHoldCancelled,
-		HoldExpired:   ErrHoldExpired,
+	m.want(t, got, map[events.HoldStatus]*Error{
+		events.StatusConfirmed: ErrHoldConfirmed,
+		events.StatusCancelled: ErrHoldCancelled,
+		events.StatusExpired:   ErrHoldExpired,
 	}[state])
 }
 
@@ -140,7 +140,7 @@ func (m *machine) reserve(t *rapid.T) {
 	default:
 		m.want(t, err, nil)
 		m.model.stock[sku] -= qty
-		m.holds[got.HoldID] = &modelHold{sku: sku, qty: qty, state: HoldActive}
+		m.holds[got.HoldID] = &modelHold{sku: sku, qty: qty, state: events.StatusActive}
 		m.requests[key] = request
 		m.holdIDs[key] = got.HoldID
 		m.ids = append(m.ids, got.HoldID)
@@ -169,18 +169,18 @@ func (m *machine) confirm(t *rapid.T) {
 	switch {
 	case hold == nil:
 		m.want(t, err, ErrUnknownHold)
-	case hold.state == HoldConfirmed && hold.paymentRef == paymentRef:
+	case hold.state == events.StatusConfirmed && hold.paymentRef == paymentRef:
 		m.want(t, err, nil)
 		if !confirmation.Replayed {
 			t.Fatal("repeated confirmation: got Replayed false, want true")
 		}
-	case hold.state != HoldActive:
+	case hold.state != events.StatusActive:
 		m.wantEnded(t, err, hold.state)
 	case hold.due:
 		m.want(t, err, ErrHoldExpired)
 	default:
 		m.want(t, err, nil)
-		hold.state = HoldConfirmed
+		hold.state = events.StatusConfirmed
 		hold.paymentRef = paymentRef
 	}
 }
@@ -194,9 +194,9 @@ func (m *machine) end(t *rapid.T, expired bool) {
 	id := m.drawHold(t)
 	cancellation, err := m.Cancel(m.Ctx, Cancel{HoldID: id, Expired: expired})
 	hold := m.holds[id]
-	endState := HoldCancelled
+	endState := events.StatusCancelled
 	if expired {
-		endState = HoldExpired
+		endState = events.StatusExpired
 	}
 	switch {
 	case hold == nil:
@@ -206,7 +206,7 @@ func (m *machine) end(t *rapid.T, expired bool) {
 		if !cancellation.Replayed {
 			t.Fatal("repeated cancellation: got Replayed false, want true")
 		}
-	case hold.state != HoldActive:
+	case hold.state != events.StatusActive:
 		m.wantEnded(t, err, hold.state)
 	case expired && !hold.due:
 		m.want(t, err, ErrNotDue)
@@ -263,7 +263,7 @@ func (m *machine) setStockByHand(t *rapid.T) {
 func (m *machine) makeHoldDue(t *rapid.T) {
 	id := m.drawHold(t)
 	hold := m.holds[id]
-	if hold != nil && hold.state == HoldActive {
+	if hold != nil && hold.state == events.StatusActive {
 		m.MakeDue(id)
 		hold.due = true
 	}
@@ -287,7 +287,7 @@ func (m *machine) check(t *rapid.T) {
 			t.Fatalf("hold %s: got state %s, want %s", id, state, hold.state)
 		}
 		inDueSet := m.Operator.ZScore(m.Ctx, m.Pool.DueKey(), id).Err() == nil
-		if want := hold.state == HoldActive; inDueSet != want {
+		if want := hold.state == events.StatusActive; inDueSet != want {
 			t.Fatalf("hold %s is %s: got it in holds:due %t, want %t", id, hold.state, inDueSet, want)
 		}
 	}

@@ -32,7 +32,7 @@ func TestHoldEndsAsOrderOrCancellation(t *testing.T) {
 		SKU:       "shirt",
 		Qty:       2,
 		UserID:    "ann",
-		Status:    HoldActive,
+		Status:    events.StatusActive,
 		ExpiresAt: first.ExpiresAt,
 		ExpiresIn: 90 * time.Second,
 		Position:  events.Position{Pool: "main", Seq: 2},
@@ -75,7 +75,7 @@ func TestHoldEndsAsOrderOrCancellation(t *testing.T) {
 		SKU:      "shirt",
 		Qty:      1,
 		UserID:   "ann",
-		Status:   HoldCancelled,
+		Status:   events.StatusCancelled,
 		Position: events.Position{Pool: "main", Seq: 5},
 	}
 	if cancellation != wantCancellation {
@@ -125,7 +125,7 @@ func TestRepeatedReservationReturnsTheSameHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantRepeatIn := func(status HoldStatus) {
+	wantRepeatIn := func(status events.HoldStatus) {
 		t.Helper()
 		before := f.Dump()
 		again, err := f.Reserve(f.Ctx, request)
@@ -151,11 +151,11 @@ func TestRepeatedReservationReturnsTheSameHold(t *testing.T) {
 		}
 		f.WantUnchanged(t, before)
 	}
-	wantRepeatIn(HoldActive)
+	wantRepeatIn(events.StatusActive)
 	if err := f.confirm(first.HoldID, "p"); err != nil {
 		t.Fatal(err)
 	}
-	wantRepeatIn(HoldConfirmed)
+	wantRepeatIn(events.StatusConfirmed)
 }
 
 // TestRepeatedConfirmationReturnsTheSameOrder checks that a confirmation that comes again
@@ -197,11 +197,11 @@ func TestRepeatedCancellationReturnsTheSameAnswer(t *testing.T) {
 	f.MakeDue(due)
 	tests := []struct {
 		command Cancel
-		status  HoldStatus
+		status  events.HoldStatus
 		seq     int64
 	}{
-		{Cancel{HoldID: cancelled}, HoldCancelled, 4},
-		{Cancel{HoldID: due, Expired: true}, HoldExpired, 5},
+		{Cancel{HoldID: cancelled}, events.StatusCancelled, 4},
+		{Cancel{HoldID: due, Expired: true}, events.StatusExpired, 5},
 	}
 	for _, test := range tests {
 		want := Cancellation{

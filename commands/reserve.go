@@ -26,7 +26,7 @@ type Reservation struct {
 	SKU       string
 	Qty       int64
 	UserID    string
-	Status    HoldStatus
+	Status    events.HoldStatus
 	ExpiresAt time.Time     // by Redis's clock
 	ExpiresIn time.Duration // until ExpiresAt; 0 if it has passed
 	Replayed  bool          // whether an earlier request with the same key made the hold
@@ -86,7 +86,7 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 		SKU:       c.SKU,
 		Qty:       c.Qty,
 		UserID:    c.UserID,
-		Status:    HoldActive,
+		Status:    events.StatusActive,
 		ExpiresAt: time.UnixMilli(expiresAtMs).UTC(),
 		ExpiresIn: max(0, time.Duration(expiresAtMs-d.answer.nowMs)*time.Millisecond),
 		Replayed:  d.answer.status == statusReplayed,

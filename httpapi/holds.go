@@ -7,6 +7,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -122,7 +123,7 @@ func (a *api) confirm(c *gin.Context) error {
 		SKU:        done.SKU,
 		Qty:        done.Qty,
 		UserID:     done.UserID,
-		Status:     string(commands.HoldConfirmed),
+		Status:     string(events.StatusConfirmed),
 		PaymentRef: done.PaymentRef,
 	})
 }

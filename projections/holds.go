@@ -42,10 +42,10 @@ type Hold struct {
 // The statuses of a hold. A hold whose deadline has passed stays ACTIVE until its
 // HOLD_CANCELLED event arrives: the projection never compares a deadline with a clock.
 const (
-	holdActive    = "ACTIVE"
-	holdConfirmed = "CONFIRMED"
-	holdCancelled = "CANCELLED"
-	holdExpired   = "EXPIRED"
+	holdActive    = string(events.StatusActive)
+	holdConfirmed = string(events.StatusConfirmed)
+	holdCancelled = string(events.StatusCancelled)
+	holdExpired   = string(events.StatusExpired)
 )
 
 const holdsSchema = `
@@ -93,17 +93,10 @@ func foldHolds(batch []Event) *holdChanges {
 		case *events.HoldConfirmed:
 			c.end(p.HoldID, holdConfirmed)
 		case *events.HoldCancelled:
-			c.end(p.HoldID, cancelledStatus(p.Reason))
+			c.end(p.HoldID, string(events.CancelledStatus(p.Reason)))
 		}
 	}
 	return c
-}
-
-func cancelledStatus(reason string) string {
-	if reason == events.ReasonExpired {
-		return holdExpired
-	}
-	return holdCancelled
 }
 
 // end sets the final status of a hold. If the hold ended before in this batch, the second

@@ -70,7 +70,7 @@ func insertOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
 			p.UserID,
 			p.SKU,
 			p.Qty,
-			"CONFIRMED",
+			holdConfirmed,
 			p.PaymentRef,
 			batch[i].At,
 		}, nil

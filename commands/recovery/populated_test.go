@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
@@ -116,8 +117,8 @@ func (f *populatedFixture) wantReserveReplayed(t *testing.T, p *process) {
 		if want := holds[request.SKU]; got.HoldID != want {
 			t.Errorf("reserve %s again: got the hold %s, want %s", request.SKU, got.HoldID, want)
 		}
-		if got.Status != commands.HoldActive {
-			t.Errorf("reserve %s again: got status %s, want %s", request.SKU, got.Status, commands.HoldActive)
+		if got.Status != events.StatusActive {
+			t.Errorf("reserve %s again: got status %s, want %s", request.SKU, got.Status, events.StatusActive)
 		}
 	}
 	otherQty := f.reserved

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
@@ -99,7 +99,7 @@ func (r *restorer) summary() Rebuilt {
 		Unreadable: r.state.unreadable,
 	}
 	for _, h := range r.state.holds {
-		if h.state == commands.HoldActive {
+		if h.state == events.StatusActive {
 			done.LiveHolds++
 		} else {
 			done.EndedHolds++

@@ -28,7 +28,7 @@ type state struct {
 type foldedHold struct {
 	created    *events.HoldCreated
 	expiresAt  int64 // ms
-	state      commands.HoldStatus
+	state      events.HoldStatus
 	paymentRef string // of a confirmed hold
 	endedSeq   int64  // of the event that ended the hold; 0 for a live hold
 	forgetAt   int64  // ms, when Redis deletes the hold; 0 for a live hold
@@ -117,18 +117,14 @@ func (s *state) apply(e *events.Envelope, event events.Event) {
 		s.holds[event.HoldID] = &foldedHold{
 			created:   event,
 			expiresAt: expiresAt,
-			state:     commands.HoldActive,
+			state:     events.StatusActive,
 		}
 		s.remember(event.IdempotencyKey, foldedKey{event: event, number: expiresAt}, e.Seq, atMs)
 	case *events.HoldConfirmed:
-		s.end(event.HoldID, commands.HoldConfirmed, event.PaymentRef, e.Seq, atMs)
+		s.end(event.HoldID, events.StatusConfirmed, event.PaymentRef, e.Seq, atMs)
 	case *events.HoldCancelled:
 		s.stock[event.SKU] += event.Qty
-		state := commands.HoldCancelled
-		if event.Reason == events.ReasonExpired {
-			state = commands.HoldExpired
-		}
-		s.end(event.HoldID, state, "", e.Seq, atMs)
+		s.end(event.HoldID, events.CancelledStatus(event.Reason), "", e.Seq, atMs)
 	}
 }
 
@@ -143,7 +139,7 @@ func (s *state) remember(key string, k foldedKey, seq, atMs int64) {
 }
 
 // end ends a hold, and drops it if Redis would have deleted it by now.
-func (s *state) end(holdID string, state commands.HoldStatus, paymentRef string, seq, atMs int64) {
+func (s *state) end(holdID string, state events.HoldStatus, paymentRef string, seq, atMs int64) {
 	h := s.holds[holdID]
 	forgetAt := atMs + s.keepMs
 	switch {
@@ -178,10 +174,10 @@ func (h *foldedHold) command(key string) []any {
 		"user_id", h.created.UserID,
 		"state", string(h.state),
 		"expires_at", h.expiresAt)
-	if h.state == commands.HoldConfirmed {
+	if h.state == events.StatusConfirmed {
 		words = append(words, "payment_ref", h.paymentRef)
 	}
-	if h.state != commands.HoldActive {
+	if h.state != events.StatusActive {
 		words = append(words, "ended_seq", h.endedSeq)
 	}
 	return words

@@ -9,7 +9,6 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 )
 
@@ -197,7 +196,7 @@ func (w *keyWriter) holdCommands(ctx context.Context, s *state, out chan<- [][]a
 	for id, h := range s.holds {
 		key := w.pool.HoldKey(id)
 		second := []any{"zadd", w.pool.DueKey(), h.expiresAt, id}
-		if h.state != commands.HoldActive {
+		if h.state != events.StatusActive {
 			second = []any{"pexpire", key, h.forgetAt - s.nowMs}
 		}
 		if err := batch.add(ctx, h.command(key), second); err != nil {
