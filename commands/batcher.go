@@ -241,8 +241,8 @@ func (e scriptError) Error() string { return string(e) }
 // the connection.
 func (scriptError) RedisError() {}
 
-// parseReply parses the reply to a call: the values that hold for all commands, and the
-// answers, which stay unparsed.
+// parseReply parses the reply to a call: the values that all commands have in common, and
+// the answers, which stay unparsed.
 func parseReply(reply []any) (common answer, answers []any, err error) {
 	var ok [5]bool
 	if len(reply) == len(ok) {

@@ -29,8 +29,9 @@ func (d *decision) pack(event [4]string) []byte {
 	packed := make([]byte, 0, 512)
 	for _, texts := range [][]string{{d.rule}, event[:], d.args} {
 		for _, text := range texts {
+			length := uint32(len(text)) //nolint:gosec // validated texts are short
 			packed = append(packed, str32)
-			packed = binary.BigEndian.AppendUint32(packed, uint32(len(text))) //nolint:gosec // validated texts are short
+			packed = binary.BigEndian.AppendUint32(packed, length)
 			packed = append(packed, text...)
 		}
 	}
@@ -77,8 +78,8 @@ type decidingClient struct {
 }
 
 // XAdd has the script decide the command in ctx, whose event has the fields in a. It
-// fails only if the script gave no answer: a refused command has one, and decide turns it
-// into an error.
+// fails only if the script gave no answer. A refusal is an answer, too: Service.decide
+// turns it into an error.
 func (c decidingClient) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.StringCmd {
 	cmd := redis.NewStringCmd(ctx)
 	d, ok := ctx.Value(decisionKey{}).(*decision)

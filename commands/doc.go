@@ -17,6 +17,6 @@
 // opens and closes the gate, and restores a Redis that was emptied or is behind.
 //
 // Of ours it imports events and events/stream. A Service is safe for concurrent use. A
-// command that is sent twice with the same idempotency key has one effect. The same holds
-// for a call of the script that the Redis client sends again after it lost the answer.
+// command that is sent twice with the same idempotency key takes effect once. So does a
+// call of the script that the Redis client sends again after it lost the answer.
 package commands

@@ -72,7 +72,7 @@ var (
 	}
 )
 
-// refusals maps the scripts' status words to errors. No other code does that.
+// refusals maps the scripts' status words to errors. No other code maps them.
 var refusals = map[string]*Error{
 	statusSoldOut:             ErrSoldOut,
 	statusInsufficientStock:   ErrInsufficientStock,
@@ -92,8 +92,14 @@ var refusals = map[string]*Error{
 
 // accepted lists the status words of a command that succeeded, now or when it was first
 // sent.
-var accepted = []string{statusCreated, statusConfirmed, statusCancelled, statusExpired, statusAdjusted,
-	statusReplayed}
+var accepted = []string{
+	statusCreated,
+	statusConfirmed,
+	statusCancelled,
+	statusExpired,
+	statusAdjusted,
+	statusReplayed,
+}
 
 // errHoldChanged makes Confirm and Cancel read the hold again. Callers see it only if the
 // hold changed twice in a row.

@@ -38,8 +38,8 @@ func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 }
 
 // onHold reads a hold, builds the event and the decision from it, and has the script
-// decide. It tries a second time if the script found another hold than was read: the hold
-// was made between the two steps.
+// decide. If the script finds another hold than the one read, the hold was made between
+// the two steps, and onHold tries a second time.
 func (s *Service) onHold(
 	ctx context.Context, holdID string, build func(hold) (events.Event, *decision),
 ) (hold, *decision, error) {

@@ -71,10 +71,20 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	}
 	d := &decision{
 		rule: ruleReserve,
-		keys: []string{s.pool.StockKey(c.SKU), s.pool.HoldKey(holdID),
-			s.pool.IdempotencyKey(c.IdempotencyKey)},
-		args: []string{c.SKU, holdID, digits(c.Qty), c.UserID, digits(ttl.Milliseconds()),
-			c.Fingerprint(), s.keepMs},
+		keys: []string{
+			s.pool.StockKey(c.SKU),
+			s.pool.HoldKey(holdID),
+			s.pool.IdempotencyKey(c.IdempotencyKey),
+		},
+		args: []string{
+			c.SKU,
+			holdID,
+			digits(c.Qty),
+			c.UserID,
+			digits(ttl.Milliseconds()),
+			c.Fingerprint(),
+			s.keepMs,
+		},
 		metadata: c.Metadata,
 	}
 	if err := s.decide(ctx, events.NewID(), event, d); err != nil {

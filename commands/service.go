@@ -20,15 +20,16 @@ import (
 
 // Config sets the durations of a Service.
 type Config struct {
-	HoldTTL    time.Duration // the ttl of a hold whose Reserve names none
-	HoldTTLMax time.Duration // the longest ttl that a Reserve may name
+	HoldTTL    time.Duration // the TTL of a hold if Reserve sets none
+	HoldTTLMax time.Duration // the longest TTL that Reserve may set
 	KeepMemory time.Duration // how long Redis keeps idempotency keys and ended holds
-	Timeout    time.Duration // the longest wait for a call, and also the longest time one call may take
+	// Timeout limits each step of a command: the read of its hold, its wait in the queue,
+	// and the call of the script.
+	Timeout time.Duration
 }
 
 // TimeoutMax is the longest Timeout that Validate accepts. A command takes up to three
-// timeouts (for its read, its wait for a call, and the call), and that must stay below
-// the HTTP server's time limit.
+// timeouts, and that must stay below the HTTP server's time limit.
 const TimeoutMax = 10 * time.Second
 
 // DefaultConfig returns the configuration of a new installation.

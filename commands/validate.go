@@ -62,7 +62,7 @@ func (f *faults) sku(value string) {
 }
 
 // text checks that a value is not empty, not too long, and made of letters, digits and
-// others.
+// the characters in others.
 func (f *faults) text(field, value string, lengthMax int, others string) {
 	allowed := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||

@@ -19,8 +19,8 @@ func (e *UnknownTypeError) Error() string {
 // have changed.
 type NewerVersionError struct {
 	Type    Type
-	Version int // of the payload
-	Latest  int // that this build can read
+	Version int // the payload's version
+	Latest  int // the latest version that this build can read
 }
 
 func (e *NewerVersionError) Error() string {
@@ -38,9 +38,9 @@ func Decode(t Type, payload []byte) (Event, error) {
 	if event == nil {
 		return nil, &UnknownTypeError{Type: t}
 	}
-	// Nearly every payload is of the latest version, so Decode first reads it as that. A
-	// payload of another version may not fit the struct: then its version decides, not
-	// the error.
+	// Nearly every payload has the latest version, so Decode first reads it as that. A
+	// payload of another version may not fit the struct, so the error of this first
+	// attempt counts only for the latest version.
 	err := json.Unmarshal(payload, event)
 	version := event.takeVersion()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Envelope is an event with its place in the log, as the journal stores it.
+// Envelope is an event with its position in the log, as the journal stores it.
 type Envelope struct {
 	Pool    string
 	Seq     int64 // per pool, from 1, without gaps
@@ -15,7 +15,7 @@ type Envelope struct {
 	Type    Type
 	SKU     string // copied from the payload; "" if it has none
 	HoldID  string // copied from the payload; "" if it has none
-	// Payload and Metadata are JSON objects. But the payload of an entry that could not
+	// Payload and Metadata are JSON objects. Only the payload of an entry that could not
 	// be read is null.
 	Payload  json.RawMessage
 	Metadata json.RawMessage

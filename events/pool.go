@@ -3,8 +3,8 @@ package events
 import "strings"
 
 // Pool is the unit of atomicity and of order: one slot in a Redis Cluster, one stream,
-// one sequence of seqs. Its methods are the only place that makes names of Redis keys;
-// scripts receive them as KEYS.
+// one sequence of seqs. Only its methods build the names of Redis keys; scripts receive
+// the names as KEYS.
 //
 // The keys of the pool "main" have no prefix, so operators can type them as they are:
 // stock:iphone. The keys of any other pool begin with a hash tag, {eu}:stock:iphone,

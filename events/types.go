@@ -23,9 +23,8 @@ type Event interface {
 	takeVersion() int
 }
 
-// versioned is the field of a payload with its version. A payload without the field has
-// version 1. It is embedded in each event, so that the event and its version are decoded
-// together.
+// versioned is the version field of a payload. A payload without the field has version 1.
+// Each event embeds versioned, so that the event and its version are decoded together.
 type versioned struct {
 	V int `json:"v,omitempty"` // on the wire only
 }

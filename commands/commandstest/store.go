@@ -31,8 +31,9 @@ import (
 // Store is the Redis and the Postgres schema of one test, with an operator who works on
 // them directly.
 type Store struct {
-	T        testing.TB
-	Ctx      context.Context //nolint:containedctx // the context of the fixture's test; it ends after a minute
+	T testing.TB
+	// Ctx ends after a minute.
+	Ctx      context.Context //nolint:containedctx // the context of the fixture's test
 	Server   *local.Redis
 	Operator *redis.Client // a client of its own, beside the one of the service under test
 	Postgres *pgx.ConnConfig

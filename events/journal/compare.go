@@ -60,7 +60,8 @@ func forkError(pool events.Pool, seq int64, streamID string) error {
 		ErrFork, seq, streamID, pool.StreamKey(), streamID)
 }
 
-// eventKey identifies one of the events that may claim the same seq.
+// eventKey identifies an event. Its seq alone does not, because after a fork two events
+// have the same seq.
 type eventKey struct {
 	Seq     int64
 	EventID uuid.UUID
@@ -69,20 +70,20 @@ type eventKey struct {
 // differingEvents returns those of the given events whose seq belongs to another event in
 // the journal, in order of seq. Events that the journal does not have are not among them.
 func differingEvents(
-	ctx context.Context, db postgres.Querier, pool string, found []events.Envelope,
+	ctx context.Context, db postgres.Querier, pool string, given []events.Envelope,
 ) ([]eventKey, error) {
-	if len(found) == 0 {
+	if len(given) == 0 {
 		return nil, nil
 	}
-	seqs := make([]int64, len(found))
-	ids := make([]uuid.UUID, len(found))
-	for i, e := range found {
+	seqs := make([]int64, len(given))
+	ids := make([]uuid.UUID, len(given))
+	for i, e := range given {
 		seqs[i] = e.Seq
 		ids[i] = e.EventID
 	}
 	const query = `
-		SELECT seq, found.event_id FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS found (seq, event_id) USING (seq)
-		WHERE pool = $1 AND seq BETWEEN $4 AND $5 AND events.event_id <> found.event_id ORDER BY seq`
+		SELECT seq, given.event_id FROM events JOIN unnest($2::bigint[], $3::uuid[]) AS given (seq, event_id) USING (seq)
+		WHERE pool = $1 AND seq BETWEEN $4 AND $5 AND events.event_id <> given.event_id ORDER BY seq`
 	rows, err := db.Query(ctx, query, pool, seqs, ids, slices.Min(seqs), slices.Max(seqs))
 	if err != nil {
 		return nil, fmt.Errorf("compare entries with the journal: %w", err)

@@ -21,7 +21,7 @@ const FirstEpoch = 1
 type PoolRecord struct {
 	Epoch     int64     // 0 for a pool that was never set up
 	Journaled int64     // the seq of the journal's last event
-	LastID    uuid.UUID // the id of that event; the zero UUID if there is none, or if it was detached
+	LastID    uuid.UUID // the id of that event; the zero UUID if the journal is empty, or the event detached
 }
 
 // ReadPoolRecord returns Postgres's record of a pool's log.

@@ -6,7 +6,7 @@ import (
 )
 
 // Errors that stop the Writer until an operator acts. Parking an entry would not help: an
-// event is missing, or there are two of one seq.
+// event is missing, or two events have the same seq.
 var (
 	ErrHole = errors.New("the log has a hole")
 	ErrFork = errors.New("the log has forked")

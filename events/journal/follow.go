@@ -29,7 +29,11 @@ const (
 // and continues after the last event handled. It returns an error only if it cannot
 // continue: the error of handle or of the first connection, ErrDetached, or ErrRewritten.
 func Follow(
-	ctx context.Context, config *pgx.ConnConfig, q HistoryQuery, report func(error), handle func([]Recorded) error,
+	ctx context.Context,
+	config *pgx.ConnConfig,
+	q HistoryQuery,
+	report func(error),
+	handle func([]Recorded) error,
 ) error {
 	f := &follower{query: q, handle: handle}
 	for {

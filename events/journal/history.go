@@ -129,7 +129,7 @@ func readHistory(ctx context.Context, db postgres.Querier, q HistoryQuery) (Hist
 	return page, q.checkAttached(first)
 }
 
-// checkAttached returns ErrDetached if the journal's first event is behind the one after
+// checkAttached returns ErrDetached if the journal begins after the event that follows
 // q.After. A query from the beginning starts with the oldest partition that is attached.
 func (q HistoryQuery) checkAttached(first int64) error {
 	if q.After > 0 && (first == 0 || first > q.After+1) {
@@ -168,8 +168,8 @@ func (q HistoryQuery) attachedUntil(
 	return seq, err
 }
 
-// condition returns the WHERE condition for everything but the type. It is worded so that
-// Postgres can use the indexes, none of which contains the type.
+// condition returns the WHERE condition for everything but the type. It is written so
+// that Postgres can use the indexes, none of which contains the type.
 func (q HistoryQuery) condition(until int64) (condition string, args []any) {
 	condition = "pool = $1 AND seq > $2 AND seq <= $3"
 	args = []any{q.Pool, q.After, until}

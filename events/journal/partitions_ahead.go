@@ -31,18 +31,18 @@ func (p *nextPartitions) reset() { p.end = 0 }
 // up to a seq.
 func (p *nextPartitions) ensure(ctx context.Context, tx pgx.Tx, last int64, log *slog.Logger) error {
 	fits := last < p.end
-	aheadOf := last + partitionEvents/2
-	if aheadOf < p.end || fits && time.Now().Before(p.retryAt) {
+	beyond := last + partitionEvents/2
+	if beyond < p.end || fits && time.Now().Before(p.retryAt) {
 		return nil
 	}
 	end := p.end
 	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) (err error) {
-		end, err = addPartitions(ctx, tx, aheadOf, log)
+		end, err = addPartitions(ctx, tx, beyond, log)
 		return err
 	})
 	if err != nil && fits && ctx.Err() == nil {
 		p.retryAt = time.Now().Add(partitionRetryInterval)
-		log.Warn("the next partition of the journal could not be made ahead of need; trying again later",
+		log.Warn("the next partition of the journal could not be created ahead of need; trying again later",
 			"error", err)
 		return nil
 	}
@@ -51,8 +51,8 @@ func (p *nextPartitions) ensure(ctx context.Context, tx pgx.Tx, last int64, log 
 }
 
 // addPartitions creates partitions until they reach beyond a seq, and returns the first
-// seq that has none. Two processes that do so at the same time take turns. Neither the
-// Writer nor the readers have to wait meanwhile.
+// seq that has no partition. Two processes that do so at the same time take turns.
+// Neither the Writer nor the readers have to wait meanwhile.
 func addPartitions(ctx context.Context, tx pgx.Tx, beyond int64, log *slog.Logger) (end int64, err error) {
 	end, err = partitionsEnd(ctx, tx)
 	if err != nil || end > beyond {

@@ -89,7 +89,9 @@ func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 	if err != nil || len(found) == 0 {
 		return stream.Head{}
 	}
-	if events.FieldText(found[0].Values[events.FieldEventID]) != events.FieldText(entry.Fields[events.FieldEventID]) {
+	idInRedis := events.FieldText(found[0].Values[events.FieldEventID])
+	idInBatch := events.FieldText(entry.Fields[events.FieldEventID])
+	if idInRedis != idInBatch {
 		return stream.Head{}
 	}
 	return head
@@ -105,7 +107,12 @@ func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 //     the event whose seq it repeats: then it is unknown which of the two a command
 //     wrote.
 func (w *Writer) foreignEntries(
-	ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, head stream.Head, repeated []repeatedEntry,
+	ctx context.Context,
+	tx pgx.Tx,
+	batch *StreamBatch,
+	checkpoint int64,
+	head stream.Head,
+	repeated []repeatedEntry,
 ) ([]events.Entry, error) {
 	envelopes := make([]events.Envelope, len(repeated))
 	for i, entry := range repeated {

@@ -19,8 +19,8 @@ import (
 )
 
 // StreamSubscriber delivers a pool's stream to the Writer, in order and in batches, one
-// Watermill message per batch. It reads from where the journal stands. Of several
-// processes only the holder of the lease reads.
+// Watermill message per batch. It begins after the last entry that the journal has. Of
+// several processes only the holder of the lease reads.
 type StreamSubscriber struct {
 	*worker.Worker
 	config   StreamSubscriberConfig
@@ -28,8 +28,8 @@ type StreamSubscriber struct {
 	handling atomic.Int64 // duration of the last batch, in nanoseconds
 }
 
-// StreamSubscriberConfig says which stream to read, and with which clients. The clients
-// stay the caller's to close.
+// StreamSubscriberConfig says which stream to read, and with which clients. The caller
+// closes the Redis client.
 type StreamSubscriberConfig struct {
 	Redis    redis.UniversalClient
 	Postgres *pgx.ConnConfig
@@ -143,7 +143,8 @@ func (s *StreamSubscriber) fetchAll(ctx context.Context, after string, fetched c
 		}
 		after = entries[len(entries)-1].StreamID
 		if len(entries) < s.config.BatchMax {
-			if err := wait.For(ctx, min(gatherMax, gatherRatio*time.Duration(s.handling.Load()))); err != nil {
+			gather := gatherRatio * time.Duration(s.handling.Load())
+			if err := wait.For(ctx, min(gatherMax, gather)); err != nil {
 				return err
 			}
 		}
@@ -153,7 +154,12 @@ func (s *StreamSubscriber) fetchAll(ctx context.Context, after string, fetched c
 // deliverAll delivers the fetched batches one at a time, and trims the stream between
 // them.
 func (s *StreamSubscriber) deliverAll(
-	ctx context.Context, out chan<- *message.Message, lease *worker.Lease, epoch int64, offset stream.Offset, fetched <-chan []events.Entry,
+	ctx context.Context,
+	out chan<- *message.Message,
+	lease *worker.Lease,
+	epoch int64,
+	offset stream.Offset,
+	fetched <-chan []events.Entry,
 ) error {
 	trimmer := &stream.Trimmer{
 		Redis: s.config.Redis,

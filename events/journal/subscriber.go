@@ -37,14 +37,14 @@ type SubscriberConfig struct {
 }
 
 // Batch is one delivery of the journal: consecutive events of a pool, and the session
-// through which the handler writes their effects. It rides in the context of a Watermill
-// message, because it never leaves the process.
+// through which the handler writes their effects. It travels in the context of a
+// Watermill message, because it never leaves the process.
 type Batch struct {
 	Pool string
-	// After is the reader's checkpoint. The first event follows it, unless the journal
-	// has a hole.
-	After  int64
-	Events []events.Envelope // in order of seq; consecutive, unless the journal has a hole
+	After int64 // the reader's checkpoint
+	// Events are in order of seq. They are consecutive and begin right after After,
+	// unless the journal has a hole.
+	Events []events.Envelope
 	Lease  *worker.Lease
 }
 

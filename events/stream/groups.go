@@ -83,17 +83,17 @@ func (r *Reader) claimGroup(ctx context.Context) (hadConsumers bool, err error) 
 }
 
 // RemoveConsumers removes every consumer of the journal's group and reports whether there
-// were any. A consumer takes nothing from the journal, which does not read through the
-// group. But entries that were delivered to it and not acknowledged would stay on the
-// stream for ever.
+// were any. A consumer does not disturb the journal, which does not read through the
+// group. But entries that were delivered to the consumer and not acknowledged would stay
+// on the stream for ever.
 func (r *Reader) RemoveConsumers(ctx context.Context) (hadConsumers bool, err error) {
 	consumers, err := r.Redis.XInfoConsumers(ctx, r.Pool.StreamKey(), events.ConsumerGroup).Result()
 	if err != nil {
 		return false, fmt.Errorf("list the consumers of group %s: %w", events.ConsumerGroup, err)
 	}
 	for _, consumer := range consumers {
-		pending, err := r.Redis.XGroupDelConsumer(ctx, r.Pool.StreamKey(), events.ConsumerGroup,
-			consumer.Name).Result()
+		removal := r.Redis.XGroupDelConsumer(ctx, r.Pool.StreamKey(), events.ConsumerGroup, consumer.Name)
+		pending, err := removal.Result()
 		if err != nil {
 			return true, fmt.Errorf("remove consumer %s of group %s: %w",
 				consumer.Name, events.ConsumerGroup, err)

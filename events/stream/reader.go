@@ -15,10 +15,11 @@ import (
 
 // Reader reads one pool's stream in order, on behalf of the journal. It does not read
 // through the consumer group: Redis would then record each entry twice more, as delivered
-// and as acknowledged. Instead it moves the group's last-delivered id to where the
-// journal stands, so that operators see the journal's lag and no one trims too early.
+// and as acknowledged. Instead it moves the group's last-delivered id to the last entry
+// that the journal has, so that operators see the journal's lag, and a trim keeps the
+// entries that the journal lacks.
 //
-// The client stays the caller's to close.
+// The caller closes the client.
 type Reader struct {
 	Redis    redis.UniversalClient
 	Pool     events.Pool
@@ -175,8 +176,8 @@ func (r *Reader) Fetch(ctx context.Context, after string) ([]events.Entry, error
 }
 
 // Recheck returns the offset with the count that Redis has for it now. It fails if the
-// stream is gone or ends before the offset: a Redis that was emptied, or came back older
-// than it was, may append entries that would never be read.
+// stream is gone or ends before the offset: a Redis that was emptied, or came back in an
+// older state, appends entries before the offset, which would never be read.
 func (r *Reader) Recheck(ctx context.Context, offset Offset) (Offset, error) {
 	info, err := r.Redis.XInfoStream(ctx, r.Pool.StreamKey()).Result()
 	if err != nil {
@@ -195,9 +196,8 @@ func (r *Reader) Recheck(ctx context.Context, offset Offset) (Offset, error) {
 	return offset, nil
 }
 
-// Acknowledge moves the group to an offset. It also runs when the reader was just
-// stopped: the batch is in the journal, and moving the group spares the next reader the
-// repeat.
+// Acknowledge moves the group to an offset. It does so even if ctx has ended: the batch
+// is in the journal, and the next reader should not read it again.
 func (r *Reader) Acknowledge(ctx context.Context, offset Offset) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acknowledgeTimeout)
 	defer cancel()

@@ -29,14 +29,14 @@ func Tail(ctx context.Context, client redis.Cmdable, pool events.Pool) (seq int6
 }
 
 // FindEntry looks for the event with a seq, from the end of the stream backwards, and
-// returns its id. It stops after about most entries, or at the beginning of the stream if
-// most is 0.
+// returns its id. It stops after about limit entries, or at the beginning of the stream
+// if limit is 0.
 func FindEntry(
-	ctx context.Context, client redis.Cmdable, pool events.Pool, seq, most int64,
+	ctx context.Context, client redis.Cmdable, pool events.Pool, seq, limit int64,
 ) (id uuid.UUID, found bool, err error) {
 	searched := int64(0)
 	err = backwards(ctx, client, pool, scanFirstPage, func(page []events.Entry) (more bool) {
-		onlyOlder := true // then the event cannot come any more
+		onlyOlder := true // if so, the event cannot follow
 		for _, entry := range page {
 			if entry.Envelope.Seq == seq {
 				id = entry.Envelope.EventID
@@ -48,7 +48,7 @@ func FindEntry(
 			}
 		}
 		searched += int64(len(page))
-		return !onlyOlder && (most == 0 || searched < most)
+		return !onlyOlder && (limit == 0 || searched < limit)
 	})
 	return id, found, err
 }
@@ -57,7 +57,11 @@ func FindEntry(
 // first, until visit returns false or the stream ends. The first page has pageMax
 // entries.
 func backwards(
-	ctx context.Context, client redis.Cmdable, pool events.Pool, pageMax int64, visit func([]events.Entry) (more bool),
+	ctx context.Context,
+	client redis.Cmdable,
+	pool events.Pool,
+	pageMax int64,
+	visit func([]events.Entry) (more bool),
 ) error {
 	from := "+"
 	for {
@@ -73,7 +77,7 @@ func backwards(
 	}
 }
 
-// ParseEntries reads entries as go-redis returns them.
+// ParseEntries parses entries as go-redis returns them.
 func ParseEntries(pool events.Pool, found []redis.XMessage) []events.Entry {
 	entries := make([]events.Entry, len(found))
 	for i, m := range found {

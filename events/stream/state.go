@@ -14,10 +14,9 @@ import (
 // further.
 type State struct {
 	Entries int64
-	Oldest  time.Time // when the first entry was appended, by Redis's clock; zero if there is none
-	// HeldBy is the group that is furthest behind, of the groups with entries to read or
-	// to acknowledge; "" if there is none. The entries that it needs stay, however old
-	// they become.
+	Oldest  time.Time // when the first entry was appended, by Redis's clock; zero for an empty stream
+	// HeldBy is the group that is furthest behind, or "" if every group has read and
+	// acknowledged all entries. The entries that it needs stay, however old they become.
 	HeldBy string
 }
 

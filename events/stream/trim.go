@@ -113,8 +113,8 @@ func (t *Trimmer) Trim(ctx context.Context, journaled int64) (trouble string, er
 // windowStart returns an id such that every entry before it is older than Keep. Usually
 // that follows from Redis's clock, because ids contain the time. But if one id was ever
 // ahead of the clock (the clock was wrong for a moment, or the id was set by hand), all
-// later ids are ahead, too. Then the times in the entries decide. They are read up to
-// upTo, from which on all entries stay anyway.
+// later ids are ahead, too. Then the times in the entries decide. Only entries before
+// upTo are read, because all later ones stay anyway.
 func (t *Trimmer) windowStart(ctx context.Context, upTo ID) (ID, error) {
 	now, err := t.Redis.Time(ctx).Result()
 	if err != nil {
@@ -135,13 +135,14 @@ func (t *Trimmer) windowStart(ctx context.Context, upTo ID) (ID, error) {
 }
 
 // windowStartByTimes moves start forward while the entries' own times are older than
-// Keep. An entry with no valid time, or one in the future, does not decide; a later entry
-// may.
+// Keep. It ignores an entry whose time is invalid or in the future: the next valid one
+// decides.
 func (t *Trimmer) windowStartByTimes(ctx context.Context, start, upTo ID, now time.Time) (ID, error) {
 	edge := now.Add(-t.Keep)
 	from := start
 	for range trimRounds {
-		entries, err := t.Redis.XRangeN(ctx, t.Pool.StreamKey(), from.String(), "("+upTo.String(), agePage).Result()
+		page := t.Redis.XRangeN(ctx, t.Pool.StreamKey(), from.String(), "("+upTo.String(), agePage)
+		entries, err := page.Result()
 		if err != nil {
 			return ID{}, fmt.Errorf("read the times of entries: %w", err)
 		}

@@ -28,7 +28,8 @@ func TestPagesQuoteExistingCode(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, block := range quoted.FindAllStringSubmatch(string(text), -1) {
-			from, code := block[1], block[2]
+			from := block[1]
+			code := block[2]
 			if from == "" {
 				if strings.HasPrefix(filepath.Base(page), "how-to-add-a-projection") {
 					t.Errorf("%s does not name the source of this block; add <!-- from FILE -->:\n%s",

@@ -87,8 +87,15 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	if err := errors.Join(os.RemoveAll(newDir), os.Mkdir(newDir, 0o700), p.owner.own(newDir)); err != nil {
 		return fmt.Errorf("prepare the data directory of Postgres: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, initdb, "-D", newDir, "-U", postgresUser, "--auth", "trust", "-E",
-		"UTF8", "--locale", "C", "--no-sync") //nolint:gosec // our own settings
+	args := []string{
+		"-D", newDir,
+		"-U", postgresUser,
+		"--auth", "trust",
+		"-E", "UTF8",
+		"--locale", "C",
+		"--no-sync",
+	}
+	cmd := exec.CommandContext(ctx, initdb, args...) //nolint:gosec // our own settings
 	p.owner.runAs(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
@@ -137,9 +144,10 @@ func (p *Postgres) createDatabase(ctx context.Context) error {
 	if dir != p.options.Dir {
 		return fmt.Errorf("another Postgres answers on %s, with the data directory %s", p.addr, dir)
 	}
+	const query = `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`
 	var exists bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`,
-		postgresDatabase).Scan(&exists); err != nil || exists {
+	err = conn.QueryRow(ctx, query, postgresDatabase).Scan(&exists)
+	if err != nil || exists {
 		return err
 	}
 	_, err = conn.Exec(ctx, "CREATE DATABASE "+postgresDatabase)
@@ -164,7 +172,8 @@ func (p *Postgres) url(database string) string {
 // refuses to run as root.
 type owner struct{ uid, gid uint32 }
 
-// findOwner returns the user postgres, or nobody if there is no user postgres.
+// findOwner returns the user postgres. On a machine without it, findOwner returns the
+// unprivileged user that most systems have.
 func findOwner() (*owner, error) {
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
@@ -180,7 +189,7 @@ func findOwner() (*owner, error) {
 	return nil, errors.New("Postgres refuses to run as root, and this machine has neither a user postgres nor a user nobody to run it as")
 }
 
-// own makes the owner the owner of a path.
+// own changes the owner of a path.
 func (o *owner) own(path string) error {
 	if o == nil {
 		return nil

@@ -31,7 +31,8 @@ type process struct {
 // long as the child lives, because Linux sends the parent-death signal when the thread
 // that created the child ends, not when the process does.
 func (p *process) start(cmd *exec.Cmd) error {
-	cmd.Stdout, cmd.Stderr = p.log, p.log
+	cmd.Stdout = p.log
+	cmd.Stderr = p.log
 	ownGroup(cmd)
 	started := make(chan error)
 	done := make(chan struct{})
@@ -111,7 +112,9 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	exited := p.Done()
-	go func() { // ends the probe with the child: it may have reached another program on the same port
+	// If the child exits, ready must end, too: it may be waiting for another program on the
+	// same port.
+	go func() {
 		select {
 		case <-exited:
 			cancel()
@@ -132,8 +135,8 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 		case <-exited:
 			return &exitError{name: p.name, log: p.log.String()}
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s is not ready: %w; its log ends with:\n%s", p.name, err, p.log),
-				p.Kill())
+			notReady := fmt.Errorf("%s is not ready: %w; its log ends with:\n%s", p.name, err, p.log)
+			return errors.Join(notReady, p.Kill())
 		case <-time.After(readyInterval):
 		}
 	}
@@ -155,7 +158,8 @@ func portTaken(err error) bool {
 // startOn calls start with the host and port of addr. If addr has no port, it takes a
 // free one, and tries another free one if a program takes the port in the meantime.
 func startOn(addr string, start func(host string, port int) error) error {
-	host, wanted := "127.0.0.1", 0
+	host := "127.0.0.1"
+	wanted := 0 // any free port
 	if addr != "" {
 		h, p, err := net.SplitHostPort(addr)
 		if err != nil {
@@ -259,7 +263,11 @@ func endLeftover(pidFile, name string) error {
 // runs reports whether a process with this pid exists, is no zombie, and runs the named
 // program.
 func runs(pid int, name string) bool {
-	out, err := exec.Command("ps", "-o", "stat=,args=", "-p", strconv.Itoa(pid)).Output() //nolint:gosec // a number
-	return err == nil && strings.Contains(string(out), name) &&
-		!strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
+	ps := exec.Command("ps", "-o", "stat=,args=", "-p", strconv.Itoa(pid)) //nolint:gosec // a number
+	out, err := ps.Output()
+	if err != nil {
+		return false
+	}
+	isZombie := strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
+	return !isZombie && strings.Contains(string(out), name)
 }

@@ -30,10 +30,14 @@ func postgresProgram(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
+	folders := []string{
+		"/usr/lib/postgresql/*/bin/",
+		"/opt/homebrew/opt/postgresql*/bin/",
+		"/usr/local/opt/postgresql*/bin/",
+	}
 	var found []string
-	for _, pattern := range []string{"/usr/lib/postgresql/*/bin/", "/opt/homebrew/opt/postgresql*/bin/",
-		"/usr/local/opt/postgresql*/bin/"} {
-		paths, err := filepath.Glob(pattern + name)
+	for _, folder := range folders {
+		paths, err := filepath.Glob(folder + name)
 		if err != nil {
 			return "", fmt.Errorf("look for %s: %w", name, err)
 		}

@@ -65,9 +65,14 @@ func (r *Redis) Start(ctx context.Context) error {
 		return err
 	}
 	args := append([]string{
-		"--bind", host, "--port", port, "--dir", r.options.Dir, "--pidfile",
-		filepath.Join(r.options.Dir, "redis.pid"),
-		"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--save", "",
+		"--bind", host,
+		"--port", port,
+		"--dir", r.options.Dir,
+		"--pidfile", filepath.Join(r.options.Dir, "redis.pid"),
+		"--appendonly", "yes",
+		"--appendfsync", "always",
+		"--no-appendfsync-on-rewrite", "no",
+		"--save", "",
 		"--maxmemory-policy", "noeviction",
 		// Rewriting the append-only file takes a CPU core during a sale. By default,
 		// Redis rewrites it from 64 MB on.

@@ -9,7 +9,8 @@ package postgres
 //
 //	journal/<pool>          lease: appends a pool's stream to its journal
 //	reader/<reader>/<pool>  lease: a reader of a pool's journal, such as a projection
-//	others                  leases that their packages name: audits, rebuilds, restoring Redis
+//	others                  leases for audits, rebuilds and restoring Redis; their
+//	                        packages have the names
 //	parts                   adding, detaching or attaching partitions of the journal
 //	tables/<projection>     creating a projection's tables
 const LockKey = `hashtextextended('stockstream/' || current_schema() || '/' || $1, 0)`

@@ -91,7 +91,7 @@ func (s *sharedPostgres) start() (*local.Postgres, error) {
 		}
 		s.server, s.err = local.StartPostgres(context.Background(), local.PostgresOptions{
 			Dir: filepath.Join(s.dir, "postgres"),
-			// no test cuts the power, so fsync would only cost time
+			// No test cuts the power, so fsync would only cost time.
 			Settings: map[string]string{"fsync": "off", "max_connections": "300"},
 		})
 	})
@@ -180,8 +180,8 @@ func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
 // PostgresServer starts a Postgres server for one test, which may kill it.
 func PostgresServer(t testing.TB) *local.Postgres {
 	t.Helper()
-	p, err := local.StartPostgres(context.Background(),
-		local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")})
+	options := local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")}
+	p, err := local.StartPostgres(context.Background(), options)
 	if err != nil {
 		t.Fatal(err)
 	}

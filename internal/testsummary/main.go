@@ -35,10 +35,12 @@ func main() {
 
 // summary is the state while the events are read.
 type summary struct {
-	out                     io.Writer
-	output                  map[string][]string // output of the tests and packages that still run
-	passed, failed, skipped int
-	packagesFailed          int
+	out            io.Writer
+	output         map[string][]string // output of the tests and packages that still run
+	passed         int
+	failed         int
+	skipped        int
+	packagesFailed int
 }
 
 // summarise reads all events and prints the summary. ok is false if a test failed or was
@@ -95,6 +97,7 @@ func (s *summary) fail(e event, name string) {
 	} else {
 		s.packagesFailed++
 	}
-	fmt.Fprintf(s.out, "FAIL  %s\n%s%s", name, strings.Join(s.output[e.FailedBuild], ""),
-		strings.Join(s.output[name], ""))
+	ofBuild := strings.Join(s.output[e.FailedBuild], "")
+	ofTest := strings.Join(s.output[name], "")
+	fmt.Fprintf(s.out, "FAIL  %s\n%s%s", name, ofBuild, ofTest)
 }

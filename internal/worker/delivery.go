@@ -23,8 +23,8 @@ var StepTimeout = time.Minute
 const drainTimeout = 20 * time.Second
 
 // Delivery is one Watermill message on its way through the Router: its batch and, if the
-// handler refuses it, the reason. It rides in the message's context, because neither ever
-// leaves the process.
+// handler refuses it, the reason. It travels in the message's context, because neither
+// ever leaves the process.
 type Delivery struct {
 	Message *message.Message
 	batch   any
@@ -41,7 +41,7 @@ func deliveryOf(msg *message.Message) *Delivery {
 var errNotAcknowledged = errors.New("the message was not acknowledged")
 
 // NewDelivery returns a delivery whose message has this id. Its handler runs under ctx.
-// The batch may be nil if the id says it all.
+// The batch may be nil if the handler needs only the id.
 func NewDelivery(ctx context.Context, id string, batch any) *Delivery {
 	d := &Delivery{
 		Message: message.NewMessage(id, nil),
@@ -77,8 +77,8 @@ func BatchOf[T any](msg *message.Message) *T {
 // Router runs a goroutine per message, so a worker keeps one delivery in flight;
 // otherwise the order would be lost.
 //
-// The message's context outlives the intake: a batch in flight at shutdown is finished,
-// within drainTimeout, instead of torn.
+// The message's context outlives intake: a batch in flight at shutdown may be finished
+// within drainTimeout, instead of being cancelled.
 func Deliver(intake context.Context, out chan<- *message.Message, id string, batch any) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(intake), StepTimeout)
 	defer cancel()

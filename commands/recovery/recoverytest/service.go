@@ -18,7 +18,7 @@ import (
 )
 
 // NewService returns a service of the main pool whose gate is closed. The service is
-// closed when the test ends; the client stays the caller's to close.
+// closed when the test ends. The caller closes the client.
 func NewService(t testing.TB, client *redis.Client, config commands.Config) *commands.Service {
 	t.Helper()
 	service, err := commands.NewService(events.MainPool, client, config)
