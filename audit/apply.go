@@ -11,8 +11,8 @@ import (
 // applyToEnd applies the journal's events up to the audit's end, and returns the position
 // where the next audit starts if this one verifies everything.
 //
-// An audit that is not full begins with the keys to recheck, loads each key that events
-// change, and ends with unchanged keys, the next in turn.
+// An audit that is not full first loads the keys to recheck. It then loads each key that
+// an event changes, and at the end a number of unchanged keys, the next in turn.
 func (a *auditor) applyToEnd(ctx context.Context, start position) (next position, err error) {
 	next = start
 	if !a.full {
@@ -93,8 +93,9 @@ func (a *auditor) startEndedComparers(ctx context.Context, group *errgroup.Group
 		if table.compareEnded == nil || !a.comparable[table.name] {
 			continue
 		}
+		conn := a.conns.tables[table.name]
 		comparers = append(comparers, func(holds []*expectedHold) error {
-			return a.inSnapshot(ctx, a.conns.tables[table.name], table.name, a.end, func(s *tableSnapshot) error {
+			return a.inSnapshot(ctx, conn, table.name, a.end, func(s *tableSnapshot) error {
 				return table.compareEnded(ctx, s, holds)
 			})
 		})

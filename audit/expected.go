@@ -11,7 +11,10 @@ import (
 // expectedStock is the stock of a SKU as the journal has it, in units.
 // Available + held + sold + removed = received.
 type expectedStock struct {
-	Received, Removed, Held, Sold int64
+	Received int64
+	Removed  int64
+	Held     int64
+	Sold     int64
 }
 
 // Available returns the units that can be reserved.
@@ -51,8 +54,8 @@ func clock(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02
 // from holds to ended, to be compared and forgotten, so memory does not grow with
 // history.
 //
-// Past the audit's end (pastEnd) it updates the keys that it tracks, which are still to
-// be compared, and adds no key, unless the audit is full. A hold that ends stays in
+// Past the audit's end (pastEnd) it updates the tracked keys, which are still to be
+// compared. It adds further keys only if the audit is full. A hold that ends stays in
 // holds, with its final status.
 type expected struct {
 	seq      int64
@@ -73,7 +76,11 @@ type expected struct {
 
 // totals count all holds and orders, tracked or not. holds and orders are complete only
 // in a full audit.
-type totals struct{ live, holds, orders int64 }
+type totals struct {
+	live   int64 // live holds
+	holds  int64
+	orders int64
+}
 
 func newExpected(full bool, report func(Difference)) *expected {
 	return &expected{
@@ -101,7 +108,8 @@ func (e *expected) apply(event *journalEvent) {
 	}
 	e.seq = event.seq
 	if event.fault != "" {
-		if e.unreadable++; e.unreadable == 1 {
+		e.unreadable++
+		if e.unreadable == 1 {
 			e.firstUnreadable = fmt.Sprintf("seq %d: %s", event.seq, event.fault)
 		}
 		return

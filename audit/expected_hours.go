@@ -2,10 +2,10 @@ package audit
 
 import "time"
 
-// hourKey is the key of a row of sku_hours. The hour is counted since 1970.
+// hourKey is the key of a row of sku_hours.
 type hourKey struct {
 	sku  string
-	hour int64
+	hour int64 // hours since 1970
 }
 
 func (k hourKey) time() time.Time { return time.Unix(k.hour*3600, 0).UTC() }
@@ -25,9 +25,9 @@ const (
 
 // hours are the units per SKU and hour as the journal has them.
 //
-// An hour is complete once the journal has events of two hours later. Its rows are then
-// compared, and forgotten if they agree. Rows that differ are kept until the audit's end:
-// an event may still arrive whose clock was behind.
+// An hour is complete once the journal has an event of two hours later. Its rows are then
+// compared, and forgotten if they agree. Rows that differ are kept until the audit's end: a
+// later event may still belong to the hour, if Redis's clock was set back.
 type hours struct {
 	units           map[hourKey]*hourUnits
 	firstIncomplete int64 // the first hour that is not complete

@@ -14,8 +14,10 @@ import (
 type divergence struct {
 	difference  Difference
 	sequenceKey string        // the sequence key of such dead letters; "" if none can explain it
-	hold        *expectedHold // the hold to compare again in the next audit, if a dead letter explains it
-	sku         string        // likewise the SKU
+	// hold or sku is the key that the next audit compares again, if a dead letter explains
+	// the difference.
+	hold *expectedHold
+	sku  string
 }
 
 // reportDivergences reports each divergence as parked if a dead letter of the source
@@ -50,8 +52,8 @@ func (a *auditor) reportDivergences(
 	return nil
 }
 
-// readExplanations returns, by sequence key, which dead letter of the source is parked or
-// was discarded.
+// readExplanations returns, by sequence key, a text that names the first dead letter of
+// the source with that key. A parked letter comes before a discarded one.
 func readExplanations(
 	ctx context.Context, db postgres.Querier, source, pool string, keys []string,
 ) (map[string]string, error) {

@@ -23,7 +23,7 @@ type journalEvent struct {
 	qty       int64 // units; for an adjustment, its delta
 	user      string
 	ttlMs     int64
-	ref       string // the idempotency key, the payment reference or the reason, whichever the type has
+	ref       string // the idempotency key, payment reference or reason, depending on the type
 	atMs      int64
 	fault     string // why this build cannot decode the event; "" if it can
 }
@@ -32,8 +32,7 @@ type journalEvent struct {
 const pageEvents = 10_000
 
 // selectCovers reports whether selectJournalEvents extracts the right fields for this
-// type and version. All other events are decoded by package events, which upcasts older
-// versions.
+// type and version. Package events decodes all other events, and upcasts older versions.
 func selectCovers(eventType events.Type, version string) bool {
 	switch eventType {
 	case events.TypeStockAdjusted:
@@ -71,8 +70,16 @@ func readJournalEvents(
 	var version, qty, ttl string
 	var at time.Time
 	columns := []any{
-		&event.seq, (*string)(&event.eventType), &version, &event.sku, &event.hold, &qty, &event.user, &ttl,
-		&event.ref, &at,
+		&event.seq,
+		(*string)(&event.eventType),
+		&version,
+		&event.sku,
+		&event.hold,
+		&qty,
+		&event.user,
+		&ttl,
+		&event.ref,
+		&at,
 	}
 	_, err = pgx.ForEachRow(rows, columns, func() error {
 		event.atMs = at.UnixMilli()

@@ -74,8 +74,9 @@ func (s *journalScan) advanceTo(ctx context.Context, seq int64) (reached bool, e
 	return true, nil
 }
 
-// advanceTo advances the expected state to seq, and reports whether it got there. A
-// journal that does not reach seq is reported once, and not waited for again.
+// advanceTo advances the expected state to seq, and reports whether it has reached it. If
+// the journal does not reach seq in time, it reports that once, and does not wait for the
+// journal again.
 func (a *auditor) advanceTo(ctx context.Context, seq int64) (reached bool, err error) {
 	if a.journalStuck.Load() && a.expected.seq < seq {
 		return false, nil

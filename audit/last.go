@@ -13,9 +13,9 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Reader returns the audits of a pool as a reader of the journal, whose position is the
-// verified seq: events after it must not be detached. audited is false if the pool was
-// never audited.
+// Reader returns the position of a pool's audits as a reader of the journal: the verified
+// seq. The next audit needs the events after it, so they must not be detached. audited is
+// false if the pool was never audited.
 func Reader(
 	ctx context.Context, db postgres.Querier, pool string,
 ) (reader journal.ReaderPosition, audited bool, err error) {

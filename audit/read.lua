@@ -1,4 +1,4 @@
--- read.lua reads some SKUs and some holds, together with the seq of the log at which all of them are so.
+-- read.lua reads some SKUs and some holds, and the seq of the log head at the moment of the read.
 --
 -- KEYS     meta, due, then the stock key of each SKU, then the hash of each hold
 -- ARGV     1 the number of SKUs (n), 2 to n+1 the SKUs, then the id of each hold
@@ -23,8 +23,8 @@ for i = 1, skus do
 end
 local count = #KEYS - 2 - skus
 if count > 0 then
-  -- Redis removes the hash of a hold some time after the hold ended. If no hash is left and no score, which is the common
-  -- case, the two calls for all holds replace one call for each.
+  -- Redis removes the hash of a hold some time after the hold ended. In the common case, no hold of the call has a hash or a
+  -- score. These two calls find that out for all holds at once, instead of one call for each hold.
   local any_hash = redis.call('EXISTS', unpack(KEYS, 3 + skus)) > 0
   local scores = redis.call('ZMSCORE', due_key, unpack(ARGV, 2 + skus))
   for i = 1, count do

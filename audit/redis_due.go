@@ -10,12 +10,12 @@ import (
 )
 
 // compareDueCount compares the number of deadlines in holds:due with the number of live
-// holds. One read thus finds a deadline without a hold, or a hold without a deadline,
-// among keys that this audit does not compare. If the numbers differ, a full audit, which
-// has compared every live hold, also searches for the deadlines without a hold.
+// holds. This finds a deadline without a hold, and a hold without a deadline, even among
+// keys that this audit does not compare. If the numbers differ, a full audit also searches
+// for the deadlines without a hold; it has compared every live hold before.
 //
-// A live hold that the saga has parked has a dead letter instead of a deadline, so that
-// many deadlines may be missing.
+// A live hold that the saga has parked has a dead letter instead of a deadline. So the
+// number of deadlines may be lower by the number of parked holds.
 func (a *auditor) compareDueCount(ctx context.Context) error {
 	c, err := a.readRedis(ctx, nil, nil)
 	if err != nil || c == nil {

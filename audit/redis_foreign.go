@@ -64,7 +64,7 @@ func scanRedis(
 	}
 }
 
-// untracked returns the names that are no keys of tracked. It reuses the slice.
+// untracked returns the names that tracked lacks. It overwrites the slice of names.
 func untracked[T any](names []string, tracked map[string]T) []string {
 	kept := names[:0]
 	for _, name := range names {

@@ -11,8 +11,14 @@ import (
 // redisHold is the hash of a hold, and its deadline in holds:due. A field is nil if Redis
 // lacks it.
 type redisHold struct {
-	sku, qty, userID, state, expiresAt, paymentRef, endedSeq *string
-	due                                                      *string // the score in holds:due
+	sku        *string
+	qty        *string
+	userID     *string
+	state      *string
+	expiresAt  *string
+	paymentRef *string
+	endedSeq   *string
+	due        *string // the score in holds:due
 }
 
 // compareHolds compares the holds of a chunk with the expected state, which must be at
@@ -68,7 +74,7 @@ func (a *auditor) compareEndedHolds(ctx context.Context, holds []*expectedHold) 
 // allHashesExpired reports, in a full audit, whether Redis has removed the hashes of all
 // these ended holds. That is so for most of a long history, and saves running the script.
 // A full audit still finds the deadline of a removed hold, since it compares the number
-// of deadlines; any other audit runs the script for each.
+// of deadlines. Any other audit runs the script for each hold.
 func (a *auditor) allHashesExpired(ctx context.Context, ids []string) (bool, error) {
 	if !a.full {
 		return false, nil

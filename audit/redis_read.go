@@ -83,8 +83,8 @@ func readRedisChunk(
 	return c, nil
 }
 
-// textRows converts a list of lists of texts. A text is nil if Redis has none. Each row
-// has room for eight texts.
+// textRows converts a list of lists of texts. A text is nil if Redis has none. It returns
+// the first eight texts of each list.
 func textRows(reply any) [][8]*string {
 	rows, _ := reply.([]any)
 	lists := make([][8]*string, len(rows))

@@ -50,7 +50,7 @@ const (
 	StoreRedis   = "redis"
 )
 
-// Difference is one key whose content is not the one that the journal implies.
+// Difference is one key whose content is not the expected one.
 type Difference struct {
 	Store    string `json:"store"` // journal, stream, redis, or a read table
 	Kind     Kind   `json:"kind"`
@@ -92,7 +92,7 @@ type Report struct {
 	Verdict Verdict `json:"outcome"`
 	Full    bool    `json:"full"` // the audit started at seq 0
 	From    int64   `json:"from"` // the verified seq at which the audit started
-	// the journal's seq when the audit started; every event up to it was compared
+	// Seq is the journal's seq when the audit started. Every event up to it was compared.
 	Seq         int64     `json:"seq"`
 	StartedAt   time.Time `json:"started_at"`
 	TookMs      int64     `json:"took_ms"`

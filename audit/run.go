@@ -15,7 +15,7 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Config is the pool to audit, and the stores that have it.
+// Config names the pool to audit and the stores to compare.
 type Config struct {
 	// Postgres is where an audit connects. It opens its own connections, so that it takes
 	// none from the API's pool.
@@ -113,10 +113,11 @@ func acquireLease(ctx context.Context, config Config) (*worker.Lease, error) {
 //  2. Wait for the projections to reach the end.
 //  3. Apply the journal's events up to the end; meanwhile compare the stream, the holds
 //     that end on the way, and the hours that become complete.
-//  4. Copy the expected state at the end, to be saved if it proves true.
+//  4. Copy the expected state at the end. Step 7 saves the copy.
 //  5. Compare the keys that are still tracked, with Redis and with each read table.
 //  6. In a full audit, search Redis for keys that no event accounts for.
-//  7. Conclude, and save the report and the verified state.
+//  7. Set the verdict and save the report. If all stores agree, save the copy of step 4 as
+//     the verified state.
 func (a *auditor) run(ctx context.Context) (*Report, error) {
 	began := time.Now()
 	closeConns, err := a.connect(ctx)
@@ -242,8 +243,10 @@ func (a *auditor) finish(ctx context.Context, verified *verifiedState, took time
 	recheck := a.found.recheck
 	unreadable := a.expected.unreadable > 0
 	if unreadable {
-		a.found.addIncomplete("this build cannot decode %d events, so the differences may be false; the first is at %s",
-			a.expected.unreadable, a.expected.firstUnreadable)
+		a.found.addIncomplete(
+			"this build cannot decode %d events, so the differences may be false; the first is at %s",
+			a.expected.unreadable, a.expected.firstUnreadable,
+		)
 	}
 	report.conclude(took, unreadable)
 	agreed := report.Verdict == VerdictClean || report.Verdict == VerdictParked

@@ -15,8 +15,8 @@ import (
 )
 
 // Schedule audits a pool periodically, in the background. Any number of processes may run
-// one. A process that finds the last audit long enough ago runs the next, unless another
-// audit is running. Last returns the report.
+// a Schedule: the first that finds the last audit long enough ago runs the next one, and
+// the others skip theirs while it runs. Last returns the report.
 type Schedule struct {
 	Config
 	Interval time.Duration
@@ -24,9 +24,9 @@ type Schedule struct {
 	Log      *slog.Logger
 }
 
-// restFactor is how many times its own duration an audit is followed by a pause. So
-// background audits run for less than a tenth of the time, even while a difference makes
-// each of them start at the same seq.
+// restFactor is the length of the pause after an audit, as a multiple of that audit's
+// duration. Background audits therefore run for less than a tenth of the time, even while
+// a difference makes each of them start at the same seq.
 const restFactor = 10
 
 // scheduleLockWait is how long a background audit waits for another audit to end.
@@ -62,8 +62,8 @@ func (s *Schedule) auditIfDue(ctx context.Context) error {
 	case VerdictParked, VerdictIncomplete:
 		s.Log.Warn("audit: "+report.Summary(), "seq", report.Seq)
 	case VerdictClean:
-		s.Log.Debug("audit: clean", "seq", report.Seq, "events", report.Compared.Events, "took_ms",
-			report.TookMs)
+		s.Log.Debug("audit: clean",
+			"seq", report.Seq, "events", report.Compared.Events, "took_ms", report.TookMs)
 	}
 	return nil
 }

@@ -88,7 +88,8 @@ func loadStock(
 	var sku string
 	var row expectedStock
 	var skus []string
-	_, err = pgx.ForEachRow(rows, []any{&sku, &row.Received, &row.Removed, &row.Held, &row.Sold}, func() error {
+	columns := []any{&sku, &row.Received, &row.Removed, &row.Held, &row.Sold}
+	_, err = pgx.ForEachRow(rows, columns, func() error {
 		if e.stock[sku] == nil {
 			stock := row
 			e.stock[sku] = &stock
@@ -123,7 +124,8 @@ func loadChangedKeys(
 		}
 	}
 	if len(skus) > 0 {
-		if _, err := loadStock(ctx, db, e, `AND sku = ANY ($2)`, pool, slices.Collect(maps.Keys(skus))); err != nil {
+		changed := slices.Collect(maps.Keys(skus))
+		if _, err := loadStock(ctx, db, e, `AND sku = ANY ($2)`, pool, changed); err != nil {
 			return err
 		}
 	}
@@ -183,8 +185,8 @@ func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, 
 }
 
 // loadNextInTurn adds keys that have not changed, the next in turn, and moves the
-// position past them. After the last key it begins with the first again. So every key is
-// compared once in so many audits, even if no event changes it.
+// position past them. After the last key it begins with the first again. In this way every
+// key is compared from time to time, even if no event changes it.
 func loadNextInTurn(ctx context.Context, db postgres.Querier, pool string, e *expected, p *position) error {
 	skus, err := loadStock(ctx, db, e, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.lastSKU, unchangedSKUs)
 	if err != nil {

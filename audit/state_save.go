@@ -12,7 +12,7 @@ import (
 )
 
 // verifiedState is a copy of the expected state at the audit's end. It is saved if the
-// audit finds no difference that dead letters do not explain.
+// audit finds no difference, or only differences that dead letters explain.
 type verifiedState struct {
 	full     bool
 	position position
@@ -83,20 +83,28 @@ func (s *verifiedState) deleteRows(ctx context.Context, tx pgx.Tx, pool string) 
 	for i := range s.holds {
 		ids = append(ids, s.holds[i].ID)
 	}
+	const deleteSKUs = `DELETE FROM audit_skus WHERE pool = $1 AND sku = ANY ($2)`
 	skus := slices.Collect(maps.Keys(s.stock))
-	if _, err := tx.Exec(ctx, `DELETE FROM audit_skus WHERE pool = $1 AND sku = ANY ($2)`, pool, skus); err != nil {
+	if _, err := tx.Exec(ctx, deleteSKUs, pool, skus); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `DELETE FROM audit_holds WHERE pool = $1 AND (hold_id = ANY ($2) OR recheck)`,
-		pool, ids)
+	const deleteHolds = `DELETE FROM audit_holds WHERE pool = $1 AND (hold_id = ANY ($2) OR recheck)`
+	_, err := tx.Exec(ctx, deleteHolds, pool, ids)
 	return err
 }
 
 func (s *verifiedState) saveStock(ctx context.Context, tx pgx.Tx, pool string, recheck recheckKeys) error {
 	var rows [][]any
 	for sku, stock := range s.stock {
-		rows = append(rows,
-			[]any{pool, sku, stock.Received, stock.Removed, stock.Held, stock.Sold, recheck.skus[sku]})
+		rows = append(rows, []any{
+			pool,
+			sku,
+			stock.Received,
+			stock.Removed,
+			stock.Held,
+			stock.Sold,
+			recheck.skus[sku],
+		})
 	}
 	columns := []string{"pool", "sku", "received", "removed", "held", "sold", "recheck"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_skus"}, columns, pgx.CopyFromRows(rows))
@@ -139,8 +147,15 @@ func (s *verifiedState) saveHours(ctx context.Context, tx pgx.Tx, pool string) e
 	}
 	var rows [][]any
 	for key, u := range s.hours {
-		rows = append(rows,
-			[]any{pool, key.sku, key.hour, u[hourReserved], u[hourSold], u[hourCancelled], u[hourExpired]})
+		rows = append(rows, []any{
+			pool,
+			key.sku,
+			key.hour,
+			u[hourReserved],
+			u[hourSold],
+			u[hourCancelled],
+			u[hourExpired],
+		})
 	}
 	columns := []string{"pool", "sku", "hour", "reserved", "sold", "cancelled", "expired"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_hours"}, columns, pgx.CopyFromRows(rows))
@@ -181,9 +196,10 @@ func saveReport(ctx context.Context, tx pgx.Tx, pool string, p *position, report
 		    verified_at  = coalesce($7, a.verified_at),
 		    last_at      = now(),
 		    report       = $8`
-	_, err = tx.Exec(ctx, query, pool, seq, liveHolds, streamID, lastSKU, lastHold, verifiedAt, raw,
-		firstIncompleteHour)
-	if err != nil {
+	args := []any{
+		pool, seq, liveHolds, streamID, lastSKU, lastHold, verifiedAt, raw, firstIncompleteHour,
+	}
+	if _, err := tx.Exec(ctx, query, args...); err != nil {
 		return fmt.Errorf("save the report: %w", err)
 	}
 	return nil

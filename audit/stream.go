@@ -34,9 +34,9 @@ type entry struct {
 // end, and returns the stream id of the last entry compared. It starts at the entry with
 // the stream id from, or at the stream's first entry if from is "".
 //
-// The stream's front may be trimmed at any time, but no entry may be missing behind its
-// first one. So the last entry of the previous audit is read again: if it still exists,
-// the next seq must follow it.
+// The stream may be trimmed at its front at any time, but no entry after its first one may
+// be missing. compareStream therefore reads the last entry of the previous audit again: if
+// it still exists, the entry after it must have the next seq.
 func (a *auditor) compareStream(ctx context.Context, from string) (last string, err error) {
 	last = from
 	var previous int64 // the seq of the entry before
@@ -44,8 +44,9 @@ func (a *auditor) compareStream(ctx context.Context, from string) (last string, 
 	if from != "" {
 		start = from
 	}
+	key := a.config.Pool.StreamKey()
 	for {
-		messages, err := a.config.Redis.XRangeN(ctx, a.config.Pool.StreamKey(), start, "+", entriesPage).Result()
+		messages, err := a.config.Redis.XRangeN(ctx, key, start, "+", entriesPage).Result()
 		if err != nil {
 			return last, fmt.Errorf("read the stream: %w", err)
 		}
@@ -70,8 +71,8 @@ func (a *auditor) compareStream(ctx context.Context, from string) (last string, 
 }
 
 // withoutForeignEntries leaves out the foreign entries: entries that no command wrote,
-// which the journal has parked. They may carry any seq. If every seq is one above the seq
-// before, there are none, and Postgres is not asked.
+// which the journal has parked. They may have any seq. If every seq is one above the seq
+// before, there are no foreign entries, and no query of Postgres is needed.
 func (a *auditor) withoutForeignEntries(
 	ctx context.Context, messages []redis.XMessage, previous int64,
 ) ([]redis.XMessage, error) {
@@ -200,7 +201,7 @@ func samePayload(a, b *entry) bool {
 	}
 	var rawA, rawB any
 	if json.Unmarshal(a.payload, &rawA) != nil || json.Unmarshal(b.payload, &rawB) != nil {
-		return true // not JSON, so the journal parked the entry and keeps other bytes in its place
+		return true // not JSON: the journal parked the entry, and has another payload in its place
 	}
 	return reflect.DeepEqual(rawA, rawB)
 }

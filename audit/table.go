@@ -106,9 +106,9 @@ func (a *auditor) awaitProjections(ctx context.Context) error {
 	return nil
 }
 
-// inSnapshot calls compare with a snapshot of a read table whose seq is notBefore or
-// later. It waits for a projection that has not reached that seq, and reports one that
-// does not reach it in time.
+// inSnapshot calls compare with a snapshot of a read table whose seq is at least
+// notBefore. It waits until the projection has reached that seq, and reports the audit as
+// incomplete if that takes longer than config.Wait.
 func (a *auditor) inSnapshot(
 	ctx context.Context, conn *pgx.Conn, table string, notBefore int64, compare func(*tableSnapshot) error,
 ) error {
@@ -176,14 +176,14 @@ func (a *auditor) compareTable(ctx context.Context, table readTable) error {
 	})
 }
 
-// compareRowCount finds foreign rows: rows that no event accounts for. A full audit
-// compares every row that the journal implies, by key. So only if the table has more rows
-// than it should are there others, and only then does it search for them. A missing row
-// is found by its key.
+// compareRowCount finds foreign rows: rows that no event accounts for. It searches for
+// them, which is slow, only if the table has more rows than it should have. Missing rows
+// are not its task: a full audit compares every row that should exist by its key.
 func (a *auditor) compareRowCount(ctx context.Context, s *tableSnapshot, table readTable) error {
 	want, exact := table.rowCount(a.expected)
+	countRows := `SELECT count(*) FROM ` + pgx.Identifier{table.name}.Sanitize()
 	var count int64
-	if err := s.tx.QueryRow(ctx, `SELECT count(*) FROM `+pgx.Identifier{table.name}.Sanitize()).Scan(&count); err != nil {
+	if err := s.tx.QueryRow(ctx, countRows).Scan(&count); err != nil {
 		return fmt.Errorf("count %s: %w", table.name, err)
 	}
 	if count <= want {

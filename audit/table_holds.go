@@ -64,7 +64,13 @@ func readHoldRows(
 	found := make(map[string]projections.Hold, len(holds))
 	var row projections.Hold
 	columns := []any{
-		&row.HoldID, &row.SKU, &row.Qty, &row.UserID, &row.Status, &row.ExpiresAt, &row.CreatedAt,
+		&row.HoldID,
+		&row.SKU,
+		&row.Qty,
+		&row.UserID,
+		&row.Status,
+		&row.ExpiresAt,
+		&row.CreatedAt,
 		&row.IdempotencyKey,
 	}
 	_, err = pgx.ForEachRow(rows, columns, func() error {

@@ -50,8 +50,8 @@ func compareOrderRows(ctx context.Context, s *tableSnapshot, holds []*expectedHo
 			case confirmed && !matchOrderRow(hold, &row):
 				d = s.divergence(KindChanged, hold.ID, describeWantedOrderRow(hold), describeOrderRow(&row))
 			case !confirmed && exists:
-				d = s.divergence(KindUnexpected, hold.ID, "no order: the hold is "+hold.Status,
-					describeOrderRow(&row))
+				want := "no order: the hold is " + hold.Status
+				d = s.divergence(KindUnexpected, hold.ID, want, describeOrderRow(&row))
 			default:
 				continue
 			}
@@ -76,7 +76,13 @@ func readOrderRows(
 	found := make(map[string]projections.Order, len(holds))
 	var row projections.Order
 	columns := []any{
-		&row.OrderID, &row.HoldID, &row.UserID, &row.SKU, &row.Qty, &row.Status, &row.PaymentRef,
+		&row.OrderID,
+		&row.HoldID,
+		&row.UserID,
+		&row.SKU,
+		&row.Qty,
+		&row.Status,
+		&row.PaymentRef,
 		&row.CreatedAt,
 	}
 	_, err = pgx.ForEachRow(rows, columns, func() error {

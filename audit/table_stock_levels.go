@@ -27,7 +27,8 @@ func (r levelRow) describe() string {
 }
 
 func compareLevelRows(ctx context.Context, s *tableSnapshot, e *expected) error {
-	return matchRows(ctx, s, slices.Sorted(maps.Keys(e.stock)), func(skus []string) (divergences []divergence, err error) {
+	all := slices.Sorted(maps.Keys(e.stock))
+	return matchRows(ctx, s, all, func(skus []string) (divergences []divergence, err error) {
 		rows, err := readLevelRows(ctx, s.tx, skus)
 		if err != nil {
 			return nil, err
@@ -55,8 +56,8 @@ func compareLevelRows(ctx context.Context, s *tableSnapshot, e *expected) error 
 
 // readLevelRows returns the rows of stock_levels, by SKU.
 func readLevelRows(ctx context.Context, tx pgx.Tx, skus []string) (map[string]levelRow, error) {
-	rows, err := tx.Query(ctx, `SELECT sku, available, held, sold FROM stock_levels WHERE sku = ANY ($1)`,
-		skus)
+	const query = `SELECT sku, available, held, sold FROM stock_levels WHERE sku = ANY ($1)`
+	rows, err := tx.Query(ctx, query, skus)
 	if err != nil {
 		return nil, fmt.Errorf("read stock_levels: %w", err)
 	}

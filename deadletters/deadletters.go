@@ -98,9 +98,9 @@ func ParkEntries(ctx context.Context, tx pgx.Tx, entries []events.Entry) error {
 	return Park(ctx, tx, letters...)
 }
 
-// ForeignEntries returns those of the given stream ids whose entries the journal parked
-// as foreign: no command wrote them, so their letters have no seq, even if the entries
-// carry one.
+// ForeignEntries returns the stream ids, of those given, whose entries the journal parked
+// as foreign. No command wrote a foreign entry, so its letter has no seq, even if the
+// entry has a field of that name.
 func ForeignEntries(
 	ctx context.Context, db postgres.Querier, pool string, streamIDs []string,
 ) (map[string]bool, error) {

@@ -36,9 +36,23 @@ func List(ctx context.Context, db postgres.Querier, filter Filter) ([]Letter, er
 	}
 	letters, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l Letter, err error) {
 		var metadata []byte
-		err = row.Scan(&l.ID, &l.Source, &l.MessageKey, &l.SequenceKey, &l.Pool, &l.Seq, &l.EventType,
-			&l.Raw, &metadata,
-			&l.Error, &l.Stack, &l.Attempts, &l.FirstFailed, &l.LastFailed, &l.Status)
+		err = row.Scan(
+			&l.ID,
+			&l.Source,
+			&l.MessageKey,
+			&l.SequenceKey,
+			&l.Pool,
+			&l.Seq,
+			&l.EventType,
+			&l.Raw,
+			&metadata,
+			&l.Error,
+			&l.Stack,
+			&l.Attempts,
+			&l.FirstFailed,
+			&l.LastFailed,
+			&l.Status,
+		)
 		if err != nil {
 			return l, err
 		}

@@ -72,12 +72,12 @@ func newPublisher(ctx context.Context, tx pgx.Tx) (*watermillsql.Publisher, erro
 // are never called.
 type txExecutor struct {
 	watermillsql.ContextExecutor
-	ctx context.Context //nolint:containedctx // the executor serves one call of Park, and this is that call's context
+	ctx context.Context //nolint:containedctx // of the one call of Park that the executor serves
 	tx  pgx.Tx
 }
 
-// ExecContext uses the context of Park: the one that it is given is always
-// context.Background, which would let the statement outlive its caller's deadline.
+// ExecContext runs the statement with the context of Park. Its own argument is always
+// context.Background, with which the statement could outlive the caller's deadline.
 func (e txExecutor) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
 	tag, err := e.tx.Exec(e.ctx, query, args...)
 	return driver.RowsAffected(tag.RowsAffected()), err
@@ -114,8 +114,18 @@ func (letterSchema) InsertQuery(_ string, msgs message.Messages) (watermillsql.Q
 	}
 	return watermillsql.Query{
 		Query: insertLetters,
-		Args: []any{sources, messageKeys, sequenceKeys, pools, seqs, eventTypes, raws, metadata, faults,
-			stacks},
+		Args: []any{
+			sources,
+			messageKeys,
+			sequenceKeys,
+			pools,
+			seqs,
+			eventTypes,
+			raws,
+			metadata,
+			faults,
+			stacks,
+		},
 	}, nil
 }
 
@@ -132,8 +142,8 @@ const insertLetters = `
 	ON CONFLICT (source, message_key) DO UPDATE SET
 	    attempts = d.attempts + 1, last_failed_at = now(), error = excluded.error, stack = excluded.stack, status = 'parked'`
 
-// storable replaces invalid UTF-8 and removes NUL bytes, because a Postgres text can hold
-// neither.
+// storable replaces invalid UTF-8 and removes NUL bytes, because a Postgres text can
+// contain neither.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "")
 }

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	bodyMaxBytes   = 64 << 10
-	bodyPlainBytes = 1 << 10 // a body up to this size is read into one buffer of its announced size
+	bodyMaxBytes = 64 << 10
+	// smallBodyMaxBytes is the size up to which readBody trusts the Content-Length and
+	// allocates a buffer of that size.
+	smallBodyMaxBytes = 1 << 10
 )
 
 // decode reads the request's body into a struct. The body must be one JSON object without
@@ -39,7 +41,7 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 		return malformed(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return &requestError{codeMalformed, "the body holds more than one JSON value"}
+		return &requestError{codeMalformed, "the body has more than one JSON value"}
 	}
 	return nil
 }
@@ -53,7 +55,7 @@ func readBody(c *gin.Context) ([]byte, error) {
 	}
 	var body []byte
 	var err error
-	if length := c.Request.ContentLength; length >= 0 && length <= bodyPlainBytes {
+	if length := c.Request.ContentLength; length >= 0 && length <= smallBodyMaxBytes {
 		body = make([]byte, length)
 		_, err = io.ReadFull(c.Request.Body, body)
 	} else {
@@ -68,6 +70,7 @@ func readBody(c *gin.Context) ([]byte, error) {
 	return body, nil
 }
 
+// requireJSON returns an error unless the request's Content-Type is JSON in UTF-8.
 func requireJSON(c *gin.Context) error {
 	header := c.GetHeader("Content-Type")
 	if header == "application/json" {
@@ -75,7 +78,8 @@ func requireJSON(c *gin.Context) error {
 	}
 	mediaType, params, err := mime.ParseMediaType(header)
 	charset := strings.ToLower(params["charset"])
-	if err != nil || mediaType != "application/json" || charset != "" && charset != "utf-8" {
+	isUTF8 := charset == "" || charset == "utf-8"
+	if err != nil || mediaType != "application/json" || !isUTF8 {
 		return &requestError{codeContentType, "send Content-Type: application/json"}
 	}
 	return nil
@@ -91,14 +95,15 @@ func malformed(err error) error {
 	case errors.As(err, &wrongType):
 		return &requestError{codeMalformed, "the body must be a JSON object"}
 	case errors.As(err, &syntax):
-		return &requestError{codeMalformed,
-			fmt.Sprintf("the body is no JSON: %s at byte %d", syntax.Error(), syntax.Offset)}
+		detail := fmt.Sprintf("the body is not JSON: %s at byte %d", syntax.Error(), syntax.Offset)
+		return &requestError{codeMalformed, detail}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return &requestError{codeMalformed, "the body ends in the middle of its JSON"}
 	}
 	return &requestError{codeMalformed, strings.TrimPrefix(err.Error(), "json: ")}
 }
 
+// kind returns the name of a JSON type for people, with its article.
 func kind(goKind string) string {
 	if strings.HasPrefix(goKind, "int") {
 		return "a whole number"

@@ -29,8 +29,8 @@ type EventAnswer struct {
 	HoldID     string          `json:"hold_id"` // "" if the event concerns no hold
 	Payload    json.RawMessage `json:"payload"` // exactly as stored
 	Metadata   json.RawMessage `json:"metadata"`
-	// CausationID names the direct cause of the event, and CorrelationID the client's
-	// request. Both are also in Metadata.
+	// CausationID is the id of the direct cause of the event, and CorrelationID the id of
+	// the client's request. Both are also in Metadata.
 	CausationID   string `json:"causation_id,omitempty"`
 	CorrelationID string `json:"correlation_id,omitempty"`
 }
@@ -94,8 +94,12 @@ func (a *api) holdEvents(c *gin.Context) error {
 	return a.history(c, func(q *journal.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
 }
 
-var errNoHistory = &requestError{codeUnknownHold, "the journal has no event of this hold; events of a new hold appear " +
-	"within a second, and events of detached partitions are not shown"}
+// errNoHistory is returned for a hold without events in the journal.
+var errNoHistory = &requestError{
+	code: codeUnknownHold,
+	detail: "the journal has no event of this hold; events of a new hold appear within a second, " +
+		"and events of detached partitions are not shown",
+}
 
 // notAName is the fault of a name that is empty or that Postgres cannot store.
 const notAName = "must be valid UTF-8 without NUL characters, and not empty"
@@ -158,11 +162,14 @@ func historyError(err error) error {
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, journal.ErrDetached):
-		return &requestError{codeDetached,
-			"the journal no longer has the events right after this position; leave out ?after= to read from its first event"}
+		return &requestError{
+			code: codeDetached,
+			detail: "the journal no longer has the events right after this position; " +
+				"leave out ?after= to read from its first event",
+		}
 	}
-	return fmt.Errorf("%w: %w",
-		&requestError{codeUnavailable, "the journal cannot be reached; commands are not affected"}, err)
+	problem := &requestError{codeUnavailable, "the journal cannot be reached; commands are not affected"}
+	return fmt.Errorf("%w: %w", problem, err)
 }
 
 // position returns the position of a seq in this API's pool, such as main:42.

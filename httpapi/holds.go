@@ -72,7 +72,7 @@ func (a *api) reserve(c *gin.Context) error {
 // ttlOf returns the requested time to live, or 0 if the request has none. The command
 // checks the upper limit.
 func ttlOf(seconds *int64) (time.Duration, error) {
-	const secondsMax = 1 << 32 // more could overflow time.Duration
+	const secondsMax = 1 << 32 // far above any limit, and small enough for a time.Duration
 	switch {
 	case seconds == nil:
 		return 0, nil
@@ -152,8 +152,10 @@ func (a *api) cancel(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	done, err := a.Commands.Cancel(c.Request.Context(),
-		commands.Cancel{HoldID: id, Metadata: eventMetadata(c)})
+	done, err := a.Commands.Cancel(c.Request.Context(), commands.Cancel{
+		HoldID:   id,
+		Metadata: eventMetadata(c),
+	})
 	if err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ type HoursAnswer struct {
 	Hours []HourAnswer `json:"hours"`
 }
 
-// HourAnswer counts the units of a SKU that were reserved, sold and returned within the
-// hour that begins at Hour.
+// HourAnswer counts the units of a SKU that were reserved, sold, cancelled and expired
+// within the hour that begins at Hour.
 type HourAnswer struct {
 	Hour      time.Time `json:"hour"`
 	Reserved  int64     `json:"reserved"`
@@ -93,9 +93,10 @@ func timeParam(c *gin.Context, name string, defaultTime time.Time) (time.Time, e
 	if value == "" {
 		return defaultTime.UTC(), nil
 	}
+	const yearMax = 9998 // encoding/json writes years up to 9999, and bounds are rounded up
 	at, err := time.Parse(time.RFC3339, value)
 	at = at.UTC()
-	if err != nil || at.Year() < 1970 || at.Year() > 9998 { // encoding/json writes years up to 9999 only
+	if err != nil || at.Year() < 1970 || at.Year() > yearMax {
 		return at, invalid(name, "must be a time such as 2026-11-24T14:00:00Z")
 	}
 	return at, nil

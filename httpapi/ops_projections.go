@@ -42,8 +42,8 @@ type OldTablesAnswer struct {
 	Seq        int64  `json:"seq"`
 }
 
-// opsTimeout bounds the requests that change tables. A swap within it waits for its lock
-// in several short attempts.
+// opsTimeout bounds the requests that change tables. A swap makes several short attempts
+// to lock its tables within that time.
 const opsTimeout = 25 * time.Second
 
 func (a *api) routeProjections(engine *gin.Engine) {
@@ -110,10 +110,11 @@ func (a *api) cancelRebuild(c *gin.Context) error {
 	ctx, cancel := readContext(c)
 	defer cancel()
 	runs, err := rebuild.List(ctx, a.Postgres, 1)
-	switch {
-	case err != nil:
+	if err != nil {
 		return opsError(err)
-	case len(runs) == 0 || runs[0].State != rebuild.Running || !slices.Contains(runs[0].Projections, p.Name):
+	}
+	running := len(runs) > 0 && runs[0].State == rebuild.Running
+	if !running || !slices.Contains(runs[0].Projections, p.Name) {
 		return opsError(rebuild.ErrNotRunning)
 	}
 	id, err := rebuild.Cancel(ctx, a.Postgres)
@@ -134,8 +135,8 @@ func (a *api) dropOld(c *gin.Context) error {
 
 func (a *api) restoreOld(c *gin.Context) error {
 	return a.changeOld(c, func(ctx context.Context, p projections.Projection) (int64, error) {
-		outcome, err := a.Rebuilds.RestoreOld(ctx, p)
-		return outcome.Seq, err
+		result, err := a.Rebuilds.RestoreOld(ctx, p)
+		return result.Seq, err
 	})
 }
 
@@ -159,34 +160,36 @@ func (a *api) changeOld(
 
 // projection returns the projection that the path names.
 func (a *api) projection(c *gin.Context) (projections.Projection, error) {
-	at := slices.IndexFunc(a.Projections, func(p projections.Projection) bool {
+	i := slices.IndexFunc(a.Projections, func(p projections.Projection) bool {
 		return p.Name == c.Param("name")
 	})
-	if at < 0 {
-		return projections.Projection{}, &requestError{codeUnknownProjection,
-			"there is no such projection; GET /ops/projections lists them"}
+	if i < 0 {
+		const detail = "there is no such projection; GET /ops/projections lists them"
+		return projections.Projection{}, &requestError{codeUnknownProjection, detail}
 	}
-	return a.Projections[at], nil
+	return a.Projections[i], nil
+}
+
+// rebuildCodes maps the errors of a rebuild to codes.
+var rebuildCodes = map[error]string{
+	rebuild.ErrRebuildRunning: codeRebuildRuns,
+	rebuild.ErrNotRunning:     codeNoRebuild,
+	rebuild.ErrOldTablesKept:  codeOldTablesKept,
+	rebuild.ErrNoOldTables:    codeNoOldTables,
+	rebuild.ErrDependents:     codeDependents,
+	journal.ErrHole:           codeJournalHole,
 }
 
 // opsError turns an error of package rebuild into one with a code of this package.
 func opsError(err error) error {
-	for refusal, code := range map[error]string{
-		rebuild.ErrRebuildRunning: codeRebuildRuns,
-		rebuild.ErrNotRunning:     codeNoRebuild,
-		rebuild.ErrOldTablesKept:  codeOldTablesKept,
-		rebuild.ErrNoOldTables:    codeNoOldTables,
-		rebuild.ErrDependents:     codeDependents,
-		journal.ErrHole:           codeJournalHole,
-	} {
+	for refusal, code := range rebuildCodes {
 		if errors.Is(err, refusal) {
 			return &requestError{code, err.Error()}
 		}
 	}
 	if postgres.IsCode(err, postgres.UndefinedTable) {
-		return fmt.Errorf("%w: %w",
-			&requestError{codeNotReady,
-				"the database schema does not match this build; run stockstream migrate up"}, err)
+		const detail = "the database schema does not match this build; run stockstream migrate up"
+		return fmt.Errorf("%w: %w", &requestError{codeNotReady, detail}, err)
 	}
 	return readError(err, codeUnavailable, "")
 }

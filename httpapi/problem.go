@@ -44,8 +44,8 @@ var (
 	errWrongMethod  = &requestError{codeWrongMethod, "this path does not take this method"}
 )
 
-// Codes of the problems that this package finds. An error of commands brings its own
-// code.
+// Codes of the problems that only this package finds. Every other code is that of an
+// error of package commands.
 const (
 	codeInvalid           = "INVALID_REQUEST"
 	codeMalformed         = "MALFORMED_BODY"
@@ -53,8 +53,6 @@ const (
 	codeContentType       = "WRONG_CONTENT_TYPE"
 	codeUnknownRoute      = "UNKNOWN_ROUTE"
 	codeWrongMethod       = "WRONG_METHOD"
-	codeUnknownSKU        = "UNKNOWN_SKU"
-	codeUnknownHold       = "UNKNOWN_HOLD"
 	codeUnknownOrder      = "UNKNOWN_ORDER"
 	codeDetached          = "EVENTS_DETACHED"
 	codeUnknownProjection = "UNKNOWN_PROJECTION"
@@ -64,9 +62,15 @@ const (
 	codeNoOldTables       = "NO_OLD_TABLES"
 	codeDependents        = "DEPENDENTS"
 	codeJournalHole       = "JOURNAL_HOLE"
-	codeUnavailable       = "UNAVAILABLE"
-	codeNotReady          = "NOT_READY"
 	codeInternal          = "INTERNAL"
+)
+
+// Codes of package commands that this package also uses for problems of its own.
+var (
+	codeUnknownSKU  = commands.ErrUnknownSKU.Code
+	codeUnknownHold = commands.ErrUnknownHold.Code
+	codeUnavailable = commands.ErrUnavailable.Code
+	codeNotReady    = commands.ErrNotReady.Code
 )
 
 const retryAfterSeconds = "1" // the Retry-After header of every 503
@@ -87,21 +91,22 @@ var statuses = map[string]int{
 	codeOldTablesKept:      http.StatusConflict,
 	codeDependents:         http.StatusConflict,
 	codeJournalHole:        http.StatusConflict,
+	codeDetached:           http.StatusGone,
+	codeInternal:           http.StatusInternalServerError,
+
 	codeUnknownSKU:         http.StatusNotFound,
 	codeUnknownHold:        http.StatusNotFound,
-	"SOLD_OUT":             http.StatusConflict,
-	"INSUFFICIENT_STOCK":   http.StatusConflict,
-	"STOCK_LIMIT":          http.StatusConflict,
-	"HOLD_CONFIRMED":       http.StatusConflict,
-	"HOLD_CANCELLED":       http.StatusConflict,
-	"HOLD_EXPIRED":         http.StatusGone,
-	codeDetached:           http.StatusGone,
-	"STATE_INVALID":        http.StatusConflict,
-	"IDEMPOTENCY_MISMATCH": http.StatusUnprocessableEntity,
+	commands.ErrSoldOut.Code:             http.StatusConflict,
+	commands.ErrInsufficientStock.Code:   http.StatusConflict,
+	commands.ErrStockLimit.Code:          http.StatusConflict,
+	commands.ErrHoldConfirmed.Code:       http.StatusConflict,
+	commands.ErrHoldCancelled.Code:       http.StatusConflict,
+	commands.ErrHoldExpired.Code:         http.StatusGone,
+	commands.ErrStateInvalid.Code:        http.StatusConflict,
+	commands.ErrIdempotencyMismatch.Code: http.StatusUnprocessableEntity,
 	codeNotReady:           http.StatusServiceUnavailable,
-	"STALE":                http.StatusServiceUnavailable,
+	commands.ErrStale.Code:                http.StatusServiceUnavailable,
 	codeUnavailable:        http.StatusServiceUnavailable,
-	codeInternal:           http.StatusInternalServerError,
 }
 
 // fail answers with the problem document for err, and logs the errors that are not the
@@ -112,9 +117,9 @@ func (a *api) fail(c *gin.Context, err error) {
 	case p.Status == http.StatusServiceUnavailable:
 		c.Header("Retry-After", retryAfterSeconds)
 		if requests, logNow := a.failures.count(p.Code, time.Now()); logNow {
+			last := c.Request.Method + " " + c.Request.URL.Path
 			a.Log.WarnContext(c.Request.Context(), "requests fail",
-				"requests", requests, "code", p.Code, "last", c.Request.Method+" "+c.Request.URL.Path,
-				"error", err)
+				"requests", requests, "code", p.Code, "last", last, "error", err)
 		}
 	case p.Status >= http.StatusInternalServerError:
 		a.Log.ErrorContext(c.Request.Context(), "request failed",
@@ -145,8 +150,7 @@ func problemOf(err error) Problem {
 		p = Problem{Code: codeInvalid, Detail: invalid.Error(), Errors: invalid.Fields}
 	case errors.As(err, &refused):
 		p = Problem{Code: refused.Code, Detail: refused.Detail}
-		if errors.Is(err, commands.ErrSoldOut) || errors.Is(err, commands.ErrInsufficientStock) ||
-			errors.Is(err, commands.ErrStockLimit) {
+		if dependsOnStock(refused) {
 			p.Available = &refused.Available
 		}
 	case errors.As(err, &request):
@@ -164,6 +168,14 @@ func problemOf(err error) Problem {
 	return p
 }
 
+// dependsOnStock reports whether a command was refused because of the number of units
+// left.
+func dependsOnStock(refused *commands.Error) bool {
+	return errors.Is(refused, commands.ErrSoldOut) ||
+		errors.Is(refused, commands.ErrInsufficientStock) ||
+		errors.Is(refused, commands.ErrStockLimit)
+}
+
 // readError turns an error of a read table's query into one with a code of this package.
 // A row that does not exist gets the given code and detail; any other failure is
 // UNAVAILABLE or NOT_READY.
@@ -171,13 +183,14 @@ func readError(err error, unknownCode, detail string) error {
 	if errors.Is(err, projections.ErrNotFound) {
 		return &requestError{unknownCode, detail}
 	}
+	problem := &requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}
 	if errors.Is(err, projections.ErrTableMissing) {
-		return fmt.Errorf("%w: %w",
-			&requestError{codeNotReady,
-				"the read table does not exist yet; its projection creates it at its first run"}, err)
+		problem = &requestError{
+			code:   codeNotReady,
+			detail: "the read table does not exist yet; its projection creates it at its first run",
+		}
 	}
-	return fmt.Errorf("%w: %w",
-		&requestError{codeUnavailable, "the read tables cannot be reached; commands are not affected"}, err)
+	return fmt.Errorf("%w: %w", problem, err)
 }
 
 // recover answers 500 if a handler panics.

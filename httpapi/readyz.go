@@ -110,14 +110,19 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	var head stream.Head
 	var streamState stream.State
 	var redisErr, streamErr, postgresErr, schemaErr error
-	var queries sync.WaitGroup // concurrent, so that one that hangs does not make the others time out
+	// The queries run concurrently, so that one that hangs does not make the others time out.
+	var queries sync.WaitGroup
 	queries.Go(func() { head, redisErr = stream.ReadHead(ctx, a.Redis, a.Pool) })
 	queries.Go(func() { streamState, streamErr = stream.Describe(ctx, a.Redis, a.Pool) })
 	queries.Go(func() { postgresErr = a.Postgres.Ping(ctx) })
 	queries.Go(func() { schemaErr = migrations.Check(ctx, a.Postgres) })
 	queries.Wait()
-	report.Checks = []Check{check("ready", readyErr), check("redis", redisErr),
-		check("postgres", postgresErr), check("schema", schemaErr)}
+	report.Checks = []Check{
+		check("ready", readyErr),
+		check("redis", redisErr),
+		check("postgres", postgresErr),
+		check("schema", schemaErr),
+	}
 	for _, w := range a.Workers {
 		s := w.Status()
 		report.Workers = append(report.Workers, WorkerReport{

@@ -19,9 +19,10 @@ type AuditReport struct {
 	Full        bool           `json:"full"` // the audit began at seq 0
 	Differences audit.Findings `json:"differences"`
 	Parked      audit.Findings `json:"parked"` // differences that dead letters explain
-	// stock counters set by hand; the next command records them
+	// Pending lists the stock counters that were set by hand. The next command for the SKU
+	// records the change.
 	Pending    audit.Findings `json:"pending"`
-	Incomplete []string       `json:"incomplete"` // parts that could not be compared, and why
+	Incomplete []string       `json:"incomplete"` // which stores could not be compared, and why
 }
 
 // firstDifferences is how many differences of each kind /readyz?verbose shows;

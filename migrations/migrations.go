@@ -97,8 +97,9 @@ func Version(ctx context.Context, db interface {
 }) (version uint, dirty bool, err error) {
 	err = db.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations`).Scan(&version, &dirty)
 	const undefinedTable = "42P01"
-	if fault := new(pgconn.PgError); errors.Is(err, pgx.ErrNoRows) ||
-		errors.As(err, &fault) && fault.Code == undefinedTable {
+	var fault *pgconn.PgError
+	noTable := errors.As(err, &fault) && fault.Code == undefinedTable
+	if noTable || errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	}
 	if err != nil {
@@ -117,7 +118,10 @@ func Check(ctx context.Context, db interface {
 	case err != nil:
 		return err
 	case dirty:
-		return fmt.Errorf("%w: the migration to version %d was left half done, and Postgres has rolled it back; in schema_migrations, set version to the version before it and dirty to false, then run `stockstream migrate up`", ErrSchema, version)
+		const advice = "in schema_migrations, set version to the version before it and dirty to false, " +
+			"then run `stockstream migrate up`"
+		return fmt.Errorf("%w: the migration to version %d was left half done, and Postgres has rolled it back; %s",
+			ErrSchema, version, advice)
 	case version < Latest:
 		return fmt.Errorf("%w: it is at version %d, this build needs %d; run `stockstream migrate up`",
 			ErrSchema, version, Latest)

@@ -68,8 +68,9 @@ func applyFresh(
 // explainHole returns journal.ErrDetached, which names the partitions to attach, if the
 // missing events are in detached partitions. Otherwise it returns hole.
 func explainHole(ctx context.Context, tx pgx.Tx, pool string, checkpoint int64, hole error) error {
-	if detached := journal.CheckComplete(ctx, tx, pool, checkpoint); errors.Is(detached, journal.ErrDetached) {
-		return detached
+	err := journal.CheckComplete(ctx, tx, pool, checkpoint)
+	if errors.Is(err, journal.ErrDetached) {
+		return err
 	}
 	return hole
 }

@@ -21,8 +21,8 @@ type Config struct {
 }
 
 // AddTo adds one handler per projection to the router, and returns the handlers' workers
-// in the order of list. The caller runs and closes the router. The middlewares are added
-// in the order in which a batch passes through them.
+// in the order of list. The caller runs and closes the router. A batch passes through the
+// middlewares in the order in which they are added.
 //
 // A transient error (a lost connection, a deadlock, a shutdown) parks no event. It fails
 // the delivery, and the worker starts again at the checkpoint.
@@ -39,10 +39,11 @@ func AddTo(router *message.Router, config Config, list ...Projection) []*worker.
 			Log:      config.Log,
 			Prepare:  func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
 		})
+		name := "projection " + p.Name
 		apply := func(msg *message.Message) error { return applyReady(p, msg) }
-		handler := router.AddConsumerHandler("projection "+p.Name, journal.Topic(config.Pool), subscriber,
-			apply)
-		handler.AddMiddleware(worker.ReportFault, dedup(p), park(p, config.Log.With("projection", p.Name)))
+		handler := router.AddConsumerHandler(name, journal.Topic(config.Pool), subscriber, apply)
+		log := config.Log.With("projection", p.Name)
+		handler.AddMiddleware(worker.ReportFault, dedup(p), park(p, log))
 		workers[i] = subscriber.Worker
 	}
 	return workers

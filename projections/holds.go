@@ -127,11 +127,28 @@ func (c *holdChanges) insertCreated(ctx context.Context, tx pgx.Tx) error {
 	if len(c.created) == 0 {
 		return nil
 	}
-	columns := []string{"hold_id", "sku", "qty", "user_id", "status", "expires_at", "created_at",
-		"idempotency_key"}
+	columns := []string{
+		"hold_id",
+		"sku",
+		"qty",
+		"user_id",
+		"status",
+		"expires_at",
+		"created_at",
+		"idempotency_key",
+	}
 	rows := pgx.CopyFromSlice(len(c.created), func(i int) ([]any, error) {
 		h := &c.created[i]
-		return []any{h.HoldID, h.SKU, h.Qty, h.UserID, h.Status, h.ExpiresAt, h.CreatedAt, h.IdempotencyKey}, nil
+		return []any{
+			h.HoldID,
+			h.SKU,
+			h.Qty,
+			h.UserID,
+			h.Status,
+			h.ExpiresAt,
+			h.CreatedAt,
+			h.IdempotencyKey,
+		}, nil
 	})
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"holds"}, columns, rows)
 	return err

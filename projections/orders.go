@@ -12,8 +12,8 @@ import (
 )
 
 // Orders is the projection of orders, one row per confirmed hold. Every HOLD_CONFIRMED
-// event becomes an order, however late it is projected: the command checked the deadline
-// before it appended the event.
+// event becomes an order, even if it is applied after the hold's deadline: the command
+// checked the deadline before it appended the event.
 func Orders() Projection {
 	return Projection{
 		Name:   "orders",

@@ -9,11 +9,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// permanent reports whether the event itself caused an error, so that trying again cannot
-// help. If Postgres returned an error and the cause is in doubt, the answer is no. A
-// stopped worker is visible and loses no event; but a good event that was parked because
-// a disk was full, a table was missing or a shutdown was in progress has to be found and
-// repaired.
+// permanent reports whether the event itself caused an error, so that another attempt
+// would fail too. For an error of Postgres whose cause is in doubt, it returns false. A
+// worker that stops is visible and loses no event. A good event that was parked, because
+// a disk was full or a table was missing, would have to be found and repaired by hand.
 func permanent(err error) bool {
 	var fromPostgres *pgconn.PgError
 	if errors.As(err, &fromPostgres) {

@@ -87,7 +87,8 @@ func DropTables(ctx context.Context, db Beginner, list ...Projection) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		for _, p := range list {
 			for _, table := range p.Tables {
-				if _, err := tx.Exec(ctx, `DROP TABLE IF EXISTS `+pgx.Identifier{table}.Sanitize()); err != nil {
+				drop := `DROP TABLE IF EXISTS ` + pgx.Identifier{table}.Sanitize()
+				if _, err := tx.Exec(ctx, drop); err != nil {
 					return fmt.Errorf("drop table %s: %w", table, err)
 				}
 			}

@@ -71,11 +71,11 @@ func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) er
 //
 //  1. It reads the due holds with the earliest deadlines. A handled hold leaves the due
 //     set, so the next batch is usually read from the same offset.
-//  2. A hold of the batch before that is read again is still in the set: it was not
-//     handled, or Redis's clock was set back. sweep moves the offset past it, so that it
-//     does not block the others. The next sweep tries it again.
-//  3. If no hold of a batch could be handled, and each error would also meet every other
-//     hold (Redis is unavailable, for example), the sweep stops.
+//  2. If it reads a hold of the batch before again, that hold is still in the set: it was
+//     not handled, or Redis's clock was set back. sweep moves the offset past it, so that
+//     it does not block the others. The next sweep tries it again.
+//  3. If no hold of a batch could be handled, and each error would occur for every other
+//     hold too (Redis is unavailable, for example), the sweep stops.
 func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 	}
 	var (
 		offset     int64
-		previous   []string // the batch before; those still in the set are the first to be read again
+		previous   []string // the batch before
 		unhandled  int
 		firstFault error
 	)
@@ -110,7 +110,8 @@ func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 		if err != nil {
 			return err
 		}
-		if len(faults) > 0 && len(faults) == len(batch) && !slices.ContainsFunc(faults, concernsOneHold) {
+		allFailed := len(faults) > 0 && len(faults) == len(batch)
+		if allFailed && !slices.ContainsFunc(faults, concernsOneHold) {
 			return fmt.Errorf("no due hold can be handled: %w", faults[0])
 		}
 		if unhandled == 0 && len(faults) > 0 {

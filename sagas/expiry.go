@@ -80,8 +80,8 @@ func nothingToCancel(err error) bool {
 		errors.Is(err, commands.ErrNotDue)
 }
 
-// isPermanent reports whether Cancel would refuse the hold at every further try. Unknown
-// errors count as temporary.
+// isPermanent reports whether Cancel would refuse the hold at every further attempt. An
+// unknown error counts as temporary.
 func isPermanent(err error) bool {
 	var malformed *commands.ValidationError
 	return errors.Is(err, commands.ErrStateInvalid) ||

@@ -41,7 +41,7 @@ func Histories(count int) Option {
 // shorter history is the beginning of a longer one.
 func Events(count int) Option { return func(s *settings) { s.eventCount = count } }
 
-// Without skips laws. Say why beside the call.
+// Without skips laws. Give the reason in a comment beside the call.
 func Without(laws ...Law) Option {
 	return func(s *settings) {
 		for _, law := range laws {

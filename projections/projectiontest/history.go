@@ -65,7 +65,7 @@ type activeHold struct {
 	deadline time.Time
 }
 
-// action is what the shop does next.
+// action is a step of the shop that generates one event.
 type action int
 
 const (
@@ -80,14 +80,29 @@ const (
 
 // firstActions start every history, so that a short history has every kind of event too.
 var firstActions = []action{
-	addStock, reserve, confirm, addStock, reserve, cancel, reserve, expire, setStock, reserve, removeStock,
+	addStock,
+	reserve,
+	confirm,
+	addStock,
+	reserve,
+	cancel,
+	reserve,
+	expire,
+	setStock,
+	reserve,
+	removeStock,
 }
 
-// laterActions are drawn from after the first ones. An action that is listed more often
-// is more likely.
+// laterActions are the actions after the first ones, from which each is drawn at random.
+// An action that is listed more often is more likely.
 var laterActions = []action{
-	addStock, removeStock, setStock, reserve, reserve, reserve, reserve, reserve, confirm, confirm, confirm,
-	cancel, expire,
+	addStock,
+	removeStock,
+	setStock,
+	reserve, reserve, reserve, reserve, reserve,
+	confirm, confirm, confirm,
+	cancel,
+	expire,
 }
 
 // next generates the event at index i of the history.
@@ -104,11 +119,19 @@ func (g *generator) next(i int) entry {
 	return entry{at: g.now, event: event}
 }
 
-// passTime moves the clock on: often by nothing, sometimes by up to an hour.
+// longestSteps are the upper bounds of the time between two events. Each is as likely as
+// the others. 1 ns stands for no time at all.
+var longestSteps = []time.Duration{
+	1, 1, 1,
+	2 * time.Second, 2 * time.Second,
+	20 * time.Second,
+	5 * time.Minute,
+	time.Hour,
+}
+
+// passTime moves the clock on: often not at all, sometimes by up to an hour.
 func (g *generator) passTime() {
-	longest := []time.Duration{
-		1, 1, 1, 2 * time.Second, 2 * time.Second, 20 * time.Second, 5 * time.Minute, time.Hour,
-	}[g.rng.IntN(8)]
+	longest := longestSteps[g.rng.IntN(len(longestSteps))]
 	step := time.Duration(g.rng.Int64N(int64(longest)))
 	g.now = g.now.Add(step).Truncate(time.Millisecond)
 }

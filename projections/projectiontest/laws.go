@@ -232,9 +232,9 @@ func (c *historyCheck) redelivered() string {
 			return append(pieces, batch)
 		},
 	}
-	how := fmt.Sprintf("in batches that begin at %v, each delivered twice and with the last %d events before it, "+
-		"and then all again", starts, overlap)
-	return c.runAndCompare(p, how)
+	const format = "in batches that begin at %v, each delivered twice and with the last %d events before it, " +
+		"and then all again"
+	return c.runAndCompare(p, fmt.Sprintf(format, starts, overlap))
 }
 
 // killed kills a process at each crash point of each commit. Half of the time the next
@@ -262,11 +262,11 @@ func (c *historyCheck) killed() string {
 }
 
 func (c *historyCheck) rebuilt() string {
-	again := process{projection: c.first}
-	if finding := c.runAndCompare(again, "from zero, by the projection that had applied it before"); finding != "" {
+	how := "from zero, by the projection that had applied it before"
+	if finding := c.runAndCompare(process{projection: c.first}, how); finding != "" {
 		return finding
 	}
-	how := "by a rebuild beside the live tables, after the swap"
+	how = "by a rebuild beside the live tables, after the swap"
 	config := rebuild.Config{
 		Postgres:          c.session(nil),
 		Pool:              events.MainPool,

@@ -49,8 +49,8 @@ const processTimeout = 20 * time.Second
 
 var errCrashed = errors.New("projectiontest: this process has crashed")
 
-// run runs a process to its end. It returns an error if the process did not reach that
-// end.
+// run starts a process and waits for its end. It returns an error if the process neither
+// reached the end of the journal nor crashed as it was to.
 func (f *fixture) run(p process) error {
 	f.t.Helper()
 	return f.start(p).wait()

@@ -15,7 +15,8 @@ import (
 // fails with journal.ErrDetached or journal.ErrHole otherwise. It counts the events,
 // which is much faster than reading them.
 func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
-	if err := journal.CheckComplete(ctx, db, pool, 0); err != nil { // it names the detached partitions
+	// CheckComplete names the partitions to attach, so its error comes first.
+	if err := journal.CheckComplete(ctx, db, pool, 0); err != nil {
 		return err
 	}
 	const query = `
@@ -23,7 +24,8 @@ func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
 		       coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0)
 		FROM events WHERE pool = $1`
 	var first, last, count, checkpoint int64
-	if err := db.QueryRow(ctx, query, pool, journal.CheckpointName).Scan(&first, &last, &count, &checkpoint); err != nil {
+	row := db.QueryRow(ctx, query, pool, journal.CheckpointName)
+	if err := row.Scan(&first, &last, &count, &checkpoint); err != nil {
 		return fmt.Errorf("check the journal for holes: %w", err)
 	}
 	switch {

@@ -25,7 +25,8 @@ func DropOld(ctx context.Context, config Config, p projections.Projection) error
 		if err != nil {
 			return err
 		}
-		if _, err := conn.Exec(ctx, `DROP SCHEMA IF EXISTS `+quote(s.shadow)+`, `+quote(s.old)+` CASCADE`); err != nil {
+		drop := `DROP SCHEMA IF EXISTS ` + quote(s.shadow) + `, ` + quote(s.old) + ` CASCADE`
+		if _, err := conn.Exec(ctx, drop); err != nil {
 			return fmt.Errorf("drop the old tables of %s: %w", p.Name, err)
 		}
 		if !kept {
@@ -52,7 +53,8 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (r
 			return fmt.Errorf("projection %s: %w", p.Name, ErrNoOldTables)
 		}
 		for attempt := range lockAttempts {
-			if result, err = s.tryRestore(ctx, conn, p, config.Pool.Name()); err == nil || !isRetryable(err) {
+			result, err = s.tryRestore(ctx, conn, p, config.Pool.Name())
+			if err == nil || !isRetryable(err) {
 				return err
 			}
 			if err := wait.For(ctx, time.Duration(attempt+1)*lockPause); err != nil {

@@ -23,8 +23,8 @@ const (
 	pagesAhead = 1
 )
 
-// catchUp replays until every shadow is close to its live tables. These move on
-// meanwhile, so it replays in rounds, each shorter than the one before.
+// catchUp replays until every shadow is close to its live tables. The live workers apply
+// further events meanwhile, so it replays in rounds, each shorter than the one before.
 func (j *Job) catchUp(ctx context.Context, shadows ...*shadow) error {
 	for {
 		targets, err := liveCheckpoints(ctx, j.db, shadows)
@@ -133,7 +133,7 @@ func distribute(ctx context.Context, fromReaders, toShadows []chan []events.Enve
 	}
 	for turn := 0; ; turn++ {
 		page, more := <-fromReaders[turn%len(fromReaders)]
-		if !more { // then the other reader has no more pages either
+		if !more { // the pages are read in turn, so the other reader has no more either
 			return nil
 		}
 		for _, pages := range toShadows {

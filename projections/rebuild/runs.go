@@ -52,9 +52,9 @@ const abandonedState = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'int
 // earlier run that is still recorded as running was abandoned, and is recorded as such.
 func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		const end = `UPDATE rebuilds SET state = ` + abandonedState +
-			`, finished_at = now() WHERE state = 'running'`
-		if _, err := tx.Exec(ctx, end); err != nil {
+		const endAbandoned = `
+			UPDATE rebuilds SET state = ` + abandonedState + `, finished_at = now() WHERE state = 'running'`
+		if _, err := tx.Exec(ctx, endAbandoned); err != nil {
 			return err
 		}
 		const begin = `INSERT INTO rebuilds (projections, state, step) VALUES ($1, 'running', $2) RETURNING id`
@@ -69,12 +69,12 @@ func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Project
 // recordSwap records, in the transaction of the swap, that a projection's new tables
 // serve.
 func recordSwap(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
-	_, err := tx.Exec(ctx, `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`,
-		id, projection)
+	const add = `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`
+	_, err := tx.Exec(ctx, add, id, projection)
 	return err
 }
 
-// recordEnd records how the run ended. If it cannot, List still shows that the run has
+// recordEnd records how the run ended. If that fails, List still shows that the run has
 // ended, because its lease is free.
 func (j *Job) recordEnd(ctx context.Context, differences []TableDifference, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
@@ -132,9 +132,18 @@ func scanRun(row pgx.CollectableRow) (r RunRecord, err error) {
 	var differences []byte
 	var ageSeconds float64
 	err = row.Scan(
-		&r.ID, &r.Projections, (*string)(&r.State), (*string)(&r.Step), &r.Done, &r.Total, &r.Swapped,
+		&r.ID,
+		&r.Projections,
+		(*string)(&r.State),
+		(*string)(&r.Step),
+		&r.Done,
+		&r.Total,
+		&r.Swapped,
 		&r.Error,
-		&differences, &r.Started, &r.Finished, &ageSeconds,
+		&differences,
+		&r.Started,
+		&r.Finished,
+		&ageSeconds,
 	)
 	if err != nil {
 		return r, err

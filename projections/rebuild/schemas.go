@@ -21,8 +21,8 @@ type schemas struct {
 
 // findSchemas derives the names of the schemas from the current schema of the session.
 func findSchemas(ctx context.Context, db postgres.Querier, projection string) (s schemas, err error) {
-	if err := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`).Scan(&s.live,
-		&s.path); err != nil {
+	row := db.QueryRow(ctx, `SELECT current_schema(), current_setting('search_path')`)
+	if err := row.Scan(&s.live, &s.path); err != nil {
 		return s, fmt.Errorf("find the live schema: %w", err)
 	}
 	s.shadow = schemaName(s.live, projection, "shadow")
@@ -45,10 +45,11 @@ func schemaExists(ctx context.Context, db postgres.Querier, schema string) (exis
 	return exists, err
 }
 
-// tableExists takes a quoted name with its schema.
+// tableExists reports whether a table exists. The name must be quoted and have its schema.
 func tableExists(ctx context.Context, db postgres.Querier, name string) (exists bool, err error) {
 	err = db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists)
 	return exists, err
 }
 
+// quote returns the name of a schema as SQL needs it.
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -72,7 +72,8 @@ func newShadow(
 // another rebuild that has lost its lease but still runs would find the live tables in
 // its search_path.
 func (s *shadow) createSchema(ctx context.Context, db *pgx.Conn) error {
-	shadow, live := quote(s.shadow), quote(s.live)
+	shadow := quote(s.shadow)
+	live := quote(s.live)
 	_, err := db.Exec(ctx, `
 		BEGIN;
 		DROP SCHEMA IF EXISTS `+shadow+` CASCADE;

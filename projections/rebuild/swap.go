@@ -49,7 +49,8 @@ func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error)
 		if err := j.catchUp(ctx, s); err != nil {
 			return result, err
 		}
-		if result, err = j.trySwap(ctx, s); err == nil || !isRetryable(err) {
+		result, err = j.trySwap(ctx, s)
+		if err == nil || !isRetryable(err) {
 			return result, err
 		}
 		if err := wait.For(ctx, time.Duration(attempt+1)*lockPause); err != nil {
@@ -59,8 +60,9 @@ func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error)
 	return result, fmt.Errorf("gave up after %d attempts to lock the live tables: %w", lockAttempts, err)
 }
 
-var errTooFarBehind = fmt.Errorf("the shadow tables are more than %d events behind the live tables",
-	lastEventsMax)
+var errTooFarBehind = fmt.Errorf(
+	"the shadow tables are more than %d events behind the live tables", lastEventsMax,
+)
 
 // isRetryable reports whether a swap that failed with err may succeed a moment later.
 func isRetryable(err error) bool {
@@ -140,12 +142,13 @@ func (s *shadow) applyLast(ctx context.Context, tx pgx.Tx, seq int64, j *Job) er
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true)`, quote(s.shadow)+", "+s.path); err != nil {
+	const setPath = `SELECT set_config('search_path', $1, true)`
+	if _, err := tx.Exec(ctx, setPath, quote(s.shadow)+", "+s.path); err != nil {
 		return err
 	}
 	if err := s.replay(ctx, tx, last, j); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `SELECT set_config('search_path', $1, true)`, s.path)
+	_, err = tx.Exec(ctx, setPath, s.path)
 	return err
 }

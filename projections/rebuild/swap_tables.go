@@ -125,9 +125,9 @@ const copyRightsQuery = `
 	) AS statements (nr, statement) ORDER BY nr`
 
 // replaceDeadLetters replaces the live dead letters of the projection by those of the new
-// tables. A live letter that is parked, but not parked beside the new tables, is
-// resolved: its event is applied in the new tables, or is yet to be read after their
-// checkpoint.
+// tables. It resolves each parked live letter that the new tables have not parked: either
+// they have applied its event, or the event comes after their checkpoint and is still to
+// be applied.
 func (s schemas) replaceDeadLetters(
 	ctx context.Context, tx pgx.Tx, projection, pool string,
 ) (resolved, parked int64, err error) {

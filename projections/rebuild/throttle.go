@@ -14,8 +14,8 @@ import (
 const (
 	// pauseMax bounds one wait, so that a rebuild ends however busy the live workers are.
 	pauseMax = 500 * time.Millisecond
-	// stalledAfter is how long a live worker may have events to apply and not move its
-	// checkpoint before the rebuild stops giving way to it.
+	// stalledAfter is how long the rebuild gives way to a live worker that has events to
+	// apply but does not move its checkpoint.
 	stalledAfter = 5 * time.Second
 )
 
@@ -90,9 +90,10 @@ func (w liveWorkers) lag(ctx context.Context, conn *pgx.Conn, config Config) (ti
 	longest := time.Duration(0)
 	now := time.Now()
 	for _, lag := range lags {
-		seen := w[lag.Projection]
-		if seen.since.IsZero() || seen.checkpoint != lag.Checkpoint || lag.Events == 0 {
-			w[lag.Projection] = workerPosition{lag.Checkpoint, now}
+		seen, known := w[lag.Projection]
+		moves := !known || seen.checkpoint != lag.Checkpoint || lag.Events == 0
+		if moves {
+			w[lag.Projection] = workerPosition{checkpoint: lag.Checkpoint, since: now}
 		} else if now.Sub(seen.since) > stalledAfter {
 			continue
 		}
