@@ -26,8 +26,8 @@ const (
 // hours are the units per SKU and hour as the journal has them.
 //
 // An hour is complete once the journal has an event of two hours later. Its rows are then
-// compared, and forgotten if they agree. Rows that differ are kept until the audit's end: a
-// later event may still belong to the hour, if Redis's clock was set back.
+// compared, and forgotten if they agree. Rows that differ are kept until the audit's end:
+// a later event may still belong to the hour, if Redis's clock was set back.
 type hours struct {
 	units           map[hourKey]*hourUnits
 	firstIncomplete int64 // the first hour that is not complete

@@ -13,9 +13,9 @@ import (
 // that would have changed the key is parked.
 type divergence struct {
 	difference  Difference
-	sequenceKey string        // the sequence key of such dead letters; "" if none can explain it
-	// hold or sku is the key that the next audit compares again, if a dead letter explains
-	// the difference.
+	sequenceKey string // the sequence key of such dead letters; "" if none can explain it
+	// hold or sku is the key that the next audit compares again, if a dead letter
+	// explains the difference.
 	hold *expectedHold
 	sku  string
 }

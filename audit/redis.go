@@ -31,8 +31,8 @@ func (a *auditor) compareRedis(ctx context.Context) error {
 }
 
 // compareKeys compares keys chunk by chunk, each chunk at the exact seq at which it was
-// read. It takes SKUs or hold ids, not both. It reads a group of chunks before it compares
-// them, to wait for the journal once per group and not once per chunk.
+// read. It takes SKUs or hold ids, not both. It reads a group of chunks before it
+// compares them, to wait for the journal once per group and not once per chunk.
 func (a *auditor) compareKeys(ctx context.Context, skus, holdIDs []string) error {
 	for len(skus)+len(holdIDs) > 0 {
 		var group []*redisChunk
@@ -84,8 +84,8 @@ func (a *auditor) readRedis(ctx context.Context, skus, holdIDs []string) (*redis
 	return nil, nil
 }
 
-// reportRedisUnusable reports once why Redis cannot be compared: it has no log (c is nil),
-// or its log ends before the journal, which means that it has lost events.
+// reportRedisUnusable reports once why Redis cannot be compared: it has no log (c is
+// nil), or its log ends before the journal, which means that it has lost events.
 func (a *auditor) reportRedisUnusable(c *redisChunk) {
 	switch {
 	case a.redisUnusable.Swap(true):

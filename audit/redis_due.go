@@ -11,8 +11,8 @@ import (
 
 // compareDueCount compares the number of deadlines in holds:due with the number of live
 // holds. This finds a deadline without a hold, and a hold without a deadline, even among
-// keys that this audit does not compare. If the numbers differ, a full audit also searches
-// for the deadlines without a hold; it has compared every live hold before.
+// keys that this audit does not compare. If the numbers differ, a full audit also
+// searches for the deadlines without a hold; it has compared every live hold before.
 //
 // A live hold that the saga has parked has a dead letter instead of a deadline. So the
 // number of deadlines may be lower by the number of parked holds.

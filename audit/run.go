@@ -116,8 +116,8 @@ func acquireLease(ctx context.Context, config Config) (*worker.Lease, error) {
 //  4. Copy the expected state at the end. Step 7 saves the copy.
 //  5. Compare the keys that are still tracked, with Redis and with each read table.
 //  6. In a full audit, search Redis for keys that no event accounts for.
-//  7. Set the verdict and save the report. If all stores agree, save the copy of step 4 as
-//     the verified state.
+//  7. Set the verdict and save the report. If all stores agree, save the copy of step 4
+//     as the verified state.
 func (a *auditor) run(ctx context.Context) (*Report, error) {
 	began := time.Now()
 	closeConns, err := a.connect(ctx)

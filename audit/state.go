@@ -185,8 +185,8 @@ func loadHours(ctx context.Context, db postgres.Querier, pool string, h *hours, 
 }
 
 // loadNextInTurn adds keys that have not changed, the next in turn, and moves the
-// position past them. After the last key it begins with the first again. In this way every
-// key is compared from time to time, even if no event changes it.
+// position past them. After the last key it begins with the first again. In this way
+// every key is compared from time to time, even if no event changes it.
 func loadNextInTurn(ctx context.Context, db postgres.Querier, pool string, e *expected, p *position) error {
 	skus, err := loadStock(ctx, db, e, `AND sku > $2 ORDER BY sku LIMIT $3`, pool, p.lastSKU, unchangedSKUs)
 	if err != nil {

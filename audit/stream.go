@@ -34,9 +34,9 @@ type entry struct {
 // end, and returns the stream id of the last entry compared. It starts at the entry with
 // the stream id from, or at the stream's first entry if from is "".
 //
-// The stream may be trimmed at its front at any time, but no entry after its first one may
-// be missing. compareStream therefore reads the last entry of the previous audit again: if
-// it still exists, the entry after it must have the next seq.
+// The stream may be trimmed at its front at any time, but no entry after its first one
+// may be missing. compareStream therefore reads the last entry of the previous audit
+// again: if it still exists, the entry after it must have the next seq.
 func (a *auditor) compareStream(ctx context.Context, from string) (last string, err error) {
 	last = from
 	var previous int64 // the seq of the entry before

@@ -130,7 +130,8 @@ func TestCommandWithLostAnswerTakesEffectOnce(t *testing.T) {
 			t.Fatal("reserve with a lost answer: got Replayed true, want false")
 		}
 		if reservation.Status != events.StatusActive {
-			t.Fatalf("reserve with a lost answer: got status %s, want %s", reservation.Status, events.StatusActive)
+			t.Fatalf("reserve with a lost answer: got status %s, want %s",
+				reservation.Status, events.StatusActive)
 		}
 		if got, want := len(f.Log()), 1+2*(i+1); got != want {
 			t.Fatalf("the log has %d events, want %d", got, want)

@@ -12,7 +12,8 @@ const (
 	StatusExpired   HoldStatus = "EXPIRED"   // by the saga, after its deadline
 )
 
-// CancelledStatus returns the status of a hold that a HOLD_CANCELLED with this reason ended.
+// CancelledStatus returns the status of a hold that a HOLD_CANCELLED with this reason
+// ended.
 func CancelledStatus(reason string) HoldStatus {
 	if reason == ReasonExpired {
 		return StatusExpired

@@ -26,8 +26,8 @@ func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
 	}
 }
 
-// decided answers a command that was accepted. replayed is true if this request repeats an
-// earlier one, for which the command was accepted.
+// decided answers a command that was accepted. replayed is true if this request repeats
+// an earlier one, for which the command was accepted.
 func (a *api) decided(c *gin.Context, status int, position events.Position, replayed bool, body any) error {
 	c.Header(positionHeader, position.String())
 	if replayed {

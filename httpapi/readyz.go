@@ -110,7 +110,8 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 	var head stream.Head
 	var streamState stream.State
 	var redisErr, streamErr, postgresErr, schemaErr error
-	// The queries run concurrently, so that one that hangs does not make the others time out.
+	// The queries run concurrently, so that one that hangs does not make the others time
+	// out.
 	var queries sync.WaitGroup
 	queries.Go(func() { head, redisErr = stream.ReadHead(ctx, a.Redis, a.Pool) })
 	queries.Go(func() { streamState, streamErr = stream.Describe(ctx, a.Redis, a.Pool) })

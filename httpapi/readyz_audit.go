@@ -19,8 +19,8 @@ type AuditReport struct {
 	Full        bool           `json:"full"` // the audit began at seq 0
 	Differences audit.Findings `json:"differences"`
 	Parked      audit.Findings `json:"parked"` // differences that dead letters explain
-	// Pending lists the stock counters that were set by hand. The next command for the SKU
-	// records the change.
+	// Pending lists the stock counters that were set by hand. The next command for the
+	// SKU records the change.
 	Pending    audit.Findings `json:"pending"`
 	Incomplete []string       `json:"incomplete"` // which stores could not be compared, and why
 }

@@ -155,7 +155,9 @@ func TestRequestIDAndTraceReachTheEvents(t *testing.T) {
 	if len(entries) != 3 {
 		t.Fatalf("got %d entries in the stream, want 3: %v", len(entries), entries)
 	}
-	if got, want := entries[1].Values["metadata"], `{"correlation_id":"req-7","traceparent":"`+trace+`"}`; got != want {
+	got := entries[1].Values["metadata"]
+	want := `{"correlation_id":"req-7","traceparent":"` + trace + `"}`
+	if got != want {
 		t.Errorf("metadata: got %s, want %s", got, want)
 	}
 	if got := entries[2].Values["metadata"]; got != "{}" {

@@ -88,7 +88,8 @@ func (a *api) route(engine *gin.Engine) {
 	engine.POST("/holds/cancel", a.handle(a.cancel))
 	engine.POST("/holds/:id/confirm", a.handle(a.confirm))
 	engine.POST("/holds/:id/cancel", a.handle(a.cancel))
-	// Without these routes, GET /holds/reserve would look for a hold with the id "reserve".
+	// Without these routes, GET /holds/reserve would look for a hold with the id
+	// "reserve".
 	for _, command := range []string{"reserve", "confirm", "cancel"} {
 		engine.GET("/holds/"+command, func(c *gin.Context) {
 			c.Header("Allow", http.MethodPost)

@@ -52,7 +52,8 @@ func TestFailingEventIsParkedWithItsKey(t *testing.T) {
 					t.Errorf("letter of event 5: got error %q, want that it waits behind event 2", letters[1])
 				}
 				var stack string
-				if err := f.db.QueryRow(f.ctx, `SELECT stack FROM dead_letters WHERE seq = 2`).Scan(&stack); err != nil {
+				const query = `SELECT stack FROM dead_letters WHERE seq = 2`
+				if err := f.db.QueryRow(f.ctx, query).Scan(&stack); err != nil {
 					t.Fatal(err)
 				}
 				if wantStack := name == "a panic"; wantStack != (stack != "") {

@@ -77,7 +77,9 @@ func TestSweepDeliversEachDueHoldOnce(t *testing.T) {
 			handle:    func(*redis.Client, string) error { return broken },
 			unhandled: holds,
 		},
-		"some handled, but still due": {unhandled: holds / 2, handle: func(_ *redis.Client, holdID string) error {
+		"some handled, but still due": {unhandled: holds / 2, handle: func(
+			_ *redis.Client, holdID string,
+		) error {
 			if odd(holdID) {
 				return broken
 			}

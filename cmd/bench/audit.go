@@ -38,7 +38,8 @@ func benchAudit(ctx context.Context, o options, s *servers) error {
 		return err
 	}
 	defer closeBoth()
-	if err := errors.Join(client.FlushAll(ctx).Err(), writeHistory(ctx, pool, o.history, o.history/10)); err != nil {
+	err = errors.Join(client.FlushAll(ctx).Err(), writeHistory(ctx, pool, o.history, o.history/10))
+	if err != nil {
 		return err
 	}
 	if _, err := timeProjections(ctx, pool, o.history); err != nil {
@@ -177,7 +178,8 @@ func sellAndProject(ctx context.Context, client *redis.Client, pool *pgxpool.Poo
 		if err != nil {
 			return err
 		}
-		if err := pool.QueryRow(ctx, `SELECT count(*) FROM checkpoints WHERE seq = $1`, log.Seq).Scan(&caughtUp); err != nil {
+		const query = `SELECT count(*) FROM checkpoints WHERE seq = $1`
+		if err := pool.QueryRow(ctx, query, log.Seq).Scan(&caughtUp); err != nil {
 			return err
 		}
 	}

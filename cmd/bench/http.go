@@ -145,7 +145,8 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 		fmt.Printf("  StockStream, all roles                      %8.0f\n", of(allRoles))
 		for _, name := range []string{"noop", "api"} {
 			spent := func(process int) float64 {
-				return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 {
+				results := measured[fmt.Sprintf("%s/%d", name, connections)]
+				return medianOf(results, func(l loadResult) float64 {
 					return float64(l.cpu[process].Nanoseconds()) / 1000
 				})
 			}

@@ -118,7 +118,8 @@ func (w *watcher) watch(ctx context.Context, body []byte) {
 		}
 		err := json.Unmarshal(body, &hold)
 		for found := false; err == nil && !found; {
-			err = w.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM holds WHERE hold_id = $1)`, hold.HoldID).Scan(&found)
+			const query = `SELECT EXISTS (SELECT FROM holds WHERE hold_id = $1)`
+			err = w.pool.QueryRow(ctx, query, hold.HoldID).Scan(&found)
 			if !found {
 				time.Sleep(500 * time.Microsecond)
 			}

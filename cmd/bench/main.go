@@ -107,7 +107,8 @@ func startServers(ctx context.Context) (*servers, error) {
 		return nil, err
 	}
 	s := &servers{dir: dir}
-	if s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(dir, "redis")}); err != nil {
+	s.redis, err = local.StartRedis(ctx, local.RedisOptions{Dir: filepath.Join(dir, "redis")})
+	if err != nil {
 		return nil, err
 	}
 	s.postgres, err = local.StartPostgres(ctx,

@@ -146,7 +146,8 @@ func backlogEvents(count int) func() events.Event {
 
 // timeJournal returns how many events per second the journal reads from the stream.
 func timeJournal(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, count int) (float64, error) {
-	return timeUntilCaughtUp(ctx, pool, count, []string{journal.CheckpointName}, func(router *message.Router) {
+	readers := []string{journal.CheckpointName}
+	return timeUntilCaughtUp(ctx, pool, count, readers, func(router *message.Router) {
 		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: client, Log: slog.Default()}
 		writer.AddTo(router, journal.StreamSubscriberConfig{
 			Redis:    client,
@@ -160,7 +161,8 @@ func timeJournal(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, 
 
 // timeProjections returns how many events per second all projections apply together.
 func timeProjections(ctx context.Context, pool *pgxpool.Pool, count int) (float64, error) {
-	return timeUntilCaughtUp(ctx, pool, count, projections.Names(projections.BuiltIn()), func(router *message.Router) {
+	readers := projections.Names(projections.BuiltIn())
+	return timeUntilCaughtUp(ctx, pool, count, readers, func(router *message.Router) {
 		projections.AddTo(router, projections.Config{
 			Postgres: pool.Config().ConnConfig,
 			Pool:     events.MainPool,

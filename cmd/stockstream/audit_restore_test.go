@@ -23,7 +23,8 @@ func TestAuditIsCleanAfterARestore(t *testing.T) {
 		defer stop()
 		testenv.Eventually(t, 60*time.Second, func() (bool, string) {
 			end, err := s.logEnd()
-			return err == nil && end >= from+300, fmt.Sprintf("the log ends at seq %d (%v), and started at %d", end, err, from)
+			state := fmt.Sprintf("the log ends at seq %d (%v), and started at %d", end, err, from)
+			return err == nil && end >= from+300, state
 		})
 	}
 	sellSome()

@@ -51,7 +51,7 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 		t.Fatal("no buyer was refused")
 	}
 	// Later buyers get the units of the cancelled and the expired holds.
-	testenv.Eventually(t, 60*time.Second, func() (bool, string) {
+	testenv.Eventually(t, 3*time.Minute, func() (bool, string) { // one unit per try
 		b := buyer{
 			t:     t,
 			here:  services[0],
@@ -63,7 +63,8 @@ func TestCrowdBuysExactlyTheStock(t *testing.T) {
 		}
 		return paid.Load() == units, fmt.Sprintf("%d of %d sold", paid.Load(), units)
 	})
-	if status, _, err := services[0].reserve("ticket", "one-too-many", 1, 60); status != http.StatusConflict || err != nil {
+	status, _, err := services[0].reserve("ticket", "one-too-many", 1, 60)
+	if status != http.StatusConflict || err != nil {
 		t.Errorf("one more: got %d (%v), want 409", status, err)
 	}
 	s.wantStoresAgree("ticket", units)
@@ -132,11 +133,13 @@ func (b *buyer) payTwice(qty int) outcome {
 		return soldOut
 	}
 	for _, v := range []*service{b.here, b.there} {
-		if status := b.post(v, "/holds/"+id+"/confirm", `{"payment_ref":"pay-`+b.key+`"}`); status != http.StatusOK {
+		status := b.post(v, "/holds/"+id+"/confirm", `{"payment_ref":"pay-`+b.key+`"}`)
+		if status != http.StatusOK {
 			b.t.Errorf("%s: confirm: %d", b.key, status)
 		}
 	}
-	if status := b.post(b.there, "/holds/"+id+"/confirm", `{"payment_ref":"another"}`); status != http.StatusConflict {
+	status := b.post(b.there, "/holds/"+id+"/confirm", `{"payment_ref":"another"}`)
+	if status != http.StatusConflict {
 		b.t.Errorf("%s: pay twice: %d, want 409", b.key, status)
 	}
 	return bought

@@ -62,24 +62,26 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	}
 	defer unlock()
 	fmt.Fprintf(out, "starting Redis and Postgres in %s …\n", options.dir)
-	redis, err := startWithLogFile(options.dir, "redis", func(dir string, log io.Writer) (*local.Redis, error) {
+	startRedis := func(dir string, log io.Writer) (*local.Redis, error) {
 		return local.StartRedis(ctx, local.RedisOptions{
 			Dir:  dir,
 			Addr: options.redisAddr,
 			Log:  log,
 		})
-	})
+	}
+	redis, err := startWithLogFile(options.dir, "redis", startRedis)
 	if err != nil {
 		return fmt.Errorf("%w\n(choose another address for Redis with --dev-redis-addr)", err)
 	}
 	defer func() { err = errors.Join(err, stopInTime(redis.Stop)) }()
-	postgres, err := startWithLogFile(options.dir, "postgres", func(dir string, log io.Writer) (*local.Postgres, error) {
+	startPostgres := func(dir string, log io.Writer) (*local.Postgres, error) {
 		return local.StartPostgres(ctx, local.PostgresOptions{
 			Dir:  dir,
 			Addr: options.postgresAddr,
 			Log:  log,
 		})
-	})
+	}
+	postgres, err := startWithLogFile(options.dir, "postgres", startPostgres)
 	if err != nil {
 		return fmt.Errorf("%w\n(choose another address for Postgres with --dev-postgres-addr)", err)
 	}
@@ -119,7 +121,8 @@ func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct
 // lock, the second one would stop the servers of the first, as if they were leftovers of
 // a crash.
 func lockDirectory(dir string) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // below the directory that the user named
+	name := filepath.Join(dir, "lock")
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the user named dir
 	if err != nil {
 		return nil, fmt.Errorf("open the lock file: %w", err)
 	}
@@ -134,7 +137,8 @@ func lockDirectory(dir string) (unlock func(), err error) {
 func startWithLogFile[S any](
 	dir, name string, start func(dir string, log io.Writer) (S, error),
 ) (server S, err error) {
-	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // below the directory that the user named
+	const flags = os.O_APPEND | os.O_CREATE | os.O_WRONLY
+	log, err := os.OpenFile(filepath.Join(dir, name+".log"), flags, 0o600) //nolint:gosec // the user named dir
 	if err != nil {
 		return server, fmt.Errorf("open the log of %s: %w", name, err)
 	}

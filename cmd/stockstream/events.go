@@ -166,7 +166,8 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 	return func(page []journal.Recorded) error {
 		if !headed {
 			headed = true
-			if _, err := fmt.Fprintf(out, row, "POSITION", "AT", "TYPE", "SKU", "HOLD", "WHAT", "CAUSED BY"); err != nil {
+			_, err := fmt.Fprintf(out, row, "POSITION", "AT", "TYPE", "SKU", "HOLD", "WHAT", "CAUSED BY")
+			if err != nil {
 				return err
 			}
 		}

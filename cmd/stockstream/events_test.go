@@ -148,14 +148,16 @@ func TestEventsTailPrintsEachNewEventOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-			return strings.Contains(errOut.String(), "waiting for Postgres: "), "the tail says " + errOut.String()
+			said := errOut.String()
+			return strings.Contains(said, "waiting for Postgres: "), "the tail says " + said
 		})
 		if err := postgres.Start(s.ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		return strings.Count(out.String(), "\n") >= 6 && strings.Count(whole.String(), "\n") >= 9, out.String() + whole.String()
+		printed := out.String() + whole.String()
+		return strings.Count(out.String(), "\n") >= 6 && strings.Count(whole.String(), "\n") >= 9, printed
 	})
 	for _, end := range []func() error{stop, stopWhole} {
 		if err := end(); err != nil {

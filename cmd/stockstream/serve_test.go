@@ -23,7 +23,10 @@ func TestRolesWorkInSeparateServices(t *testing.T) {
 			v := s.serve("--roles", role).awaitReady()
 			if role == roleAPI {
 				apis = append(apis, v)
-			} else if status, _, _ := s.send(http.MethodGet, v.url+"/stock/shirt", ""); status != http.StatusNotFound {
+				continue
+			}
+			status, _, _ := s.send(http.MethodGet, v.url+"/stock/shirt", "")
+			if status != http.StatusNotFound {
 				t.Errorf("a service with the role %s serves the API: got status %d, want 404", role, status)
 			}
 		}
@@ -99,7 +102,9 @@ func TestServiceWaitsForItsServers(t *testing.T) {
 		t.Helper()
 		testenv.Eventually(t, 30*time.Second, func() (bool, string) {
 			got, body, err := s.send(http.MethodGet, v.url+"/readyz?verbose", "")
-			return err == nil && got == status && strings.Contains(fmt.Sprint(body)+v.log.String(), says), fmt.Sprintf("%d %v (%v), want %d with %q; log:\n%s", got, body, err, status, says, v.log)
+			found := strings.Contains(fmt.Sprint(body)+v.log.String(), says)
+			state := fmt.Sprintf("%d %v (%v), want %d with %q; log:\n%s", got, body, err, status, says, v.log)
+			return err == nil && got == status && found, state
 		})
 	}
 	awaitStatus(503, "connection refused")

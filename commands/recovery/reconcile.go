@@ -45,7 +45,8 @@ func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 // initialise creates the log of a pool that never had one. Redis comes first and Postgres
 // second: a crash in between leaves an empty log, which fits the empty journal.
 func (r *Recovery) initialise(ctx context.Context) error {
-	reply, err := initialiseScript.Run(ctx, r.redis, []string{r.pool.MetaKey()}, journal.FirstEpoch).StringSlice()
+	keys := []string{r.pool.MetaKey()}
+	reply, err := initialiseScript.Run(ctx, r.redis, keys, journal.FirstEpoch).StringSlice()
 	if err != nil || len(reply) != 1 || reply[0] != statusInitialised && reply[0] != statusExists {
 		return fmt.Errorf("initialise the log: %v: %w", reply, err)
 	}

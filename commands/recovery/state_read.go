@@ -78,7 +78,8 @@ func (s *state) addWhole(page []events.Envelope, upTo int64) error {
 // readPages reads the page that begins after the seq after, and every readWorkers-th page
 // that follows, and sends them to out.
 func readPages(
-	ctx context.Context, postgres *pgx.ConnConfig, pool string, after, upTo int64, out chan<- []events.Envelope,
+	ctx context.Context, postgres *pgx.ConnConfig, pool string,
+	after, upTo int64, out chan<- []events.Envelope,
 ) error {
 	conn, err := pgx.ConnectConfig(ctx, postgres.Copy())
 	if err != nil {

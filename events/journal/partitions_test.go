@@ -189,7 +189,7 @@ func TestJournalWaitsForItsNextPartition(t *testing.T) {
 	config := StreamSubscriberConfig{BatchMax: 20, Keep: time.Hour}
 	w, _ := f.runJournalWith(config, slog.New(slog.NewTextHandler(&log, nil)))
 	f.awaitJournal(80)
-	if log.count("could not be made ahead of need") == 0 {
+	if log.count("could not be created ahead of need") == 0 {
 		t.Error("log: got no line about the missing partition, want one")
 	}
 	f.appendEvents(80)

@@ -40,7 +40,7 @@ type SubscriberConfig struct {
 // through which the handler writes their effects. It travels in the context of a
 // Watermill message, because it never leaves the process.
 type Batch struct {
-	Pool string
+	Pool  string
 	After int64 // the reader's checkpoint
 	// Events are in order of seq. They are consecutive and begin right after After,
 	// unless the journal has a hole.

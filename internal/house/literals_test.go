@@ -10,8 +10,8 @@ import (
 // packedMax is how many keyed fields of a struct literal may stand on one line.
 const packedMax = 3
 
-// packedLiterals returns the lines of struct literals with more than packedMax keyed fields of which two
-// stand on one line.
+// packedLiterals returns the lines of struct literals with more than packedMax keyed
+// fields of which two stand on one line.
 func packedLiterals(fset *token.FileSet, file *ast.File) []int {
 	var lines []int
 	ast.Inspect(file, func(node ast.Node) bool {
@@ -40,7 +40,8 @@ func packedLiterals(fset *token.FileSet, file *ast.File) []int {
 	return lines
 }
 
-// TestLiteralsHaveOneFieldPerLine checks every struct literal with more than three keyed fields.
+// TestLiteralsHaveOneFieldPerLine checks every struct literal with more than three keyed
+// fields.
 func TestLiteralsHaveOneFieldPerLine(t *testing.T) {
 	t.Parallel()
 	for _, file := range goFiles(t) {

@@ -112,8 +112,8 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	exited := p.Done()
-	// If the child exits, ready must end, too: it may be waiting for another program on the
-	// same port.
+	// If the child exits, ready must end, too: it may be waiting for another program on
+	// the same port.
 	go func() {
 		select {
 		case <-exited:

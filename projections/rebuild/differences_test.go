@@ -97,7 +97,8 @@ func TestDifferencesAreRefusedUnlessAccepted(t *testing.T) {
 // a primary key of one column, of two columns, and for a table without a primary key.
 func TestDifferencesCountKeys(t *testing.T) {
 	t.Parallel()
-	for _, key := range []string{"PRIMARY KEY (hold_id)", "PRIMARY KEY (units, hold_id)", "UNIQUE (hold_id)"} {
+	keys := []string{"PRIMARY KEY (hold_id)", "PRIMARY KEY (units, hold_id)", "UNIQUE (hold_id)"}
+	for _, key := range keys {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)

@@ -72,7 +72,8 @@ func TestRebuildUnderLoadEqualsPlainReplay(t *testing.T) {
 			t.Errorf("result of %s: got seq 0", r.Projection)
 		}
 		old := f.schemas(r.Projection).old
-		if f.queryText(`SELECT seq FROM `+quote(old)+`.checkpoints WHERE projection = $1`, r.Projection) == "" {
+		query := `SELECT seq FROM ` + quote(old) + `.checkpoints WHERE projection = $1`
+		if f.queryText(query, r.Projection) == "" {
 			t.Errorf("the old tables of %s are kept without their checkpoint", r.Projection)
 		}
 		if f.tableText(old, all[i].Tables[0]) == "" {

@@ -155,7 +155,8 @@ func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close(context.Background())
-			if _, err := conn.Exec(context.Background(), `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role); err != nil {
+			drop := `DROP OWNED BY ` + role + ` CASCADE; DROP ROLE ` + role
+			if _, err := conn.Exec(context.Background(), drop); err != nil {
 				t.Error(err)
 			}
 		})
@@ -178,7 +179,8 @@ func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	if after := f.queryText(rights); sortedBytes(after) != sortedBytes(before) {
 		t.Errorf("rights of the new table: got %s, want %s", after, before)
 	}
-	if _, err := testenv.Connect(t, f.postgres).Exec(f.ctx, `SET ROLE `+reader+`; SELECT FROM holds`); err != nil {
+	session := testenv.Connect(t, f.postgres)
+	if _, err := session.Exec(f.ctx, `SET ROLE `+reader+`; SELECT FROM holds`); err != nil {
 		t.Errorf("the reader cannot read the new table: %v", err)
 	}
 }

@@ -45,7 +45,8 @@ func schemaExists(ctx context.Context, db postgres.Querier, schema string) (exis
 	return exists, err
 }
 
-// tableExists reports whether a table exists. The name must be quoted and have its schema.
+// tableExists reports whether a table exists. The name must be quoted and have its
+// schema.
 func tableExists(ctx context.Context, db postgres.Querier, name string) (exists bool, err error) {
 	err = db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&exists)
 	return exists, err
