@@ -35,10 +35,10 @@ func compareHourRows(ctx context.Context, s *tableSnapshot, e *expected) error {
 			want := *e.hours.units[key]
 			row := rows[key]
 			var d divergence
-			switch {
-			case row == want:
+			switch row {
+			case want:
 				continue
-			case row == hourUnits{}:
+			case hourUnits{}:
 				d = s.divergence(KindMissing, key.String(), want.describe(), "")
 			default:
 				d = s.divergence(KindChanged, key.String(), want.describe(), row.describe())

@@ -16,7 +16,10 @@ type Fixture = fixture
 type Machine = machine
 
 // ClosedFixture returns a fixture whose Redis is empty and whose gate is closed.
-func ClosedFixture(t testing.TB) *Fixture { return closedFixture(t) }
+func ClosedFixture(t testing.TB) *Fixture {
+	t.Helper()
+	return closedFixture(t)
+}
 
 // NewMachine returns a machine with an empty model, whose SKUs and keys no other machine
 // uses.

@@ -25,9 +25,7 @@ func connect(t *testing.T) (context.Context, *pgx.Conn) {
 	return ctx, testenv.Connect(t, testenv.ParseURL(t, testenv.Schema(t)))
 }
 
-func park(
-	t *testing.T, ctx context.Context, conn *pgx.Conn, letters ...Letter,
-) { //nolint:revive // the test comes first
+func park(ctx context.Context, t *testing.T, conn *pgx.Conn, letters ...Letter) {
 	t.Helper()
 	if err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		return Park(ctx, tx, letters...)
@@ -38,8 +36,8 @@ func park(
 
 // wantLetters lists letters and fails the test unless there are as many as wanted.
 func wantLetters(
-	t *testing.T, ctx context.Context, conn *pgx.Conn, filter Filter, want int,
-) []Letter { //nolint:revive // the test comes first
+	ctx context.Context, t *testing.T, conn *pgx.Conn, filter Filter, want int,
+) []Letter {
 	t.Helper()
 	letters, err := List(ctx, conn, filter)
 	if err != nil {
@@ -74,8 +72,8 @@ func TestLetterKeepsAllFieldsAndBytes(t *testing.T) {
 		Raw:        []byte{0, 1, 0xff},
 		Error:      "\xff\x00 odd",
 	}
-	park(t, ctx, conn, quoted, binary)
-	got := wantLetters(t, ctx, conn, Filter{}, 2)
+	park(ctx, t, conn, quoted, binary)
+	got := wantLetters(ctx, t, conn, Filter{}, 2)
 
 	first := got[0]
 	if first.ID == 0 {
@@ -121,16 +119,16 @@ func TestParkingAMessageAgainCountsAnAttempt(t *testing.T) {
 		Seq:         7,
 		Error:       "first",
 	}
-	park(t, ctx, conn, letter)
+	park(ctx, t, conn, letter)
 	if _, err := conn.Exec(ctx, `UPDATE dead_letters SET status = 'resolved'`); err != nil {
 		t.Fatal(err)
 	}
 	letter.Error = "second"
-	park(t, ctx, conn, letter)
+	park(ctx, t, conn, letter)
 	letter.Source = "orders" // another source's letter of the same message
-	park(t, ctx, conn, letter)
+	park(ctx, t, conn, letter)
 
-	got := wantLetters(t, ctx, conn, Filter{Source: "holds"}, 1)[0]
+	got := wantLetters(ctx, t, conn, Filter{Source: "holds"}, 1)[0]
 	if got.Attempts != 2 {
 		t.Errorf("attempts: got %d, want 2", got.Attempts)
 	}
@@ -159,8 +157,8 @@ func TestParkManyLettersKeepsTheirOrder(t *testing.T) {
 			Raw:        []byte("{}"),
 		}
 	}
-	park(t, ctx, conn, letters...)
-	got := wantLetters(t, ctx, conn, Filter{Limit: len(letters) + 1}, len(letters))
+	park(ctx, t, conn, letters...)
+	got := wantLetters(ctx, t, conn, Filter{Limit: len(letters) + 1}, len(letters))
 	for i, letter := range got {
 		if letter.MessageKey != letters[i].MessageKey {
 			t.Fatalf("letter %d: got the message %s, want %s", i, letter.MessageKey, letters[i].MessageKey)
@@ -182,7 +180,7 @@ func TestRollbackRemovesTheLetter(t *testing.T) {
 	if !errors.Is(err, errRollback) {
 		t.Fatal(err)
 	}
-	wantLetters(t, ctx, conn, Filter{}, 0)
+	wantLetters(ctx, t, conn, Filter{}, 0)
 }
 
 // TestListFiltersAndParkedKeys checks paging by id, the filters by source and status, and
@@ -206,7 +204,7 @@ func TestListFiltersAndParkedKeys(t *testing.T) {
 		Pool:        "main",
 	}
 	withoutKey := Letter{Source: "holds", MessageKey: "none", Pool: "main"}
-	park(t, ctx, conn, append(letters, otherSource, withoutKey)...)
+	park(ctx, t, conn, append(letters, otherSource, withoutKey)...)
 	if _, err := conn.Exec(ctx, `UPDATE dead_letters SET status = 'discarded' WHERE message_key = 'h2'`); err != nil {
 		t.Fatal(err)
 	}
@@ -217,11 +215,11 @@ func TestListFiltersAndParkedKeys(t *testing.T) {
 		}
 		return keys
 	}
-	page := wantLetters(t, ctx, conn, Filter{Source: "holds", Limit: 2}, 2)
+	page := wantLetters(ctx, t, conn, Filter{Source: "holds", Limit: 2}, 2)
 	if got, want := messageKeys(page), []string{"h1", "h2"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("first page: got %v, want %v", got, want)
 	}
-	rest := wantLetters(t, ctx, conn, Filter{
+	rest := wantLetters(ctx, t, conn, Filter{
 		Source: "holds",
 		Status: StatusParked,
 		After:  page[0].ID,
@@ -253,7 +251,7 @@ func TestParkEntriesKeepsTheEntryThatIsNoEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := wantLetters(t, ctx, conn, Filter{Source: SourceJournal}, 1)[0]
+	got := wantLetters(ctx, t, conn, Filter{Source: SourceJournal}, 1)[0]
 	if got.MessageKey != "5-0" {
 		t.Errorf("message key: got %q, want the stream id 5-0", got.MessageKey)
 	}

@@ -34,8 +34,8 @@ func launch(ctx context.Context, name, addr, ready, program string, args ...stri
 		name:  name,
 		addr:  addr,
 		ready: ready,
-		cmd:   exec.Command(program, args...),
-	} //nolint:gosec // our own programs
+		cmd:   exec.Command(program, args...), //nolint:gosec // our own programs
+	}
 	t.cmd.Stderr = os.Stderr
 	if err := t.cmd.Start(); err != nil {
 		return nil, err

@@ -138,7 +138,8 @@ func startWithLogFile[S any](
 	dir, name string, start func(dir string, log io.Writer) (S, error),
 ) (server S, err error) {
 	const flags = os.O_APPEND | os.O_CREATE | os.O_WRONLY
-	log, err := os.OpenFile(filepath.Join(dir, name+".log"), flags, 0o600) //nolint:gosec // the user named dir
+	path := filepath.Join(dir, name+".log")
+	log, err := os.OpenFile(path, flags, 0o600) //nolint:gosec // the user named dir
 	if err != nil {
 		return server, fmt.Errorf("open the log of %s: %w", name, err)
 	}
