@@ -27,7 +27,7 @@ run: deps build ## run the service with its own Redis and Postgres
 	@exec bin/stockstream dev
 
 test: deps ## run all tests on real servers, with the race detector; a skipped test counts as a failure
-	@$(GO) test -race -count 1 -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
+	@$(GO) test -race -count 1 -timeout 20m -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
 
 test-one: deps ## run some tests, with their log: make test-one PKG=./commands RUN=TestReserve
 	$(GO) test -race -count 1 -v -run '$(RUN)' $(TESTFLAGS) $(PKG)
