@@ -40,6 +40,6 @@ func TestScriptsAnswerTheStatusWordsThatGoKnows(t *testing.T) {
 		statusCancelled, // the state in ARGV
 		statusExpired,
 	}
-	commandstest.CheckStatusWords(t, commandstest.ReadScripts(t, luaFiles, scriptCount), known,
-		alwaysAnswered)
+	texts := commandstest.ReadScripts(t, luaFiles, scriptCount)
+	commandstest.CheckStatusWords(t, texts, known, alwaysAnswered)
 }

@@ -331,11 +331,8 @@ func TestPayloadTakesEveryStepFromItsVersion(t *testing.T) {
 		if err != nil {
 			t.Errorf("decode %s: %v", payload, err)
 		}
-		if want := (&HoldCancelled{
-			HoldID: "h",
-			SKU:    "s",
-			Qty:    qty,
-		}); !reflect.DeepEqual(got, want) {
+		want := &HoldCancelled{HoldID: "h", SKU: "s", Qty: qty}
+		if !reflect.DeepEqual(got, want) {
 			t.Errorf("decode %s: got %+v, want %+v", payload, got, want)
 		}
 	}

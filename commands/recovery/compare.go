@@ -137,9 +137,9 @@ func (r *Recovery) compareEmptied(ctx context.Context, c comparison) (divergence
 const scanMax = 2000
 
 // agreesAtJournalEnd compares the journal's last event with the stream's entry of the
-// same seq. A script decides each event once and never changes earlier ones, so two logs
-// that agree in one event agree in every event before it. It fails with ErrForked if the
-// two differ, and returns false if the stream no longer has the entry.
+// same seq. An event is appended once and never changed, so two logs that agree in one
+// event agree in every event before it. It fails with ErrForked if the two differ, and
+// returns false if the stream no longer has the entry.
 func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, error) {
 	seq := c.journal.Journaled
 	if seq == 0 {
@@ -167,13 +167,13 @@ func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, 
 func (r *Recovery) forkAdvice() string {
 	streamKey := r.pool.StreamKey()
 	return fmt.Sprintf("Nothing was changed, and nothing is sold until you decide. "+
-		"If Redis was started on an old copy of its data and the newest still exist, start it on those. "+
+		"If Redis was started on an old copy of its data and the newer data still exist, start it on those. "+
 		"Otherwise Redis is restored from the journal, and its own events after the fork are no longer in effect: "+
 		"`redis-cli RENAME %s %s.forked` keeps those events for you to process by hand, "+
 		"and `redis-cli DEL %s` then starts the restore", streamKey, streamKey, r.pool.MetaKey())
 }
 
-// asForked turns a fork that the journal's own comparison found into ErrForked.
+// asForked turns journal.ErrFork into ErrForked, and returns any other error as it is.
 func (r *Recovery) asForked(err error) error {
 	if errors.Is(err, journal.ErrFork) {
 		return fmt.Errorf("%w: %w. %s", ErrForked, err, r.forkAdvice())

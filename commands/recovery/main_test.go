@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	settleInterval = 20 * time.Millisecond
+	quietInterval = 20 * time.Millisecond
 	testenv.Main(m)
 }
 

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// RestoreProgress is how far a restore of Redis has come. Total is 0 if it is unknown.
+// RestoreProgress is the progress of a restore of Redis.
 type RestoreProgress struct {
 	Step  string // one of the steps below, in their order
 	Done  int64  // events or keys
-	Total int64
+	Total int64  // events or keys; 0 if unknown
 }
 
 // The steps of a restore, with what they count.

@@ -23,14 +23,14 @@ type RebuildOptions struct {
 	Report func(RestoreProgress)
 }
 
-// Rebuilt counts what Redis holds after it was rebuilt.
+// Rebuilt describes the log that was published, and counts the keys written with it.
 type Rebuilt struct {
-	Epoch      int64 // of the log that was published
-	Seq        int64 // at which that log ends
-	SKUs       int64
+	Epoch      int64 // the log's epoch
+	Seq        int64 // the log's last seq
+	SKUs       int64 // stock counters
 	LiveHolds  int64
-	EndedHolds int64 // still remembered
-	Keys       int64 // idempotency keys still remembered
+	EndedHolds int64 // holds that ended, and that Redis still keeps
+	Keys       int64 // idempotency keys
 	Unreadable int64 // events that were skipped, as the read tables skip them
 }
 
@@ -46,10 +46,11 @@ var (
 // closed log.
 const rebuildPoll = 50 * time.Millisecond
 
-// Rebuild writes all keys that follow from the pool's events from the journal. Commands
-// are answered NOT_READY from the moment the log is closed until it is published again. A
-// failure before the first key was changed leaves the log open as it was. Stock that an
-// operator typed into Redis, and that no command recorded yet, is lost.
+// Rebuild removes every key that follows from the pool's events, and writes these keys
+// again from the journal. Commands are answered NOT_READY from the moment the log is
+// closed until it is published again. A failure before the first key was changed leaves
+// the log open as it was. Stock that an operator set in Redis by hand is lost if no
+// command has recorded it yet.
 //
 // Its errors are those of reconcile, ErrHealthy, ErrNothing, and ErrUnjournaled if the
 // journal did not catch up in time.
@@ -110,7 +111,7 @@ func (r *restorer) summary() Rebuilt {
 
 // replaceHealthy rewrites the keys of a Redis that lacks no event. It folds nearly all of
 // the journal while commands are still decided, and closes the log only for the rest.
-func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience time.Duration) error {
+func (r *restorer) replaceHealthy(ctx context.Context, c comparison, waitMax time.Duration) error {
 	if err := r.foldTo(ctx, c.journal.Journaled); err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience ti
 	if err != nil {
 		return err
 	}
-	epoch, err := r.foldRest(ctx, c, end, patience)
+	epoch, err := r.foldRest(ctx, c, end, waitMax)
 	if err != nil {
 		return errors.Join(err, r.reopenLog(ctx, c.head.Epoch))
 	}
@@ -133,9 +134,9 @@ func (r *restorer) replaceHealthy(ctx context.Context, c comparison, patience ti
 // foldRest waits until the journal has reached the end of the closed log, raises the
 // epoch, and folds the events in between. It changes no key.
 func (r *restorer) foldRest(
-	ctx context.Context, c comparison, end int64, patience time.Duration,
+	ctx context.Context, c comparison, end int64, waitMax time.Duration,
 ) (epoch int64, err error) {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(waitMax)
 	for {
 		journaled, err := r.journaled(ctx)
 		if err != nil {
@@ -147,14 +148,14 @@ func (r *restorer) foldRest(
 		}
 		if time.Now().After(deadline) {
 			return 0, fmt.Errorf("%w (the log was closed at seq %d, and after %s the journal was at %d)",
-				ErrUnjournaled, end, patience, journaled)
+				ErrUnjournaled, end, waitMax, journaled)
 		}
 		if err := wait.For(ctx, rebuildPoll); err != nil {
 			return 0, err
 		}
 	}
-	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(),
-		max(c.head.Epoch, c.knownEpoch))
+	above := max(c.head.Epoch, c.knownEpoch)
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), above)
 	if err != nil {
 		return 0, err
 	}

@@ -53,8 +53,8 @@ func (r *Recovery) initialise(ctx context.Context) error {
 	return nil
 }
 
-// keepLog gives a log that has every event of the journal, but an earlier epoch, a new
-// epoch.
+// keepLog moves Redis's log into a new epoch. The log has every event of the journal, but
+// an earlier epoch.
 func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c comparison) error {
 	r.log.Warn("Redis has every event of the journal but an earlier epoch; its log is kept, in a new epoch",
 		"pool", r.pool.Name(),
@@ -63,8 +63,8 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 		"journaled", c.journal.Journaled,
 		"newest_epoch", c.newestEpoch(),
 		"acknowledged", c.knownSeq)
-	epoch, journaled, err := journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(),
-		max(c.head.Epoch, c.knownEpoch))
+	above := max(c.head.Epoch, c.knownEpoch)
+	epoch, journaled, err := journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(), above)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 	return r.runStep(ctx, raiseEpochScript, statusRaised, keys, c.head.Epoch, epoch, c.head.Seq)
 }
 
-// restore writes the keys of a Redis that was emptied or is behind from the journal.
+// restore restores Redis from the journal, after Redis was emptied or fell behind.
 func (r *Recovery) restore(ctx context.Context, lease *worker.Lease, c comparison) error {
 	logged := logProgress(r.log, r.pool.Name())
 	restore, err := r.newRestorer(ctx, lease, func(p RestoreProgress) {

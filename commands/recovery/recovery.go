@@ -1,10 +1,11 @@
 // Package recovery keeps a pool's Redis and its journal consistent. It compares the two,
-// opens the gate for commands once they fit together, and restores a Redis that was
-// emptied or is behind from the journal.
+// opens the gate for commands once they fit together, and restores Redis from the journal
+// if Redis was emptied or is behind.
 //
 // Read it in this order: watcher.go (the loop of a running process), compare.go (how
-// Redis stands to the journal), reconcile.go (which step follows), restore.go, state.go
-// and writer.go (writing Redis's keys from the journal), rebuild.go (the same on demand).
+// Redis's log differs from the journal), reconcile.go (which step follows), restore.go,
+// state.go and writer.go (writing Redis's keys from the journal), rebuild.go (the same on
+// demand).
 //
 // Of ours it imports commands and events. A Recovery is safe for concurrent use. Of
 // several processes, one reconciles or rebuilds a pool at a time: it holds the lease
@@ -22,7 +23,7 @@ import (
 	"github.com/stockstream/stockstream/events"
 )
 
-// Config names the two stores of one pool. The client stays the caller's to close.
+// Config names the two stores of one pool. The caller closes the client.
 type Config struct {
 	Pool       events.Pool
 	Redis      *redis.Client

@@ -16,17 +16,17 @@ import (
 )
 
 // restorer is one attempt to write a pool's keys from the journal. Its lease keeps other
-// attempts from running at the same time. Its epoch stops one that goes on after it lost
-// its lease.
+// attempts from running at the same time. Its epoch stops an attempt that goes on after
+// it lost its lease.
 //
 // A restore takes these steps:
 //
-//  1. Fold the journal, and wait until the journal has written what it had read before
-//     Redis lost it.
+//  1. Fold the journal, and wait until the journal has written the events that it had
+//     read before Redis lost them.
 //  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold
 //     the rest.
-//  3. Close the log, if it still ends where it was compared.
-//  4. Take the right to write: inventory.meta.next, with the epoch.
+//  3. Close the log, if it still ends at the seq that was compared.
+//  4. Take the right to write: create inventory.meta.next, with the epoch.
 //  5. Remove the pool's keys and write them from the folded state.
 //  6. Publish: rename inventory.meta.next to inventory.meta. Only now is a command
 //     decided again.
@@ -42,8 +42,9 @@ type restorer struct {
 	epoch      int64  // of the log that was published
 }
 
-// newRestorer fails with ErrJournalIncomplete if a partition of the journal is detached.
-// Any other hole is found when the fold reaches it.
+// newRestorer returns a restorer that has folded no event yet. It fails with
+// ErrJournalIncomplete if a partition of the journal is detached. Any other hole is found
+// when the fold reaches it.
 func (r *Recovery) newRestorer(
 	ctx context.Context, lease *worker.Lease, report func(RestoreProgress),
 ) (*restorer, error) {
@@ -77,11 +78,11 @@ func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 
 // run restores a Redis that was emptied or is behind, after verify.
 func (r *restorer) run(ctx context.Context, c comparison) error {
-	if err := r.foldUntilSettled(ctx); err != nil {
+	if err := r.foldUntilQuiet(ctx); err != nil {
 		return err
 	}
-	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(),
-		max(c.head.Epoch, c.knownEpoch))
+	above := max(c.head.Epoch, c.knownEpoch)
+	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), above)
 	if err != nil {
 		return err
 	}
@@ -96,16 +97,17 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 	return r.rewrite(ctx, epoch)
 }
 
-// settleInterval is how long the journal's checkpoint must stand still. Tests set it
-// lower.
-var settleInterval = 500 * time.Millisecond
+// quietInterval is how long the journal's checkpoint must stand still to count as quiet.
+// Tests set it lower.
+var quietInterval = 500 * time.Millisecond
 
-const settleMax = 10 * time.Second // how long that is waited for
+// quietMax is how long a restore waits at most for a quiet journal.
+const quietMax = 10 * time.Second
 
-// foldUntilSettled folds the journal, and waits until the journal has written the events
+// foldUntilQuiet folds the journal, and waits until the journal has written the events
 // it had read from Redis before Redis lost them: those events were acknowledged to
-// clients. RaiseEpoch, not this wait, guarantees that no such event comes later.
-func (r *restorer) foldUntilSettled(ctx context.Context) error {
+// clients. RaiseEpoch, not this wait, guarantees that no such event is written later.
+func (r *restorer) foldUntilQuiet(ctx context.Context) error {
 	began := time.Now()
 	seen := int64(-1)
 	seenAt := began
@@ -117,16 +119,16 @@ func (r *restorer) foldUntilSettled(ctx context.Context) error {
 		case journaled != seen:
 			seen = journaled
 			seenAt = time.Now()
-		case time.Since(seenAt) >= settleInterval:
+		case time.Since(seenAt) >= quietInterval:
 			return nil
 		}
 		if err := r.foldTo(ctx, journaled); err != nil {
 			return err
 		}
-		if time.Since(began) > settleMax {
+		if time.Since(began) > quietMax {
 			return nil
 		}
-		if err := wait.For(ctx, max(0, settleInterval-time.Since(seenAt))); err != nil {
+		if err := wait.For(ctx, max(0, quietInterval-time.Since(seenAt))); err != nil {
 			return err
 		}
 	}
@@ -151,8 +153,8 @@ func (r *restorer) foldTo(ctx context.Context, seq int64) error {
 	return r.state.check()
 }
 
-// closeLog sets the log aside, if it is of this epoch and ends at this seq ("" for any),
-// and returns the seq it ends at.
+// closeLog closes the log, if it is in this epoch and ends at this seq ("" for any), and
+// returns the seq that it ends at.
 func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end int64, err error) {
 	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey()}
 	reply, err := closeScript.Run(ctx, r.redis, keys, epoch, seq).StringSlice()
@@ -166,8 +168,8 @@ func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end i
 }
 
 // rewrite removes the pool's keys from Redis, writes them from the folded state, and
-// publishes the log as the last step. No command is decided before that, whatever fails
-// in between.
+// publishes the log as the last step. No command is decided before that, even if a step
+// fails.
 func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
 	writer, err := r.beginWriting(ctx, epoch)
 	if err != nil {
@@ -226,11 +228,11 @@ func (r *restorer) beginWriting(ctx context.Context, epoch int64) (*keyWriter, e
 // publish opens the log that the writer has written, if all of it is still there.
 func (r *restorer) publish(ctx context.Context, w *keyWriter) error {
 	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
-	return r.runStep(ctx, publishScript, statusPublished, keys, w.epoch, w.server.runID,
-		w.server.replicationID)
+	args := []any{w.epoch, w.server.runID, w.server.replicationID}
+	return r.runStep(ctx, publishScript, statusPublished, keys, args...)
 }
 
-// runStep runs a script whose only good answer is one status word.
+// runStep runs a script that answers a successful step with the one status word want.
 func (r *Recovery) runStep(
 	ctx context.Context, script *redis.Script, want string, keys []string, args ...any,
 ) error {

@@ -103,7 +103,7 @@ func TestIncompleteJournalIsNotRestoredFrom(t *testing.T) {
 			before := f.Dump()
 			err := f.reconcile(f.process)
 			wantError(t, "reconcile", err, ErrJournalIncomplete)
-			if want := fmt.Sprintf("seq %d is not there", seq); !strings.Contains(errorText(err), want) {
+			if want := fmt.Sprintf("seq %d is missing", seq); !strings.Contains(errorText(err), want) {
 				t.Errorf("reconcile: got error %v, want %q in it", err, want)
 			}
 			f.WantUnchanged(t, before)

@@ -47,8 +47,8 @@ type foldedKey struct {
 var (
 	// ErrJournalIncomplete is returned for a journal that lacks an event.
 	ErrJournalIncomplete = errors.New("the journal is incomplete")
-	// ErrJournalUnsound is returned for a complete journal whose events this program
-	// cannot read, or lead to negative stock.
+	// ErrJournalUnsound is returned for a complete journal if this program cannot read
+	// one of its events, or if they lead to negative stock.
 	ErrJournalUnsound = errors.New("the journal's events lead to no valid state")
 )
 
@@ -94,13 +94,14 @@ func (s *state) add(page []events.Envelope) error {
 // newer reports whether an event could not be decoded because a newer version of this
 // program wrote it.
 func newer(err error) bool {
-	unknown, later := new(events.UnknownTypeError), new(events.NewerVersionError)
-	return errors.As(err, &unknown) || errors.As(err, &later)
+	var unknownType *events.UnknownTypeError
+	var newerVersion *events.NewerVersionError
+	return errors.As(err, &unknownType) || errors.As(err, &newerVersion)
 }
 
 // missing returns the error for a journal that lacks the next event.
 func (s *state) missing() error {
-	return fmt.Errorf("%w: seq %d is not there", ErrJournalIncomplete, s.seq+1)
+	return fmt.Errorf("%w: seq %d is missing", ErrJournalIncomplete, s.seq+1)
 }
 
 // apply changes the state as the event did in Redis.
@@ -206,6 +207,7 @@ func (k foldedKey) value() string {
 		fingerprints = request.Fingerprint()
 		id = k.eventID
 	}
-	return fingerprints + " " + id + " " + strconv.FormatInt(k.seq, 10) + " " + strconv.FormatInt(k.number,
-		10)
+	seq := strconv.FormatInt(k.seq, 10)
+	number := strconv.FormatInt(k.number, 10)
+	return fingerprints + " " + id + " " + seq + " " + number
 }

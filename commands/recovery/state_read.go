@@ -75,8 +75,8 @@ func (s *state) addWhole(page []events.Envelope, upTo int64) error {
 	return nil
 }
 
-// readPages reads the page that begins after the seq after, and every readWorkers-th page
-// that follows, and sends them to out.
+// readPages sends to out the page that begins after a seq, and every readWorkers-th page
+// that follows.
 func readPages(
 	ctx context.Context, postgres *pgx.ConnConfig, pool string,
 	after, upTo int64, out chan<- []events.Envelope,

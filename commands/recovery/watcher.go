@@ -13,20 +13,20 @@ import (
 )
 
 const (
-	compareInterval   = time.Second            // between comparisons while the gate is open
-	closedInterval    = 250 * time.Millisecond // and while it is closed
-	compareIntervalLo = 100 * time.Millisecond // however many commands are refused
-	compareTimeout    = 5 * time.Second
-	failurePauseMax   = 16 * time.Second // after reconciling failed again and again
-	progressInterval  = 5 * time.Second  // between log lines about one step of a restore
+	compareInterval    = time.Second            // between two comparisons while the gate is open
+	closedInterval     = 250 * time.Millisecond // between two comparisons while the gate is closed
+	compareIntervalMin = 100 * time.Millisecond // between two comparisons, however many commands are refused
+	compareTimeout     = 5 * time.Second
+	failurePauseMax    = 16 * time.Second // the longest pause after reconciling failed several times
+	progressInterval   = 5 * time.Second  // between log lines about one step of a restore
 )
 
-// Watch opens the gate as soon as that is safe, and watches over the pool until ctx ends.
-// A Redis that lost its data, or came back with older ones, is restored from the journal
-// while this process runs. A log that forked takes no more commands. In all these states
-// commands are answered NOT_READY.
+// Watch opens the gate as soon as that is safe, and compares Redis with the journal until
+// ctx ends. If Redis lost its data, or came back with older data, Watch restores it from
+// the journal. If the log forked, Watch closes the gate. In all these states commands are
+// answered NOT_READY.
 //
-// Postgres may come and go: a gate that is open stays open without it.
+// Postgres may be away for a while: a gate that is open stays open without it.
 func (r *Recovery) Watch(ctx context.Context) {
 	w := &watcher{Recovery: r}
 	defer w.disconnect(ctx)
@@ -49,7 +49,7 @@ func (r *Recovery) Watch(ctx context.Context) {
 	}
 }
 
-// watcher is one call of Watch.
+// watcher is the state of one call of Watch.
 type watcher struct {
 	*Recovery
 	conn       *pgx.Conn // nil until it is needed, and after a failure
@@ -57,12 +57,12 @@ type watcher struct {
 }
 
 // pause waits for the next comparison. While the gate is open, a command that the script
-// refused ends the pause early, but not more often than every compareIntervalLo.
+// refused ends the pause early, but not before compareIntervalMin has passed.
 func (w *watcher) pause(ctx context.Context, pause time.Duration) {
 	refused := w.gate.Refused()
 	if !w.gate.IsOpen() {
 		refused = nil
-	} else if wait.For(ctx, compareIntervalLo) != nil {
+	} else if wait.For(ctx, compareIntervalMin) != nil {
 		return
 	}
 	timer := time.NewTimer(pause)

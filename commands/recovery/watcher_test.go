@@ -185,7 +185,7 @@ func TestLastingFailureIsLoggedOnce(t *testing.T) {
 	if n := strings.Count(text.String(), "level=ERROR"); n != 1 {
 		t.Errorf("log: got %d errors, want 1:\n%s", n, text.String())
 	}
-	if want := "seq 3 is not there"; !strings.Contains(text.String(), want) {
+	if want := "seq 3 is missing"; !strings.Contains(text.String(), want) {
 		t.Errorf("log: got no %q in it, want it:\n%s", want, text.String())
 	}
 }

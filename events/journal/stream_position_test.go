@@ -77,8 +77,8 @@ func TestReadThroughTheGroupTakesNoEntryFromTheJournal(t *testing.T) {
 	go func() { read <- f.readThroughGroup(1) }()
 	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
 		clients := f.redis.InfoMap(f.ctx, "clients").Val()["Clients"]
-		return clients["blocked_clients"] == "2", fmt.Sprintf("clients of Redis: got %v, want 2 blocked",
-			clients)
+		detail := fmt.Sprintf("clients of Redis: got %v, want 2 blocked", clients)
+		return clients["blocked_clients"] == "2", detail
 	})
 	f.appendEvents(20)
 	f.awaitJournal(30)

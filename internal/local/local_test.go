@@ -83,24 +83,26 @@ func TestErrorNamesThePortThatIsTaken(t *testing.T) {
 func TestStartFailsIfAnotherServerHasThePort(t *testing.T) {
 	t.Parallel()
 	other := startRedis(t, local.RedisOptions{Dir: t.TempDir()})
-	if _, err := local.StartRedis(t.Context(), local.RedisOptions{
+	_, err := local.StartRedis(t.Context(), local.RedisOptions{
 		Dir:  t.TempDir(),
 		Addr: other.Addr(),
-	}); err == nil || !strings.Contains(err.Error(), "is taken") {
+	})
+	if err == nil || !strings.Contains(err.Error(), "is taken") {
 		t.Errorf("redis: got %v, want an error that says the port is taken", err)
 	}
 	dir := t.TempDir()
-	otherPostgres, err := local.StartPostgres(t.Context(),
-		local.PostgresOptions{Dir: filepath.Join(dir, "one")})
+	otherPostgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{
+		Dir: filepath.Join(dir, "one"),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = otherPostgres.Kill() })
-	if _, err := local.StartPostgres(t.Context(),
-		local.PostgresOptions{
-			Dir:  filepath.Join(dir, "two"),
-			Addr: otherPostgres.Addr(),
-		}); err == nil || !strings.Contains(err.Error(), "is taken") {
+	_, err = local.StartPostgres(t.Context(), local.PostgresOptions{
+		Dir:  filepath.Join(dir, "two"),
+		Addr: otherPostgres.Addr(),
+	})
+	if err == nil || !strings.Contains(err.Error(), "is taken") {
 		t.Errorf("postgres: got %v, want an error that says the port is taken", err)
 	}
 }
