@@ -48,7 +48,11 @@ func benchAudit(ctx context.Context, o options, s *servers) error {
 	if err := fillRedis(ctx, client, pool, o.history); err != nil {
 		return err
 	}
-	config := audit.Config{Postgres: pool.Config().ConnConfig, Redis: client, Pool: events.MainPool}
+	config := audit.Config{
+		Postgres: pool.Config().ConnConfig,
+		Redis:    client,
+		Pool:     events.MainPool,
+	}
 	var full, continued []float64
 	for range min(o.rounds, 3) {
 		report, took, err := timeAudit(ctx, config, true)
@@ -103,8 +107,10 @@ func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, en
 		pipe.Set(ctx, keys.StockKey(sku), available, 0)
 		pipe.HSet(ctx, keys.MetaKey(), "stock:"+sku, available)
 	}
-	rows, err = pool.Query(ctx,
-		`SELECT hold_id, sku, qty, user_id, (extract(epoch FROM expires_at) * 1000)::bigint FROM holds WHERE status = 'ACTIVE'`)
+	const liveHolds = `
+		SELECT hold_id, sku, qty, user_id, (extract(epoch FROM expires_at) * 1000)::bigint
+		FROM holds WHERE status = 'ACTIVE'`
+	rows, err = pool.Query(ctx, liveHolds)
 	if err != nil {
 		return err
 	}
@@ -115,8 +121,13 @@ func fillRedis(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, en
 		if err := rows.Scan(&id, &sku, &qty, &user, &expiresAt); err != nil {
 			return err
 		}
-		pipe.HSet(ctx, keys.HoldKey(id), "sku", sku, "qty", qty, "user_id", user, "state", "ACTIVE",
-			"expires_at", expiresAt)
+		pipe.HSet(ctx, keys.HoldKey(id),
+			"sku", sku,
+			"qty", qty,
+			"user_id", user,
+			"state", "ACTIVE",
+			"expires_at", expiresAt,
+		)
 		pipe.ZAdd(ctx, keys.DueKey(), redis.Z{Score: float64(expiresAt), Member: id})
 		if pipe.Len() > 5000 {
 			if _, err := pipe.Exec(ctx); err != nil {

@@ -60,8 +60,17 @@ func writeHistory(ctx context.Context, pool *pgxpool.Pool, count, liveHolds int)
 		id := pgtype.UUID{Bytes: uuid.Must(uuid.NewV7()), Valid: true}
 		sku, holdID := skuAndHoldOf(event)
 		at := time.UnixMilli(began + historySpan.Milliseconds()*int64(seq)/int64(count))
-		return []any{events.MainPool.Name(), int64(seq), id, string(event.Type()), sku, holdID, payload,
-			[]byte("{}"), at}, err
+		return []any{
+			events.MainPool.Name(),
+			int64(seq),
+			id,
+			string(event.Type()),
+			sku,
+			holdID,
+			payload,
+			[]byte("{}"),
+			at,
+		}, err
 	}))
 	if err != nil {
 		return fmt.Errorf("write a history: %w", err)
@@ -97,7 +106,8 @@ func eventsWithLiveHolds(count, liveHolds int) func() events.Event {
 		switch {
 		case len(queue) > 0:
 		case len(endings) > historyGap || n == holds && len(endings) > 0:
-			queue, endings = endings[:1], endings[1:]
+			queue = endings[:1]
+			endings = endings[1:]
 		case n == holds: // all holds have ended; one event is left if the number is odd
 			queue = []events.Event{&events.StockAdjusted{
 				SKU:    "sku-0",

@@ -80,9 +80,15 @@ func launchService(ctx context.Context, o options, s *servers, roles string) (*s
 	if err != nil {
 		return nil, err
 	}
-	return launch(ctx, "stockstream "+roles, addr, "/readyz", o.binary, "serve", "--roles", roles,
+	args := []string{
+		"serve",
+		"--roles", roles,
 		"--http-addr", addr,
-		"--redis-url", s.redis.URL(), "--database-url", s.postgres.URL(), "--log-level", "error")
+		"--redis-url", s.redis.URL(),
+		"--database-url", s.postgres.URL(),
+		"--log-level", "error",
+	}
+	return launch(ctx, "stockstream "+roles, addr, "/readyz", o.binary, args...)
 }
 
 func launchBaseline(ctx context.Context, kind string, s *servers) (*serverProcess, error) {
@@ -133,10 +139,11 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 		}
 	}
 	for _, connections := range []int{64, 256} {
+		resultsOf := func(name string) []loadResult {
+			return measured[fmt.Sprintf("%s/%d", name, connections)]
+		}
 		of := func(name string) float64 {
-			return medianOf(measured[fmt.Sprintf("%s/%d", name, connections)], func(l loadResult) float64 {
-				return l.perSecond
-			})
+			return medianOf(resultsOf(name), func(l loadResult) float64 { return l.perSecond })
 		}
 		fmt.Printf("\naccepted reserves/s of one hot SKU over HTTP, %d connections\n", connections)
 		fmt.Printf("  Gin handler that decodes and does nothing   %8.0f\n", of("noop"))
@@ -175,7 +182,8 @@ func measureServer(
 		return loadResult{}, err
 	}
 	defer t.stop()
-	return measureAccepted(ctx, t.addr, connections, o.seconds, os.Getpid(), t.cmd.Process.Pid, s.redis.Pid())
+	pids := []int{os.Getpid(), t.cmd.Process.Pid, s.redis.Pid()}
+	return measureAccepted(ctx, t.addr, connections, o.seconds, pids...)
 }
 
 // catchUp journals and projects all events, and then empties the stream. So the next
@@ -207,8 +215,8 @@ func catchUp(ctx context.Context, o options, s *servers, client *redis.Client, c
 // checkCaughtUp fails unless the journal and every projection have reached seq.
 func checkCaughtUp(ctx context.Context, conn *pgx.Conn, seq int64) error {
 	var readers, lowest int64
-	if err := conn.QueryRow(ctx, `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`).Scan(&readers,
-		&lowest); err != nil {
+	const query = `SELECT count(*), coalesce(min(seq), 0) FROM checkpoints`
+	if err := conn.QueryRow(ctx, query).Scan(&readers, &lowest); err != nil {
 		return err
 	}
 	if want := int64(1 + len(projections.BuiltIn())); readers < want || lowest < seq {

@@ -44,7 +44,8 @@ func benchLatency(ctx context.Context, o options, s *servers) error {
 	at := func(q float64) time.Duration {
 		return w.took[int(q*float64(len(w.took)-1))].Round(100 * time.Microsecond)
 	}
-	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %.0f reserves/s (target: %d), %d holds watched\n", achieved, o.rate, len(w.took))
+	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %.0f reserves/s (target: %d), %d holds watched\n",
+		achieved, o.rate, len(w.took))
 	fmt.Printf("  p50 %s   p90 %s   p99 %s   max %s\n", at(0.5), at(0.9), at(0.99), at(1))
 	return w.err
 }

@@ -38,8 +38,13 @@ func dial(ctx context.Context, addr string) (*connection, error) {
 	}
 	zeros := bytes.Repeat([]byte("0"), keyDigits)
 	body := fmt.Sprintf(`{"sku":"hot","qty":1,"user_id":"buyer","idempotency_key":"k%s"}`, zeros)
-	request := fmt.Appendf(nil,
-		"POST /holds HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	const format = "POST /holds HTTP/1.1\r\n" +
+		"Host: bench\r\n" +
+		"Content-Type: application/json\r\n" +
+		"Content-Length: %d\r\n" +
+		"\r\n" +
+		"%s"
+	request := fmt.Appendf(nil, format, len(body), body)
 	at := bytes.LastIndex(request, zeros)
 	return &connection{
 		conn:    conn,

@@ -41,7 +41,7 @@ type options struct {
 func main() {
 	var o options
 	var serve, addr, database string
-	flag.StringVar(&o.only, "only", "", "run one part: http, pipeline, latency, rebuild, restore or audit")
+	flag.StringVar(&o.only, "only", "", "run one benchmark: http, pipeline, latency, rebuild, restore or audit")
 	flag.IntVar(&o.rounds, "rounds", 5, "number of interleaved rounds; the figures are medians")
 	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "duration of one measurement over HTTP")
 	flag.IntVar(&o.events, "events", 300_000, "number of events for pipeline")
@@ -85,17 +85,23 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, s.stop()) }()
 	fmt.Printf("%d CPUs, %s, appendfsync always; medians of %d interleaved rounds\n",
 		runtime.NumCPU(), runtime.Version(), o.rounds)
-	parts := []struct {
+	benchmarks := []struct {
 		name string
 		run  func(context.Context, options, *servers) error
-	}{{"http", benchHTTP}, {"pipeline", benchPipeline}, {"latency", benchLatency}, {"rebuild", benchRebuild},
-		{"restore", benchRestore}, {"audit", benchAudit}}
-	for _, part := range parts {
-		if o.only != "" && o.only != part.name {
+	}{
+		{"http", benchHTTP},
+		{"pipeline", benchPipeline},
+		{"latency", benchLatency},
+		{"rebuild", benchRebuild},
+		{"restore", benchRestore},
+		{"audit", benchAudit},
+	}
+	for _, b := range benchmarks {
+		if o.only != "" && o.only != b.name {
 			continue
 		}
-		if err := part.run(ctx, o, s); err != nil {
-			return fmt.Errorf("%s: %w", part.name, err)
+		if err := b.run(ctx, o, s); err != nil {
+			return fmt.Errorf("%s: %w", b.name, err)
 		}
 	}
 	return nil
@@ -111,11 +117,10 @@ func startServers(ctx context.Context) (*servers, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.postgres, err = local.StartPostgres(ctx,
-		local.PostgresOptions{
-			Dir:      filepath.Join(dir, "postgres"),
-			Settings: map[string]string{"max_connections": "300"},
-		})
+	s.postgres, err = local.StartPostgres(ctx, local.PostgresOptions{
+		Dir:      filepath.Join(dir, "postgres"),
+		Settings: map[string]string{"max_connections": "300"},
+	})
 	if err != nil {
 		return nil, errors.Join(err, s.redis.Kill())
 	}

@@ -81,9 +81,12 @@ func fillStream(ctx context.Context, client *redis.Client, pool *pgxpool.Pool, c
 			return err
 		}
 		pipe.XAdd(ctx, &redis.XAddArgs{Stream: events.MainPool.StreamKey(), Values: []any{
-			"event_id", uuid.Must(uuid.NewV7()).String(), "type", string(event.Type()), "payload", payload,
+			"event_id", uuid.Must(uuid.NewV7()).String(),
+			"type", string(event.Type()),
+			"payload", payload,
 			"metadata", "{}",
-			"seq", seq, "at", time.Now().UnixMilli(),
+			"seq", seq,
+			"at", time.Now().UnixMilli(),
 		}})
 		if seq%1000 == 0 || seq == count {
 			if _, err := pipe.Exec(ctx); err != nil {
@@ -204,8 +207,10 @@ func journalWithPlainSubscriber(
 ) (float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if _, err := pool.Exec(ctx,
-		`DROP TABLE IF EXISTS plain_journal; CREATE TABLE plain_journal (event_id uuid PRIMARY KEY, payload jsonb NOT NULL)`); err != nil {
+	const schema = `
+		DROP TABLE IF EXISTS plain_journal;
+		CREATE TABLE plain_journal (event_id uuid PRIMARY KEY, payload jsonb NOT NULL)`
+	if _, err := pool.Exec(ctx, schema); err != nil {
 		return 0, err
 	}
 	own := redis.NewClient(client.Options()) // the subscriber closes its client

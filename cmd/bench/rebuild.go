@@ -71,7 +71,8 @@ func rebuildAll(ctx context.Context, o options, s *servers) (peakMiB float64, er
 		[]string{"--database-url", s.postgres.URL()})
 	cmd := exec.CommandContext(ctx, o.binary, args...) //nolint:gosec // our own program
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout = &out
+	cmd.Stderr = &out
 	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("%w: %s", err, lastLine(out.Bytes()))
 	}
@@ -92,10 +93,9 @@ func dropOld(ctx context.Context, pool *pgxpool.Pool) error {
 	if err != nil {
 		return err
 	}
+	config := rebuild.Config{Postgres: pool.Config().ConnConfig, Pool: events.MainPool}
 	for _, p := range list {
-		err := rebuild.DropOld(ctx,
-			rebuild.Config{Postgres: pool.Config().ConnConfig, Pool: events.MainPool}, p)
-		if err != nil {
+		if err := rebuild.DropOld(ctx, config, p); err != nil {
 			return err
 		}
 	}
@@ -107,8 +107,8 @@ func dropOld(ctx context.Context, pool *pgxpool.Pool) error {
 func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.Pool) error {
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
 	defer client.Close()
-	// Sets Redis's log head to the journal's end, with stock for a new SKU: enough for
-	// Redis not to be restored first.
+	// Redis's log head is set to the journal's end, so that the service does not restore
+	// Redis first.
 	err := errors.Join(client.FlushAll(ctx).Err(),
 		client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", o.history).Err(),
 		client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err())
@@ -150,7 +150,8 @@ func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.
 	at := func(q float64) time.Duration {
 		return w.took[int(q*float64(len(w.took)-1))].Round(time.Millisecond)
 	}
-	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %d reserves/s, while %d rebuilds ran; %d holds watched\n", rate, rebuilds, len(w.took))
+	fmt.Printf("\nfrom a hold's 201 to its row in holds, at %d reserves/s, while %d rebuilds ran; %d holds watched\n",
+		rate, rebuilds, len(w.took))
 	fmt.Printf("  p50 %s   p90 %s   p99 %s   max %s\n", at(0.5), at(0.9), at(0.99), at(1))
 	printGoal("1 s / p99", 1/at(0.99).Seconds(), 1)
 	t.stop()

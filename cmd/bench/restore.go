@@ -62,7 +62,8 @@ func restoreOnce(
 	began := time.Now()
 	var folded time.Time
 	done, err = r.Rebuild(ctx, recovery.RebuildOptions{
-		Wait: time.Minute, Report: recovery.EveryStep(time.Hour, func(p recovery.RestoreProgress) {
+		Wait: time.Minute,
+		Report: recovery.EveryStep(time.Hour, func(p recovery.RestoreProgress) {
 			if p.Step == recovery.StepRemove {
 				folded = time.Now()
 			}

@@ -72,7 +72,8 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 			a.close()
 		}
 	}()
-	if a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr); err != nil {
+	a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr)
+	if err != nil {
 		const advice = "choose another address with --http-addr or STOCKSTREAM_HTTP_ADDR"
 		return a, fmt.Errorf("listen on %s (%s): %w", config.HTTPAddr, advice, err)
 	}
@@ -80,7 +81,7 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	if a.redis, err = redisClient(config); err != nil {
 		return a, err
 	}
-	// Close blocks while Redis does not respond
+	// The time limit is for a Redis that does not respond, while Close would block.
 	a.onClose(func() { _ = wait.AtMost(time.Second, a.redis.Close) })
 	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
 		return a, fmt.Errorf("database URL: %w", err)
@@ -137,9 +138,12 @@ func (a *app) close() {
 func (a *app) addWorkers() (err error) {
 	// The Router's own messages are logged at debug level: each worker logs why its
 	// handler failed.
-	levels := map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug, slog.LevelError: slog.LevelDebug}
-	a.router, err = message.NewRouter(message.RouterConfig{},
-		watermill.NewSlogLoggerWithLevelMapping(a.log, levels))
+	levels := map[slog.Level]slog.Level{
+		slog.LevelInfo:  slog.LevelDebug,
+		slog.LevelError: slog.LevelDebug,
+	}
+	log := watermill.NewSlogLoggerWithLevelMapping(a.log, levels)
+	a.router, err = message.NewRouter(message.RouterConfig{}, log)
 	if err != nil {
 		return fmt.Errorf("create the Watermill router: %w", err)
 	}
@@ -156,12 +160,13 @@ func (a *app) addWorkers() (err error) {
 		}))
 	}
 	if a.config.has(roleProjections) {
-		a.workers = append(a.workers, projections.AddTo(a.router, projections.Config{
+		workers := projections.AddTo(a.router, projections.Config{
 			Postgres: postgres,
 			Pool:     a.pool,
 			BatchMax: a.config.BatchMax,
 			Log:      a.log,
-		}, projections.BuiltIn()...)...)
+		}, projections.BuiltIn()...)
+		a.workers = append(a.workers, workers...)
 	}
 	if a.config.has(roleSagas) {
 		expiry := &sagas.Expiry{
@@ -248,8 +253,8 @@ func (a *app) awaitSchema(ctx context.Context) bool {
 	}
 }
 
-// runWorkers runs the Router until the app is drained. The Router does not see ctx,
-// because the workers must go on while the last requests are answered.
+// runWorkers runs the Router until the app is drained. The end of ctx does not stop the
+// Router, because the workers must continue while the last requests are answered.
 func (a *app) runWorkers(ctx context.Context) error {
 	if len(a.workers) == 0 {
 		return nil
@@ -280,7 +285,7 @@ func workersEnded(ctx context.Context, err error) error {
 }
 
 // runAudits runs audits in the background. Only the role journal does so, because it is
-// the only role that needs both Redis and Postgres in any combination of roles.
+// the only role that always needs both Redis and Postgres.
 func (a *app) runAudits(ctx context.Context) error {
 	if !a.config.has(roleJournal) || a.config.Audit == 0 {
 		return nil

@@ -34,7 +34,8 @@ func newAudit(config *Config) *cobra.Command {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			report, err := runAudit(ctx, config, full)
-			if err != nil && ctx.Err() != nil && cmd.Context().Err() == nil {
+			timedOut := ctx.Err() != nil && cmd.Context().Err() == nil
+			if err != nil && timedOut {
 				return fmt.Errorf("no audit was possible within %s (--timeout allows more): %w (%w)",
 					timeout, ctx.Err(), err)
 			}
@@ -117,8 +118,9 @@ func printRemedies(out io.Writer, report *audit.Report) {
 		}
 	}
 	if len(tables) > 0 {
-		fmt.Fprintf(out,
-			"`stockstream projections rebuild %s --accept-differences` rebuilds the read tables from the journal, including the events behind dead letters\n", strings.Join(tables, " "))
+		const advice = "`stockstream projections rebuild %s --accept-differences` rebuilds the read tables " +
+			"from the journal, including the events behind dead letters\n"
+		fmt.Fprintf(out, advice, strings.Join(tables, " "))
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// Config holds every setting. Each can be set by a flag or by an environment variable.
+// Config has every setting. Each can be set by a flag or by an environment variable.
 // The flags in addFlags are the only place with their names, defaults and explanations; a
 // test checks the table in the docs against them.
 type Config struct {

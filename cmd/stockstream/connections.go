@@ -44,7 +44,8 @@ func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 func connect(ctx context.Context, config *Config) (*pgx.Conn, error) {
 	conn, err := pgx.Connect(ctx, config.DatabaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres (set STOCKSTREAM_DATABASE_URL or --database-url to its address): %w", err)
+		const advice = "set STOCKSTREAM_DATABASE_URL or --database-url to its address"
+		return nil, fmt.Errorf("connect to Postgres (%s): %w", advice, err)
 	}
 	return conn, nil
 }

@@ -53,15 +53,16 @@ func printLetters(out io.Writer, letters []deadletters.Letter) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "ID\tSOURCE\tKEY\tSEQ\tTYPE\tATTEMPTS\tLAST FAILED\tERROR")
 	for _, l := range letters {
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%.100q\n", l.ID, l.Source, orDash(l.SequenceKey),
-			seqOrDash(l.Seq),
-			orDash(string(l.EventType)), l.Attempts, l.LastFailed.UTC().Format(time.RFC3339), l.Error)
+		lastFailed := l.LastFailed.UTC().Format(time.RFC3339)
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%.100q\n",
+			l.ID, l.Source, orDash(l.SequenceKey), seqOrDash(l.Seq), orDash(string(l.EventType)),
+			l.Attempts, lastFailed, l.Error)
 	}
 	return table.Flush()
 }
 
-// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: as it is
-// if it is JSON, else in base64.
+// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: unchanged if
+// it is JSON, otherwise in base64.
 type letterJSON struct {
 	ID          int64             `json:"id"`
 	Source      string            `json:"source"`

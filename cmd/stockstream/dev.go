@@ -86,7 +86,8 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 		return fmt.Errorf("%w\n(choose another address for Postgres with --dev-postgres-addr)", err)
 	}
 	defer func() { err = errors.Join(err, stopInTime(postgres.Stop)) }()
-	config.RedisURL, config.DatabaseURL = redis.URL(), postgres.URL()
+	config.RedisURL = redis.URL()
+	config.DatabaseURL = postgres.URL()
 	if err := migrateUp(ctx, config); err != nil {
 		return err
 	}
@@ -97,9 +98,10 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching() // runs before the servers are stopped
-	go logUnexpectedExit(watching, log, redis.Done(), "Redis", filepath.Join(options.dir, "redis.log"))
-	go logUnexpectedExit(watching, log, postgres.Done(), "Postgres",
-		filepath.Join(options.dir, "postgres.log"))
+	redisLogFile := filepath.Join(options.dir, "redis.log")
+	postgresLogFile := filepath.Join(options.dir, "postgres.log")
+	go logUnexpectedExit(watching, log, redis.Done(), "Redis", redisLogFile)
+	go logUnexpectedExit(watching, log, postgres.Done(), "Postgres", postgresLogFile)
 	fmt.Fprintf(out, devBanner, a.addr(), postgres.URL(), redis.URL())
 	err = a.run(ctx)
 	fmt.Fprintln(out, "stopping Redis and Postgres …")
@@ -117,9 +119,9 @@ func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct
 	}
 }
 
-// lockDirectory fails if another `stockstream dev` runs on the directory. Without the
-// lock, the second one would stop the servers of the first, as if they were leftovers of
-// a crash.
+// lockDirectory locks the directory until unlock is called. It fails if another
+// `stockstream dev` has the lock. Without it, the second one would stop the servers of the
+// first, as if they were leftovers of a crash.
 func lockDirectory(dir string) (unlock func(), err error) {
 	name := filepath.Join(dir, "lock")
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the user named dir
@@ -127,7 +129,9 @@ func lockDirectory(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("open the lock file: %w", err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another `stockstream dev` runs in %s; stop it, or choose another directory with --dir", dir), file.Close())
+		const advice = "stop it, or choose another directory with --dir"
+		err = fmt.Errorf("another `stockstream dev` runs in %s; %s", dir, advice)
+		return nil, errors.Join(err, file.Close())
 	}
 	return func() { _ = file.Close() }, nil
 }

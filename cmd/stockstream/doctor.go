@@ -20,9 +20,8 @@ type verdict string
 
 // The verdicts of a check. The command fails only if a finding is unsafe.
 const (
-	verdictOK verdict = "ok"
-	// the setting could not be read; managed services may refuse to show it
-	verdictUnknown verdict = "unknown"
+	verdictOK      verdict = "ok"
+	verdictUnknown verdict = "unknown" // the setting cannot be read; a managed service may refuse it
 	verdictUnsafe  verdict = "UNSAFE"
 )
 

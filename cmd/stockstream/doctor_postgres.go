@@ -10,8 +10,8 @@ import (
 func examinePostgres(ctx context.Context, config *Config) []finding {
 	conn, err := connect(ctx, config)
 	if err != nil {
-		return []finding{newFinding("postgres", err.Error(), false,
-			"start it, or set STOCKSTREAM_DATABASE_URL")}
+		const advice = "start it, or set STOCKSTREAM_DATABASE_URL"
+		return []finding{newFinding("postgres", err.Error(), false, advice)}
 	}
 	defer conn.Close(ctx)
 	show := func(name string, ok func(string) bool, advice string) finding {
@@ -21,14 +21,17 @@ func examinePostgres(ctx context.Context, config *Config) []finding {
 		}
 		return newFinding("postgres "+name, value, ok(value), advice)
 	}
-	is := func(wanted string) func(string) bool { return func(value string) bool { return value == wanted } }
+	is := func(wanted string) func(string) bool {
+		return func(value string) bool { return value == wanted }
+	}
+	isNewEnough := func(version string) bool { return major(version) >= 14 }
+	isNotOff := func(value string) bool { return value != "off" }
 	findings := []finding{
-		show("server_version", func(v string) bool { return major(v) >= 14 }, "use Postgres 14 or newer"),
+		show("server_version", isNewEnough, "use Postgres 14 or newer"),
 		show("fsync", is("on"), "without it a crash can destroy the journal"),
 		show("full_page_writes", is("on"), "without it a crash can destroy the journal"),
-		show("synchronous_commit", func(v string) bool {
-			return v != "off"
-		}, "with off, a crash loses events that the journal has acknowledged to the stream"),
+		show("synchronous_commit", isNotOff,
+			"with off, a crash loses events that the journal has acknowledged to the stream"),
 		show("server_encoding", is("UTF8"), "create the database with the encoding UTF8"),
 	}
 	schema := newFinding("schema version", "at this build's version", true, "")

@@ -22,10 +22,10 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 		return []finding{newFinding("redis", err.Error(), false, "start it, or set STOCKSTREAM_REDIS_URL")}
 	}
 	version := info["Server"]["redis_version"]
+	role := info["Replication"]["role"]
 	return []finding{
 		newFinding("redis version", version, major(version) >= 7, "use Redis 7.0 or newer"),
-		newFinding("redis role", info["Replication"]["role"], info["Replication"]["role"] == "master",
-			"point STOCKSTREAM_REDIS_URL at the primary"),
+		newFinding("redis role", role, role == "master", "point STOCKSTREAM_REDIS_URL at the primary"),
 		examineSetting(ctx, client, "appendonly", "yes",
 			"without the append-only file, a restart loses everything"),
 		examineSetting(ctx, client, "appendfsync", "always",
@@ -68,9 +68,10 @@ func examineACL(ctx context.Context, client *redis.Client) finding {
 			fields[fmt.Sprint(reply[i])] = flatten(reply[i+1])
 		}
 	}
-	all := strings.HasPrefix(fields["commands"], "+@all") && !strings.Contains(fields["commands"], " -") &&
-		slices.Contains(strings.Fields(fields["keys"]), "~*")
-	return newFinding(name, "commands "+fields["commands"]+", keys "+fields["keys"], all,
+	commands := fields["commands"]
+	allCommands := strings.HasPrefix(commands, "+@all") && !strings.Contains(commands, " -")
+	allKeys := slices.Contains(strings.Fields(fields["keys"]), "~*")
+	return newFinding(name, "commands "+commands+", keys "+fields["keys"], allCommands && allKeys,
 		"ACL SETUSER default off resetpass ~* &* +@all: without all permissions, a restart drops writes of scripts")
 }
 

@@ -160,7 +160,7 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 			return printLines(out, answers)
 		}
 	}
-	// fixed widths: a tail prints rows before it knows the later ones
+	// The columns have fixed widths, because a tail prints rows before it knows the later ones.
 	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n"
 	headed := false
 	return func(page []journal.Recorded) error {
@@ -173,10 +173,15 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 		}
 		for i := range page {
 			r := &page[i]
-			_, err := fmt.Fprintf(out, row, events.Position{Pool: r.Pool, Seq: r.Seq},
+			_, err := fmt.Fprintf(out, row,
+				events.Position{Pool: r.Pool, Seq: r.Seq},
 				r.At.UTC().Format("2006-01-02T15:04:05.000Z"),
-				printable(string(r.Type)), printable(orDash(r.SKU)), printable(orDash(r.HoldID)),
-				printable(describeEvent(r)), printable(causedBy(r)))
+				printable(string(r.Type)),
+				printable(orDash(r.SKU)),
+				printable(orDash(r.HoldID)),
+				printable(describeEvent(r)),
+				printable(causedBy(r)),
+			)
 			if err != nil {
 				return err
 			}

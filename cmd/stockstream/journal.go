@@ -19,7 +19,7 @@ import (
 
 func newJournal(config *Config) *cobra.Command {
 	parent := newCommandGroup("journal", "List, detach and attach the journal's partitions")
-	parent.AddCommand(newJournalParts(config), newJournalDetach(config), newJournalAttach(config))
+	parent.AddCommand(newJournalPartitions(config), newJournalDetach(config), newJournalAttach(config))
 	return parent
 }
 
@@ -38,9 +38,9 @@ func readersOfJournal(ctx context.Context, db postgres.Querier) ([]journal.Reade
 	return readers, err
 }
 
-func newJournalParts(config *Config) *cobra.Command {
+func newJournalPartitions(config *Config) *cobra.Command {
 	var form output
-	parts := &cobra.Command{
+	command := &cobra.Command{
 		Use:   "parts",
 		Short: "List the journal's partitions, with the readers that still need each",
 		Args:  cobra.NoArgs,
@@ -64,17 +64,18 @@ func newJournalParts(config *Config) *cobra.Command {
 			return printPartitions(cmd.OutOrStdout(), reports)
 		},
 	}
-	addOutput(parts, &form, "table, or json, one partition a line")
-	return parts
+	addOutput(command, &form, "table, or json, one partition a line")
+	return command
 }
 
 func printPartitions(out io.Writer, reports []journal.PartitionReport) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n", r.Name, r.State, r.First, r.Last,
-			r.Events, float64(r.Bytes)/(1<<20),
-			timeOrDash(r.FirstAt), timeOrDash(r.LastAt), orDash(strings.Join(namesOf(r.NeededBy), ", ")))
+		neededBy := orDash(strings.Join(namesOf(r.NeededBy), ", "))
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n",
+			r.Name, r.State, r.First, r.Last, r.Events, float64(r.Bytes)/(1<<20),
+			timeOrDash(r.FirstAt), timeOrDash(r.LastAt), neededBy)
 	}
 	return table.Flush()
 }
@@ -113,8 +114,10 @@ func printPartitionsJSON(out io.Writer, reports []journal.PartitionReport) error
 			NeededBy: namesOf(r.NeededBy),
 		}
 		if !r.FirstAt.IsZero() {
-			first, last := r.FirstAt.UTC(), r.LastAt.UTC()
-			rows[i].FirstAt, rows[i].LastAt = &first, &last
+			first := r.FirstAt.UTC()
+			last := r.LastAt.UTC()
+			rows[i].FirstAt = &first
+			rows[i].LastAt = &last
 		}
 	}
 	return printLines(out, rows)

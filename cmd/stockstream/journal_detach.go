@@ -97,11 +97,13 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 		return nil
 	}
 	if !flags.confirmed {
-		return errors.New("until these partitions are attached again, no projection can be rebuilt or added, and Redis cannot be restored; to detach them, add --yes")
+		return errors.New("until these partitions are attached again, no projection can be rebuilt or added, " +
+			"and Redis cannot be restored; to detach them, add --yes")
 	}
+	names := projections.Names(projections.BuiltIn())
 	for _, partition := range chosen {
-		if _, err := journal.DetachPartition(ctx, conn, partition.Partition, stream,
-			projections.Names(projections.BuiltIn())...); err != nil {
+		_, err := journal.DetachPartition(ctx, conn, partition.Partition, stream, names...)
+		if err != nil {
 			return err
 		}
 		if err := printDetached(cmd, out, conn, partition.Name); err != nil {

@@ -54,8 +54,8 @@ func newMigrate(config *Config) *cobra.Command {
 }
 
 // migrateUp migrates the schema to this build's version and creates the read tables. The
-// projections' workers would create those when they start; until then, a query would find
-// them missing instead of empty.
+// projections' workers would also create them, but only when they start. A query before
+// that would fail instead of finding no rows.
 func migrateUp(ctx context.Context, config *Config) error {
 	if err := migrations.Up(ctx, config.DatabaseURL); err != nil {
 		return err
@@ -73,8 +73,8 @@ func migrateDown(ctx context.Context, config *Config) error {
 		return err
 	}
 	for _, p := range projections.BuiltIn() {
-		if err := rebuild.DropOld(ctx, rebuild.Config{Postgres: postgres}, p); err != nil &&
-			!errors.Is(err, rebuild.ErrNoOldTables) {
+		err := rebuild.DropOld(ctx, rebuild.Config{Postgres: postgres}, p)
+		if err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {
 			return err
 		}
 	}

@@ -20,9 +20,12 @@ import (
 func newProjections(config *Config) *cobra.Command {
 	parent := newCommandGroup("projections", "Show the read tables, and rebuild them from the journal")
 	parent.AddCommand(
-		newProjectionsList(config), newProjectionsShow(config), newProjectionsRebuild(config),
+		newProjectionsList(config),
+		newProjectionsShow(config),
+		newProjectionsRebuild(config),
 		newProjectionsDropOld(config),
-		newProjectionsRestoreOld(config), newProjectionsCancel(config),
+		newProjectionsRestoreOld(config),
+		newProjectionsCancel(config),
 	)
 	return parent
 }
@@ -75,7 +78,8 @@ func newProjectionsDropOld(config *Config) *cobra.Command {
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "the old tables of %s are dropped\n", p.Name)
 				return nil
-			})
+			}
+			return forEachProjection(cmd, config, args, dropOld)
 		},
 	}
 }
@@ -95,9 +99,10 @@ func newProjectionsRestoreOld(config *Config) *cobra.Command {
 				}
 				fmt.Fprintf(cmd.OutOrStdout(),
 					"%s serves its old tables again, which are at seq %d; it catches up from there\n",
-					p.Name, outcome.Seq)
+					p.Name, result.Seq)
 				return nil
-			})
+			}
+			return forEachProjection(cmd, config, args, restoreOld)
 		},
 	}
 }
@@ -137,12 +142,12 @@ func forEachProjection(
 	if err != nil {
 		return err
 	}
-	with, err := rebuildConfig(cmd.Context(), config, cmd.ErrOrStderr())
+	settings, err := rebuildConfig(cmd.Context(), config, cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
 	for _, p := range list {
-		err = errors.Join(err, do(with, p))
+		err = errors.Join(err, do(settings, p))
 	}
 	return err
 }
@@ -159,8 +164,7 @@ func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebui
 	}, err
 }
 
-// printStatuses prints the status of projections as JSON, or with the given function for
-// tables.
+// printStatuses prints the status of projections as JSON, or with printTable.
 func printStatuses(
 	cmd *cobra.Command, config *Config, form output,
 	table func(io.Writer, []rebuild.Status) error, list ...projections.Projection,
@@ -176,7 +180,7 @@ func printStatuses(
 		if form == outputJSON {
 			return printLines(cmd.OutOrStdout(), all)
 		}
-		return table(cmd.OutOrStdout(), all)
+		return printTable(cmd.OutOrStdout(), all)
 	})
 }
 

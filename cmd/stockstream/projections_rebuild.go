@@ -36,22 +36,23 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 					return err
 				}
 			}
-			with, err := rebuildConfig(cmd.Context(), config, cmd.ErrOrStderr())
+			settings, err := rebuildConfig(cmd.Context(), config, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
 			view := newRebuildView(cmd.OutOrStdout())
-			with.AcceptDifferences = accept
-			with.Accepting = view.accepted
-			with.Report = view.progress
-			job, err := rebuild.Begin(cmd.Context(), with, list...)
+			settings.AcceptDifferences = accept
+			settings.Accepting = view.accepted
+			settings.Report = view.progress
+			job, err := rebuild.Begin(cmd.Context(), settings, list...)
 			if err != nil {
 				return err
 			}
-			outcomes, err := job.Run(cmd.Context())
-			view.end(outcomes, err)
+			results, err := job.Run(cmd.Context())
+			view.end(results, err)
 			if differs := new(rebuild.DifferencesError); errors.As(err, &differs) {
-				err = fmt.Errorf("%w; the rebuild changed nothing. If the new rows are right, run it again with --accept-differences", err)
+				const advice = "If the new rows are right, run it again with --accept-differences"
+				err = fmt.Errorf("%w; the rebuild changed nothing. %s", err, advice)
 			}
 			return err
 		},
@@ -139,21 +140,21 @@ func bar(p rebuild.Progress) string {
 	return text
 }
 
-// outcomeLine is the last line of JSON: the result of a rebuild.
-type outcomeLine struct {
-	Outcomes    []rebuild.Result          `json:"outcomes"`
+// resultLine is the last line of JSON: the result of a rebuild.
+type resultLine struct {
+	Results     []rebuild.Result          `json:"outcomes"`
 	Differences []rebuild.TableDifference `json:"differences,omitempty"`
 	Error       string                    `json:"error,omitempty"`
 }
 
 // end prints the result, and the differences if the rebuild failed because of them.
-func (v *rebuildView) end(outcomes []rebuild.Result, err error) {
+func (v *rebuildView) end(results []rebuild.Result, err error) {
 	var differs *rebuild.DifferencesError
 	errors.As(err, &differs)
 	if !v.terminal {
-		line := outcomeLine{Outcomes: outcomes}
-		if outcomes == nil {
-			line.Outcomes = []rebuild.Result{}
+		line := resultLine{Results: results}
+		if results == nil {
+			line.Results = []rebuild.Result{} // so that JSON has [] and not null
 		}
 		if differs != nil {
 			line.Differences = differs.Differences
@@ -165,9 +166,12 @@ func (v *rebuildView) end(outcomes []rebuild.Result, err error) {
 		return
 	}
 	fmt.Fprintln(v.out)
-	for _, o := range outcomes {
-		fmt.Fprintf(v.out, "%s: the new tables serve from seq %d on; %d dead letters resolved, %d parked. To swap the old tables back in: `stockstream projections restore-old %s`. To drop them: drop-old.\n",
-			o.Projection, o.Seq, o.Resolved, o.Parked, o.Projection)
+	const format = "%[1]s: the new tables serve from seq %[2]d on; " +
+		"%[3]d dead letters resolved, %[4]d parked. " +
+		"To swap the old tables back in: `stockstream projections restore-old %[1]s`. " +
+		"To drop them: drop-old.\n"
+	for _, r := range results {
+		fmt.Fprintf(v.out, format, r.Projection, r.Seq, r.Resolved, r.Parked)
 	}
 	if differs != nil {
 		printDifferences(v.out, differs.Differences)

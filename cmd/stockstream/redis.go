@@ -45,7 +45,8 @@ func newRedisRebuild(config *Config) *cobra.Command {
 				Report:      recovery.EveryStep(time.Second, printProgress(cmd.ErrOrStderr())),
 			})
 			if errors.Is(err, recovery.ErrHealthy) {
-				return fmt.Errorf("%w; commands would be answered 503 during the rebuild; to rebuild anyway, add --yes", err)
+				const advice = "commands would be answered 503 during the rebuild; to rebuild anyway, add --yes"
+				return fmt.Errorf("%w; %s", err, advice)
 			}
 			if err != nil {
 				return err
@@ -123,14 +124,13 @@ func printRebuilt(out io.Writer, form output, done recovery.Rebuilt, took time.D
 			Seconds:    took.Seconds(),
 		})
 	}
-	fmt.Fprintf(out,
-		"Redis's log is open again in epoch %d at seq %d, after %s: %d SKUs, %d live holds, %d ended holds, %d idempotency keys\n",
-		done.Epoch, done.Seq, took.Round(time.Millisecond), done.SKUs, done.LiveHolds, done.EndedHolds,
-		done.Keys)
+	fmt.Fprintf(out, "Redis's log is open again in epoch %d at seq %d, after %s: ",
+		done.Epoch, done.Seq, took.Round(time.Millisecond))
+	fmt.Fprintf(out, "%d SKUs, %d live holds, %d ended holds, %d idempotency keys\n",
+		done.SKUs, done.LiveHolds, done.EndedHolds, done.Keys)
 	if done.Unreadable > 0 {
-		fmt.Fprintf(out,
-			"%d events could not be decoded and were skipped; see `stockstream dead-letters list`\n",
-			done.Unreadable)
+		const skipped = "%d events could not be decoded and were skipped; see `stockstream dead-letters list`\n"
+		fmt.Fprintf(out, skipped, done.Unreadable)
 	}
 	return nil
 }
