@@ -44,8 +44,6 @@ func (e Entry) Foreign(format string, args ...any) Entry {
 	return e
 }
 
-var errNoSeq = errors.New("no seq: the entry was not written by a command")
-
 // EntrySeq returns the seq in a stream entry's fields, or 0 if there is no valid one. A
 // foreign entry may have a seq, too.
 func EntrySeq(fields map[string]any) int64 {
@@ -68,7 +66,7 @@ func ParseEntry(pool, streamID string, fields map[string]any) Entry {
 
 	e.Seq = EntrySeq(fields)
 	if e.Seq == 0 {
-		entry.Err = errNoSeq
+		entry.Err = errors.New("no seq: the entry was not written by a command")
 		return entry
 	}
 

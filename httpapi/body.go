@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gin-gonic/gin"
+	fastjson "github.com/goccy/go-json"
 
 	"github.com/stockstream/stockstream/commands"
 )
@@ -35,7 +36,22 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	if err := requireJSON(c); err != nil {
 		return err
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
+	if decodeObject(fastjson.NewDecoder(bytes.NewReader(body)), into) == nil {
+		return nil
+	}
+	// The slower encoding/json decides about all other bodies, and explains their faults.
+	return decodeObject(json.NewDecoder(bytes.NewReader(body)), into)
+}
+
+// jsonDecoder is a decoder of encoding/json or of goccy/go-json.
+type jsonDecoder interface {
+	DisallowUnknownFields()
+	Decode(into any) error
+	Token() (json.Token, error)
+}
+
+// decodeObject decodes the only value of a body.
+func decodeObject(decoder jsonDecoder, into any) error {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
 		return malformed(err)
@@ -46,12 +62,13 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	return nil
 }
 
+var errBodyTooLarge = &requestError{codeTooLarge, fmt.Sprintf("a body may have %d bytes", bodyMaxBytes)}
+
 // readBody reads at most one byte more than a body may have. net/http discards the rest
 // of a larger body, so that the connection can be used again.
 func readBody(c *gin.Context) ([]byte, error) {
-	tooLarge := &requestError{codeTooLarge, fmt.Sprintf("a body may have %d bytes", bodyMaxBytes)}
 	if c.Request.ContentLength > bodyMaxBytes {
-		return nil, tooLarge
+		return nil, errBodyTooLarge
 	}
 	var body []byte
 	var err error
@@ -65,7 +82,7 @@ func readBody(c *gin.Context) ([]byte, error) {
 	case err != nil:
 		return nil, &requestError{codeMalformed, "the body could not be read to its end"}
 	case len(body) > bodyMaxBytes:
-		return nil, tooLarge
+		return nil, errBodyTooLarge
 	}
 	return body, nil
 }

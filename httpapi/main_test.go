@@ -174,7 +174,7 @@ func (s *testServer) get(path string) reply {
 
 // want checks the status of an answer, its headers, and, if it is a problem, its code and
 // that all its fields are there. step names the request in messages.
-func (r reply) want(t *testing.T, step string, status int, code string) {
+func (r reply) want(t testing.TB, step string, status int, code string) {
 	t.Helper()
 	if r.status != status || r.text("code") != code {
 		t.Errorf("%s: got %d %s, want %d %s", step, r.status, r.raw, status, code)

@@ -39,10 +39,7 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.code + ": " + e.detail }
 
-var (
-	errUnknownRoute = &requestError{codeUnknownRoute, "there is nothing at this path"}
-	errWrongMethod  = &requestError{codeWrongMethod, "this path does not take this method"}
-)
+var errWrongMethod = &requestError{codeWrongMethod, "this path does not take this method"}
 
 // Codes of the problems that only this package finds. Every other code is that of an
 // error of package commands.

@@ -67,7 +67,9 @@ func NewHandler(config Config) http.Handler {
 	engine.UnescapePathValues = true
 	_ = engine.SetTrustedProxies(nil) // ignore X-Forwarded-For and the like
 	engine.Use(a.recover, a.hangUp, a.echoRequestID)
-	engine.NoRoute(func(c *gin.Context) { a.fail(c, errUnknownRoute) })
+	engine.NoRoute(func(c *gin.Context) {
+		a.fail(c, &requestError{codeUnknownRoute, "there is nothing at this path"})
+	})
 	engine.NoMethod(func(c *gin.Context) { a.fail(c, errWrongMethod) })
 
 	for _, method := range []string{http.MethodGet, http.MethodHead} {

@@ -8,7 +8,4 @@ var (
 	// ErrTableMissing is returned by a query of a read table that does not exist yet. Its
 	// projection creates the table when it first runs.
 	ErrTableMissing = errors.New("the read table does not exist yet")
-	// errTablesGone is returned for a projection that has some of its tables and lacks
-	// others. Such a projection can neither continue nor start from the first event.
-	errTablesGone = errors.New("some of its tables are missing")
 )

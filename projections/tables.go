@@ -51,8 +51,9 @@ func createTables(ctx context.Context, tx pgx.Tx, p Projection) error {
 		return err
 	}
 	if len(missing) < len(p.Tables) {
-		return fmt.Errorf("%w (%s); create them with: stockstream projections rebuild %s",
-			errTablesGone, strings.Join(missing, ", "), p.Name)
+		// The projection can neither continue nor start from the first event.
+		return fmt.Errorf("some of its tables are missing (%s); create them with: stockstream projections rebuild %s",
+			strings.Join(missing, ", "), p.Name)
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM checkpoints WHERE projection = $1`, p.Name); err != nil {
 		return err

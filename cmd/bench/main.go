@@ -36,12 +36,13 @@ type options struct {
 	history int
 	rate    int
 	binary  string
+	against string
 }
 
 func main() {
 	var o options
 	var serve, addr, database string
-	flag.StringVar(&o.only, "only", "", "run one benchmark: http, pipeline, latency, rebuild, restore or audit")
+	flag.StringVar(&o.only, "only", "", "run one benchmark: http, pipeline, latency, rebuild, restore, audit or builds")
 	flag.IntVar(&o.rounds, "rounds", 5, "number of interleaved rounds; the figures are medians")
 	flag.DurationVar(&o.seconds, "duration", 4*time.Second, "duration of one measurement over HTTP")
 	flag.IntVar(&o.events, "events", 300_000, "number of events for pipeline")
@@ -49,6 +50,7 @@ func main() {
 		"number of events in the journal for rebuild, restore and audit")
 	flag.IntVar(&o.rate, "rate", 2000, "reservations per second for latency")
 	flag.StringVar(&o.binary, "binary", "bin/stockstream", "path of the program to measure")
+	flag.StringVar(&o.against, "against", "", "path of another build, for -only builds")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to this file")
 	flag.StringVar(&serve, "serve", "", "internal: run a baseline server (noop or postgres)")
 	flag.StringVar(&addr, "addr", "", "internal: address for the baseline to listen on")
@@ -77,6 +79,12 @@ type servers struct {
 	dir      string
 }
 
+// benchmark is one part of a run. It prints its results.
+type benchmark struct {
+	name string
+	run  func(context.Context, options, *servers) error
+}
+
 func run(ctx context.Context, o options) (err error) {
 	s, err := startServers(ctx)
 	if err != nil {
@@ -85,16 +93,16 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, s.stop()) }()
 	fmt.Printf("%d CPUs, %s, appendfsync always; medians of %d interleaved rounds\n",
 		runtime.NumCPU(), runtime.Version(), o.rounds)
-	benchmarks := []struct {
-		name string
-		run  func(context.Context, options, *servers) error
-	}{
+	benchmarks := []benchmark{
 		{"http", benchHTTP},
 		{"pipeline", benchPipeline},
 		{"latency", benchLatency},
 		{"rebuild", benchRebuild},
 		{"restore", benchRestore},
 		{"audit", benchAudit},
+	}
+	if o.against != "" {
+		benchmarks = append(benchmarks, benchmark{"builds", benchBuilds})
 	}
 	for _, b := range benchmarks {
 		if o.only != "" && o.only != b.name {

@@ -84,7 +84,9 @@ func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 			t.Errorf("pending (full: %t): got %q, want %q", full, got, want)
 		}
 	}
-	letter := `INSERT INTO dead_letters (source, message_key, sequence_key, pool, event_type, raw, metadata, error, stack, attempts, status)
+	letter := `
+		INSERT INTO dead_letters (source, message_key, sequence_key, pool, event_type,
+			raw, metadata, error, stack, attempts, status)
 		VALUES ($1, $2, $2, 'main', '', '', '{}', 'bad', '', 1, 'parked')`
 	s.exec(letter, "holds", s.paid)
 	s.exec(letter, "stock_levels", "mug")
@@ -95,9 +97,11 @@ func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 	want := []string{"holds changed " + s.paid, "redis changed hold:" + s.live, "stock_levels changed mug"}
 	for _, full := range []bool{true, false, false} {
 		report := s.runAudit(full)
-		if report.Verdict != audit.VerdictParked || report.OK {
-			t.Errorf("parked (full: %t): got %s, ok %t, want parked and not ok",
-				full, report.Verdict, report.OK)
+		if report.Verdict != audit.VerdictParked {
+			t.Errorf("parked (full: %t): got outcome %s, want parked", full, report.Verdict)
+		}
+		if report.OK {
+			t.Errorf("parked (full: %t): got ok, want not ok", full)
 		}
 		if got := keysOfFindings(report.Parked); !slices.Equal(got, want) {
 			t.Fatalf("parked (full: %t): got %q, want %q", full, got, want)
@@ -110,13 +114,15 @@ func TestAuditListsPendingAndParkedFindings(t *testing.T) {
 	// A resolved letter no longer explains a difference. The audit has stored which keys
 	// to check again.
 	s.exec(`UPDATE dead_letters SET status = 'resolved'`)
-	if got := keysOfFindings(s.runAudit(false).Differences); !slices.Equal(got,
-		append(want, "redis count holds:due")) && len(got) != 4 {
+	want = append(want, "redis count holds:due")
+	slices.Sort(want)
+	if got := keysOfFindings(s.runAudit(false).Differences); !slices.Equal(got, want) {
 		t.Errorf("resolved: got %q, want %q", got, want)
 	}
 	s.exec(`UPDATE holds SET status = 'CONFIRMED' WHERE hold_id = $1`, s.paid)
 	s.exec(`UPDATE stock_levels SET held = 0 WHERE sku = 'mug'`)
-	s.redisCommand("ZADD holds:due " + s.redis.HGet(s.ctx, "hold:"+s.live, "expires_at").Val() + " " + s.live)
+	deadline := s.redis.HGet(s.ctx, "hold:"+s.live, "expires_at").Val()
+	s.redisCommand("ZADD holds:due " + deadline + " " + s.live)
 	s.wantCleanAudit(false)
 	if got := queryValue[int](s.fixture, `SELECT count(*) FROM audit_holds`); got != 1 {
 		t.Errorf("audit_holds has %d rows, want the live hold", got)
@@ -143,8 +149,9 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	t.Parallel()
 	s := newAuditFixture(t)
 	out := s.wantOutput("audit")
-	if want := "clean: seq 0 to 10, 10 events, 2 SKUs, 4 holds, 10 entries of the stream, in "; !strings.HasPrefix(out, want) {
-		t.Errorf("clean: printed %q, want it to start with %q", out, want)
+	clean := "clean: seq 0 to 10, 10 events, 2 SKUs, 4 holds, 10 entries of the stream, in "
+	if !strings.HasPrefix(out, clean) {
+		t.Errorf("clean: printed %q, want it to start with %q", out, clean)
 	}
 
 	s.redisCommand("HSET hold:" + s.live + " qty 9")
@@ -152,8 +159,12 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 	if err == nil || err.Error() != "audit: 1 difference" {
 		t.Errorf("a difference: got error %v, want audit: 1 difference", err)
 	}
-	for _, text := range []string{"ACTIVE, 2 of shirt for buyer", "ACTIVE, 9 of shirt",
-		"stockstream redis rebuild --yes"} {
+	texts := []string{
+		"ACTIVE, 2 of shirt for buyer",
+		"ACTIVE, 9 of shirt",
+		"stockstream redis rebuild --yes",
+	}
+	for _, text := range texts {
 		if !strings.Contains(out, text) {
 			t.Errorf("a difference: printed %q, want it to contain %q", out, text)
 		}
@@ -164,9 +175,9 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 
 	s.exec(`UPDATE stock_levels SET sold = sold + 1`)
 	out, _ = s.runFailing("audit --full")
-	if want := "`stockstream projections rebuild stock_levels --accept-differences`"; !strings.Contains(out,
-		want) {
-		t.Errorf("a difference in a read table: printed %q, want the advice %s", out, want)
+	advice := "`stockstream projections rebuild stock_levels --accept-differences`"
+	if !strings.Contains(out, advice) {
+		t.Errorf("a difference in a read table: printed %q, want the advice %s", out, advice)
 	}
 	s.exec(`UPDATE stock_levels SET sold = sold - 1`)
 
@@ -191,8 +202,10 @@ func TestAuditCommandOutputAndErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = s.runFailing("audit", "no audit was possible: read ")
-	if err != nil && !strings.Contains(err.Error(), "read Redis") &&
-		!strings.Contains(err.Error(), "read the stream") {
+	// Redis's keys and the stream are read at the same time.
+	namesRedis := strings.Contains(fmt.Sprint(err), "read Redis")
+	namesStream := strings.Contains(fmt.Sprint(err), "read the stream")
+	if !namesRedis && !namesStream {
 		t.Errorf("without Redis: got %v, want that Redis or the stream could not be read", err)
 	}
 	last, _, err := audit.Last(s.ctx, s.db, "main")
@@ -244,7 +257,9 @@ func TestAuditIgnoresForeignEntries(t *testing.T) {
 	s := newAuditFixture(t)
 	v := s.serve("--audit-interval", "0").awaitReady()
 	for i, seq := range []int{1, 99} {
-		s.redisCommand(fmt.Sprintf(`XADD inventory.events * event_id 0198c0de-0000-7000-8000-00000000000%d type HOLD_CANCELLED payload {} metadata {} seq %d at 1764000000000`, i, seq))
+		const entry = "event_id 0198c0de-0000-7000-8000-00000000000%d type HOLD_CANCELLED " +
+			"payload {} metadata {} seq %d at 1764000000000"
+		s.redisCommand("XADD inventory.events * " + fmt.Sprintf(entry, i, seq))
 	}
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
 		letters := queryValue[int64](s.fixture, `SELECT count(*) FROM dead_letters WHERE source = 'journal'`)
@@ -252,12 +267,15 @@ func TestAuditIgnoresForeignEntries(t *testing.T) {
 	})
 	s.wantCleanAudit(false)
 	for i := range 100 { // moves the log head past the foreign entry's seq
-		if status, _, err := v.reserve("mug", fmt.Sprintf("more-%d", i), 1, 600); err != nil ||
-			status != http.StatusCreated && status != http.StatusConflict {
-			t.Fatal(status, err)
+		status, _, err := v.reserve("mug", fmt.Sprintf("more-%d", i), 1, 600)
+		if err != nil {
+			t.Fatal(err)
 		}
-		s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments",
-			fmt.Sprintf(`{"delta":1,"reason":"found","idempotency_key":"found-%d"}`, i)))
+		if status != http.StatusCreated && status != http.StatusConflict {
+			t.Fatalf("reserve: got status %d, want 201 or 409", status)
+		}
+		adjustment := fmt.Sprintf(`{"delta":1,"reason":"found","idempotency_key":"found-%d"}`, i)
+		s.mustBeOK(s.send(http.MethodPost, v.url+"/stock/shirt/adjustments", adjustment))
 	}
 	s.awaitCaughtUp()
 	s.wantCleanAudit(false)

@@ -14,28 +14,59 @@ import (
 func TestInvalidSettingsStopTheStart(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		args, environ []string
-		says          []string
+		args    []string
+		environ []string
+		says    []string // parts of the error
 	}{
-		"unknown variable": {nil, []string{"STOCKSTREAM_REDIS_ULR=x"},
-			[]string{"STOCKSTREAM_REDIS_ULR is not a setting"}},
-		"unknown flag": {[]string{"--redis-ulr", "x"}, nil, []string{"unknown flag: --redis-ulr"}},
-		"bad values": {
-			[]string{"--redis-url", "ftp://x", "--database-url", "postgres://%zz", "--roles", "api,clerk",
-				"--batch-max", "0", "--stream-keep", "-1s", "--drain-delay", "-1s", "--log-level", "loud",
-				"--log-format", "xml"},
-			nil,
-			[]string{"redis URL", "database URL", `roles: "clerk" is not one of api, journal`, "batch max 0",
-				"stream keep", "drain delay", `log level "loud"`, `log format "xml"`},
+		"unknown variable": {
+			environ: []string{"STOCKSTREAM_REDIS_ULR=x"},
+			says:    []string{"STOCKSTREAM_REDIS_ULR is not a setting"},
 		},
-		"a password": {[]string{"--redis-url", "redis://:s3cret@host:port/0", "--database-url",
-			"postgres://app:s3cret@host:port/x"},
-			nil, []string{"redis URL", "database URL"}},
-		"relations": {[]string{"--hold-ttl", "2h", "--keep-memory", "1m"}, nil,
-			[]string{"must not be below the default", "must outlast"}},
-		"no role": {[]string{"--roles", ""}, nil, []string{"name at least one"}},
-		"not a duration": {nil, []string{"STOCKSTREAM_HOLD_TTL=soon"},
-			[]string{"STOCKSTREAM_HOLD_TTL", "soon"}},
+		"unknown flag": {
+			args: []string{"--redis-ulr", "x"},
+			says: []string{"unknown flag: --redis-ulr"},
+		},
+		"bad values": {
+			args: []string{
+				"--redis-url", "ftp://x",
+				"--database-url", "postgres://%zz",
+				"--roles", "api,clerk",
+				"--batch-max", "0",
+				"--stream-keep", "-1s",
+				"--drain-delay", "-1s",
+				"--log-level", "loud",
+				"--log-format", "xml",
+			},
+			says: []string{
+				"redis URL",
+				"database URL",
+				`roles: "clerk" is not one of api, journal`,
+				"batch max 0",
+				"stream keep",
+				"drain delay",
+				`log level "loud"`,
+				`log format "xml"`,
+			},
+		},
+		"a password": {
+			args: []string{
+				"--redis-url", "redis://:s3cret@host:port/0",
+				"--database-url", "postgres://app:s3cret@host:port/x",
+			},
+			says: []string{"redis URL", "database URL"},
+		},
+		"relations": {
+			args: []string{"--hold-ttl", "2h", "--keep-memory", "1m"},
+			says: []string{"must not be below the default", "must outlast"},
+		},
+		"no role": {
+			args: []string{"--roles", ""},
+			says: []string{"name at least one"},
+		},
+		"not a duration": {
+			environ: []string{"STOCKSTREAM_HOLD_TTL=soon"},
+			says:    []string{"STOCKSTREAM_HOLD_TTL", "soon"},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -67,10 +98,14 @@ func TestFlagsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 	if err := flags.Parse([]string{"--http-addr", "127.0.0.1:1"}); err != nil {
 		t.Fatal(err)
 	}
-	err := readEnvironment(flags,
-		[]string{"STOCKSTREAM_HTTP_ADDR=127.0.0.1:2", "STOCKSTREAM_ROLES=api,sagas",
-			"STOCKSTREAM_BATCH_MAX=7", "PATH=/bin", "odd"})
-	if err != nil {
+	environ := []string{
+		"STOCKSTREAM_HTTP_ADDR=127.0.0.1:2",
+		"STOCKSTREAM_ROLES=api,sagas",
+		"STOCKSTREAM_BATCH_MAX=7",
+		"PATH=/bin",
+		"odd",
+	}
+	if err := readEnvironment(flags, environ); err != nil {
 		t.Fatal(err)
 	}
 	if config.HTTPAddr != "127.0.0.1:1" {

@@ -61,8 +61,8 @@ func printLetters(out io.Writer, letters []deadletters.Letter) error {
 	return table.Flush()
 }
 
-// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: unchanged if
-// it is JSON, otherwise in base64.
+// letterJSON is a dead letter as `list -o json` prints it. Raw is the message: unchanged
+// if it is JSON, otherwise in base64.
 type letterJSON struct {
 	ID          int64             `json:"id"`
 	Source      string            `json:"source"`

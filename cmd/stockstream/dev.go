@@ -120,8 +120,8 @@ func logUnexpectedExit(ctx context.Context, log *slog.Logger, done <-chan struct
 }
 
 // lockDirectory locks the directory until unlock is called. It fails if another
-// `stockstream dev` has the lock. Without it, the second one would stop the servers of the
-// first, as if they were leftovers of a crash.
+// `stockstream dev` has the lock. Without it, the second one would stop the servers of
+// the first, as if they were leftovers of a crash.
 func lockDirectory(dir string) (unlock func(), err error) {
 	name := filepath.Join(dir, "lock")
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the user named dir

@@ -160,7 +160,8 @@ func newEventPrinter(out io.Writer, form output) func([]journal.Recorded) error 
 			return printLines(out, answers)
 		}
 	}
-	// The columns have fixed widths, because a tail prints rows before it knows the later ones.
+	// The columns have fixed widths, because a tail prints rows before it knows the later
+	// ones.
 	const row = "%-12s %-24s %-14s %-20s %-36s %-32s %s\n"
 	headed := false
 	return func(page []journal.Recorded) error {

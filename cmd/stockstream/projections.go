@@ -70,10 +70,8 @@ func newProjectionsDropOld(config *Config) *cobra.Command {
 		Short: "Drop the tables that a rebuild replaced; restore-old is not possible afterwards",
 		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return forEachProjection(cmd, config, args, func(
-				with rebuild.Config, p projections.Projection,
-			) error {
-				if err := rebuild.DropOld(cmd.Context(), with, p); err != nil {
+			dropOld := func(settings rebuild.Config, p projections.Projection) error {
+				if err := rebuild.DropOld(cmd.Context(), settings, p); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "the old tables of %s are dropped\n", p.Name)
@@ -90,10 +88,8 @@ func newProjectionsRestoreOld(config *Config) *cobra.Command {
 		Short: "Swap the old tables back in; the current ones become the old tables",
 		Args:  atLeastOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return forEachProjection(cmd, config, args, func(
-				with rebuild.Config, p projections.Projection,
-			) error {
-				outcome, err := rebuild.RestoreOld(cmd.Context(), with, p)
+			restoreOld := func(settings rebuild.Config, p projections.Projection) error {
+				result, err := rebuild.RestoreOld(cmd.Context(), settings, p)
 				if err != nil {
 					return err
 				}
@@ -166,8 +162,11 @@ func rebuildConfig(ctx context.Context, config *Config, errOut io.Writer) (rebui
 
 // printStatuses prints the status of projections as JSON, or with printTable.
 func printStatuses(
-	cmd *cobra.Command, config *Config, form output,
-	table func(io.Writer, []rebuild.Status) error, list ...projections.Projection,
+	cmd *cobra.Command,
+	config *Config,
+	form output,
+	printTable func(io.Writer, []rebuild.Status) error,
+	list ...projections.Projection,
 ) error {
 	return withConnection(cmd.Context(), config, func(conn *pgx.Conn) error {
 		if err := migrations.Check(cmd.Context(), conn); err != nil {

@@ -16,8 +16,6 @@ import (
 
 // Reasons for which a pool takes no commands.
 var (
-	ErrEmptied = errors.New("Redis was emptied: it has no log for this pool, which has been in use")
-	ErrBehind  = errors.New("Redis is behind the journal: it was restored from an older state")
 	// ErrUnjournaled passes by itself: Redis is not restored while it still has events
 	// that the journal lacks.
 	ErrUnjournaled = errors.New("Redis lost its position in the log, and still has events that the journal lacks; waiting for the journal")
@@ -59,14 +57,16 @@ func (c comparison) isEarlierEpoch() bool {
 // lossReason explains why Redis must be restored.
 func (c comparison) lossReason() error {
 	if !c.head.Exists {
-		return fmt.Errorf("%w (the journal ends at seq %d)", ErrEmptied, c.journal.Journaled)
+		return fmt.Errorf("Redis was emptied: it has no log for this pool, which has been in use "+
+			"(the journal ends at seq %d)", c.journal.Journaled)
 	}
+	const behind = "Redis is behind the journal: it was restored from an older state"
 	if c.head.Seq >= c.journal.Journaled {
-		return fmt.Errorf("%w (Redis's log is of epoch %d, the newest is %d)",
-			ErrBehind, c.head.Epoch, c.newestEpoch())
+		return fmt.Errorf("%s (Redis's log is of epoch %d, the newest is %d)",
+			behind, c.head.Epoch, c.newestEpoch())
 	}
-	return fmt.Errorf("%w (Redis ends at seq %d in epoch %d, the journal at %d in epoch %d)",
-		ErrBehind, c.head.Seq, c.head.Epoch, c.journal.Journaled, c.newestEpoch())
+	return fmt.Errorf("%s (Redis ends at seq %d in epoch %d, the journal at %d in epoch %d)",
+		behind, c.head.Seq, c.head.Epoch, c.journal.Journaled, c.newestEpoch())
 }
 
 // compare compares Redis's log with the journal. It fails with ErrUnjournaled, with

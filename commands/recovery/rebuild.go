@@ -34,13 +34,9 @@ type Rebuilt struct {
 	Unreadable int64 // events that were skipped, as the read tables skip them
 }
 
-// Reasons for which Rebuild does nothing.
-var (
-	// ErrHealthy is returned without EvenHealthy if Redis has every event of the journal.
-	ErrHealthy = errors.New("Redis has everything that the journal has")
-	// ErrNothing is returned for a pool that has no events.
-	ErrNothing = errors.New("the pool was never set up: there is nothing to rebuild")
-)
+// ErrHealthy is returned by Rebuild without EvenHealthy if Redis has every event of the
+// journal.
+var ErrHealthy = errors.New("Redis has everything that the journal has")
 
 // rebuildPoll is how often Rebuild looks whether the journal has reached the end of the
 // closed log.
@@ -52,8 +48,8 @@ const rebuildPoll = 50 * time.Millisecond
 // the log open as it was. Stock that an operator set in Redis by hand is lost if no
 // command has recorded it yet.
 //
-// Its errors are those of reconcile, ErrHealthy, ErrNothing, and ErrUnjournaled if the
-// journal did not catch up in time.
+// Its errors are those of reconcile, ErrHealthy, and ErrUnjournaled if the journal did
+// not catch up in time. It fails for a pool that has no events.
 func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt, error) {
 	if options.Report == nil {
 		options.Report = func(RestoreProgress) {}
@@ -70,7 +66,7 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	case err != nil:
 		return Rebuilt{}, err
 	case divergence == divergenceNewPool:
-		return Rebuilt{}, ErrNothing
+		return Rebuilt{}, errors.New("the pool was never set up: there is nothing to rebuild")
 	case divergence != divergenceLost && !options.EvenHealthy:
 		return Rebuilt{}, ErrHealthy
 	}

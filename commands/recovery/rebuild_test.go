@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -205,7 +206,10 @@ func TestRebuildDoesNotInitialiseAPool(t *testing.T) {
 	t.Parallel()
 	f := newClosedFixture(t)
 	options := RebuildOptions{EvenHealthy: true, Wait: time.Second}
-	wantError(t, "rebuild", errorOf(f.recovery.Rebuild(f.Ctx, options)), ErrNothing)
+	err := errorOf(f.recovery.Rebuild(f.Ctx, options))
+	if want := "the pool was never set up"; !strings.Contains(errorText(err), want) {
+		t.Errorf("rebuild: got error %v, want %q in it", err, want)
+	}
 	if keys := f.Operator.Keys(f.Ctx, "*").Val(); len(keys) > 0 {
 		t.Errorf("keys in Redis: got %v, want none", keys)
 	}

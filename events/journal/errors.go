@@ -24,9 +24,6 @@ var ErrRewritten = errors.New("the journal is not the one that was followed")
 // yet to read it, or it is not the oldest.
 var ErrPartitionNeeded = errors.New("the partition is still needed")
 
-// Errors of AttachPartition.
-var (
-	ErrUnknownPartition = errors.New("no such detached partition")
-	ErrPartitionGone    = errors.New("the partition's table is not in this database")
-	ErrPartitionChanged = errors.New("the partition's rows are not those that were detached")
-)
+// ErrPartitionGone is returned by AttachPartition if the detached table must first be
+// restored from its dump.
+var ErrPartitionGone = errors.New("the partition's table is not in this database")

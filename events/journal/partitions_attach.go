@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -10,8 +11,8 @@ import (
 )
 
 // AttachPartition attaches a detached partition to the journal again, if its table has
-// exactly the rows that were detached. Otherwise it changes nothing and fails with
-// ErrUnknownPartition, ErrPartitionGone or ErrPartitionChanged.
+// exactly the rows that were detached. Otherwise it changes nothing and fails, with
+// ErrPartitionGone if the table is not in the database.
 func AttachPartition(
 	ctx context.Context, conn *pgx.Conn, name string,
 ) (attached DetachedPartition, err error) {
@@ -50,7 +51,7 @@ func findDetached(ctx context.Context, db postgres.Querier, name string) (Detach
 			return partition, nil
 		}
 	}
-	return DetachedPartition{}, fmt.Errorf("%w; `stockstream journal parts` lists them", ErrUnknownPartition)
+	return DetachedPartition{}, errors.New("no such detached partition; `stockstream journal parts` lists them")
 }
 
 // checkUnchanged compares the table of a detached partition with the digest taken when it
@@ -68,8 +69,9 @@ func checkUnchanged(ctx context.Context, tx pgx.Tx, detached DetachedPartition) 
 		return err
 	}
 	if events != detached.Events || digest != detached.Digest {
-		return fmt.Errorf("%w: it had %d events with digest %s, and now has %d with %s",
-			ErrPartitionChanged, detached.Events, detached.Digest, events, digest)
+		return fmt.Errorf("the partition's rows are not those that were detached: "+
+			"it had %d events with digest %s, and now has %d with %s",
+			detached.Events, detached.Digest, events, digest)
 	}
 	return nil
 }

@@ -295,13 +295,14 @@ func TestAttachOfAChangedPartitionIsRefused(t *testing.T) {
 	if err := f.detach(f.partitions()[0]); err != nil {
 		t.Fatal(err)
 	}
-	assertRefused := func(name string, want error) {
+	assertRefused := func(name, want string) {
 		t.Helper()
-		if _, err := AttachPartition(f.ctx, f.db, name); !errors.Is(err, want) {
-			t.Errorf("attach %s: got %v, want %v", name, err, want)
+		_, err := AttachPartition(f.ctx, f.db, name)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("attach %s: got error %v, want %q in it", name, err, want)
 		}
 	}
-	assertRefused("events_101", ErrUnknownPartition)
+	assertRefused("events_101", "no such detached partition")
 	f.exec(`CREATE TABLE backup AS SELECT * FROM events_1`)
 	for _, change := range []string{
 		`DELETE FROM events_1 WHERE seq = 100`,
@@ -310,11 +311,11 @@ func TestAttachOfAChangedPartitionIsRefused(t *testing.T) {
 		`UPDATE events_1 SET hold_id = 'h8' WHERE seq = 7`,
 	} {
 		f.exec(change)
-		assertRefused("events_1", ErrPartitionChanged)
+		assertRefused("events_1", "the partition's rows are not those that were detached")
 		f.exec(`TRUNCATE events_1; INSERT INTO events_1 SELECT * FROM backup`)
 	}
 	f.exec(`ALTER TABLE events_1 RENAME TO elsewhere`)
-	assertRefused("events_1", ErrPartitionGone)
+	assertRefused("events_1", ErrPartitionGone.Error())
 	reports, err := DescribePartitions(f.ctx, f.db, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -38,15 +38,13 @@ func deliveryOf(msg *message.Message) *Delivery {
 	return d
 }
 
-var errNotAcknowledged = errors.New("the message was not acknowledged")
-
 // NewDelivery returns a delivery whose message has this id. Its handler runs under ctx.
 // The batch may be nil if the handler needs only the id.
 func NewDelivery(ctx context.Context, id string, batch any) *Delivery {
 	d := &Delivery{
 		Message: message.NewMessage(id, nil),
 		batch:   batch,
-		fault:   errNotAcknowledged,
+		fault:   errors.New("the message was not acknowledged"),
 	}
 	d.Message.SetContext(context.WithValue(ctx, deliveryKey{}, d))
 	return d

@@ -65,8 +65,6 @@ const (
 	pauseMax = 4 * time.Second
 )
 
-var errClosed = errors.New("the subscriber is closed")
-
 // New returns a worker that has not been started.
 func New(name string, log *slog.Logger) *Worker {
 	return &Worker{
@@ -113,7 +111,7 @@ func (w *Worker) Start(
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return nil, errClosed
+		return nil, errors.New("the subscriber is closed")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	w.cancel = append(w.cancel, cancel)

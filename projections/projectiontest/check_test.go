@@ -98,8 +98,12 @@ func upsert(sql string) func(context.Context, pgx.Tx, map[string]int64) error {
 }
 
 const (
-	adds     = `INSERT INTO tally AS t VALUES ($1, $2) ON CONFLICT (sku) DO UPDATE SET units = t.units + excluded.units`
-	replaces = `INSERT INTO tally AS t VALUES ($1, $2) ON CONFLICT (sku) DO UPDATE SET units = excluded.units`
+	adds = `
+		INSERT INTO tally AS t VALUES ($1, $2)
+		ON CONFLICT (sku) DO UPDATE SET units = t.units + excluded.units`
+	replaces = `
+		INSERT INTO tally AS t VALUES ($1, $2)
+		ON CONFLICT (sku) DO UPDATE SET units = excluded.units`
 )
 
 func healthy() projections.Projection { return tally(upsert(adds)) }
@@ -129,8 +133,7 @@ var mistakes = []struct {
 	law     Law
 	build   func() projections.Projection
 }{
-	{"a batch replaces the units of the batch before", Batches,
-		func() projections.Projection { return tally(upsert(replaces)) }},
+	{"a batch replaces the units of the batch before", Batches, replacesUnits},
 	{"state is kept in memory", Killed, keepsInMemory},
 	{"state is kept in memory", Rebuilt, keepsInMemory},
 	{"state is kept in memory", Poison, keepsInMemory},
@@ -153,39 +156,60 @@ var mistakes = []struct {
 		`CREATE TABLE IF NOT EXISTS created (hold_id text, day date)`,
 		`INSERT INTO created VALUES ($1, $2::timestamptz::date)`,
 	)},
-	{"it writes a table that it does not own", OwnTables, func() projections.Projection {
-		return tally(upsert(`INSERT INTO pools (pool, epoch) SELECT $1, 1 WHERE $2::bigint IS NOT NULL ON CONFLICT DO NOTHING`))
-	}},
-	{"its Tables lack a table", OwnTables, func() projections.Projection {
-		p := healthy()
-		p.Schema += `; CREATE TABLE IF NOT EXISTS more ()`
-		return p
-	}},
+	{"it writes a table that it does not own", OwnTables, writesPools},
+	{"its Tables lack a table", OwnTables, createsMoreTables},
 	{"it changes the payload of an event", OwnTables, changesPayloads},
 	{"its SQL names the schema", Rebuilt, namesSchema},
-	{"it refuses a valid event", Applies, func() projections.Projection {
-		p := healthy()
-		p.Schema = `CREATE TABLE IF NOT EXISTS tally (sku text PRIMARY KEY, units bigint NOT NULL CHECK (units < 1))`
-		return p
-	}},
-	{"it uses a table that does not exist", Applies, func() projections.Projection {
-		return tally(upsert(`INSERT INTO hold VALUES ($1, $2)`))
-	}},
-	{"the key needs the payload", Poison, func() projections.Projection {
-		p := healthy()
-		p.Key = func(e *events.Envelope) string {
-			if payload, err := e.Decode(); err == nil {
-				return fmt.Sprintf("%T", payload)
-			}
-			return ""
+	{"it refuses a valid event", Applies, refusesEvents},
+	{"it uses a table that does not exist", Applies, usesMissingTable},
+	{"the key needs the payload", Poison, keyNeedsPayload},
+	{"the key separates events of one row", Poison, keyPerEvent},
+}
+
+func replacesUnits() projections.Projection { return tally(upsert(replaces)) }
+
+func writesPools() projections.Projection {
+	return tally(upsert(`
+		INSERT INTO pools (pool, epoch)
+		SELECT $1, 1 WHERE $2::bigint IS NOT NULL
+		ON CONFLICT DO NOTHING`))
+}
+
+func createsMoreTables() projections.Projection {
+	p := healthy()
+	p.Schema += `; CREATE TABLE IF NOT EXISTS more ()`
+	return p
+}
+
+func refusesEvents() projections.Projection {
+	p := healthy()
+	p.Schema = `
+		CREATE TABLE IF NOT EXISTS tally (
+			sku text PRIMARY KEY,
+			units bigint NOT NULL CHECK (units < 1)
+		)`
+	return p
+}
+
+func usesMissingTable() projections.Projection {
+	return tally(upsert(`INSERT INTO hold VALUES ($1, $2)`))
+}
+
+func keyNeedsPayload() projections.Projection {
+	p := healthy()
+	p.Key = func(e *events.Envelope) string {
+		if payload, err := e.Decode(); err == nil {
+			return fmt.Sprintf("%T", payload)
 		}
-		return p
-	}},
-	{"the key separates events of one row", Poison, func() projections.Projection {
-		p := projections.Holds()
-		p.Key = func(e *events.Envelope) string { return e.EventID.String() }
-		return p
-	}},
+		return ""
+	}
+	return p
+}
+
+func keyPerEvent() projections.Projection {
+	p := projections.Holds()
+	p.Key = func(e *events.Envelope) string { return e.EventID.String() }
+	return p
 }
 
 func keepsInMemory() projections.Projection {
@@ -308,8 +332,8 @@ func TestHowToShowsTheReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	replacing := func() projections.Projection { return tally(upsert(replaces)) }
-	if text := report(t, replacing, Seed(4)); !strings.Contains(string(howTo), "```text\n"+text+"```") {
+	text := report(t, replacesUnits, Seed(4))
+	if !strings.Contains(string(howTo), "```text\n"+text+"```") {
 		t.Errorf("docs/how-to-add-a-projection.md does not show this report:\n%s", text)
 	}
 }

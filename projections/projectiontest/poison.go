@@ -141,8 +141,6 @@ func withoutEvents(p projections.Projection, seqs map[int64]bool) projections.Pr
 	return p
 }
 
-var errPoisoned = errors.New("projectiontest: this event cannot be applied")
-
 // failingAt returns a copy of the projection whose Apply fails, after writing, for a
 // batch with the event at seq.
 func failingAt(p projections.Projection, seq int64) projections.Projection {
@@ -152,7 +150,7 @@ func failingAt(p projections.Projection, seq int64) projections.Projection {
 			return err
 		}
 		if slices.ContainsFunc(batch, func(e projections.Event) bool { return e.Seq == seq }) {
-			return errPoisoned
+			return errors.New("projectiontest: this event cannot be applied")
 		}
 		return nil
 	}

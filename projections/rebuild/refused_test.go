@@ -26,14 +26,16 @@ func TestSecondRebuildIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Begin(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
+	_, err = Begin(f.ctx, f.rebuildConfig(), projections.Orders())
+	if !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("a second rebuild: got %v, want ErrRebuildRunning", err)
 	}
-	if err := DropOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err, ErrRebuildRunning) {
+	err = DropOld(f.ctx, f.rebuildConfig(), projections.Orders())
+	if !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("drop-old during a rebuild: got %v, want ErrRebuildRunning", err)
 	}
-	if _, err := RestoreOld(f.ctx, f.rebuildConfig(), projections.Orders()); !errors.Is(err,
-		ErrRebuildRunning) {
+	_, err = RestoreOld(f.ctx, f.rebuildConfig(), projections.Orders())
+	if !errors.Is(err, ErrRebuildRunning) {
 		t.Errorf("restore-old during a rebuild: got %v, want ErrRebuildRunning", err)
 	}
 	if got := f.wantRuns("during the rebuild", Running)[0].ID; got != job.ID() {
@@ -69,8 +71,8 @@ func TestIncompleteJournalIsRefused(t *testing.T) {
 			f.appendEvents(holdEvents("a", 10)...)
 			f.project(projections.Holds())
 			f.exec(damage)
-			if _, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds()); !errors.Is(err,
-				journal.ErrHole) {
+			_, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds())
+			if !errors.Is(err, journal.ErrHole) {
 				t.Errorf("got %v, want ErrHole", err)
 			}
 			f.wantNoShadows(projections.Holds())
@@ -108,17 +110,40 @@ func TestDependentsAreRefused(t *testing.T) {
 	f.appendEvents(holdEvents("a", 10)...)
 	f.project(projections.Holds())
 	objects := []struct{ name, create, drop string }{
-		{"view seen", `CREATE VIEW seen AS SELECT * FROM holds`, `DROP VIEW seen`},
-		{"foreign key gift_hold of gifts",
-			`CREATE TABLE gifts (hold_id text CONSTRAINT gift_hold REFERENCES holds)`, `DROP TABLE gifts`},
-		{"trigger watch on holds",
-			`CREATE TRIGGER watch BEFORE UPDATE ON holds FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()`, `DROP TRIGGER watch ON holds`},
-		{"policy own on holds", `CREATE POLICY own ON holds`, `DROP POLICY own ON holds`},
-		{"function how_many()",
-			`CREATE FUNCTION how_many() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM holds; END`,
-			`DROP FUNCTION how_many`},
-		{"table heirs, which inherits from holds", `CREATE TABLE heirs () INHERITS (holds)`,
-			`DROP TABLE heirs`},
+		{
+			name:   "view seen",
+			create: `CREATE VIEW seen AS SELECT * FROM holds`,
+			drop:   `DROP VIEW seen`,
+		},
+		{
+			name:   "foreign key gift_hold of gifts",
+			create: `CREATE TABLE gifts (hold_id text CONSTRAINT gift_hold REFERENCES holds)`,
+			drop:   `DROP TABLE gifts`,
+		},
+		{
+			name: "trigger watch on holds",
+			create: `
+				CREATE TRIGGER watch BEFORE UPDATE ON holds
+				FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()`,
+			drop: `DROP TRIGGER watch ON holds`,
+		},
+		{
+			name:   "policy own on holds",
+			create: `CREATE POLICY own ON holds`,
+			drop:   `DROP POLICY own ON holds`,
+		},
+		{
+			name: "function how_many()",
+			create: `
+				CREATE FUNCTION how_many() RETURNS bigint
+				BEGIN ATOMIC SELECT count(*) FROM holds; END`,
+			drop: `DROP FUNCTION how_many`,
+		},
+		{
+			name:   "table heirs, which inherits from holds",
+			create: `CREATE TABLE heirs () INHERITS (holds)`,
+			drop:   `DROP TABLE heirs`,
+		},
 	}
 	for _, object := range objects {
 		f.exec(object.create)
@@ -167,7 +192,10 @@ func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	f.exec(`GRANT UPDATE (status) ON holds TO ` + reader + ` WITH GRANT OPTION`)
 	f.exec(`GRANT SELECT ON holds TO PUBLIC`)
 	f.exec(`ALTER TABLE holds OWNER TO ` + owner)
-	const rights = `SELECT relowner::regrole || relacl::text || (SELECT string_agg(attname || attacl::text, ' ') FROM pg_attribute WHERE attrelid = c.oid) FROM pg_class c WHERE oid = 'holds'::regclass`
+	const rights = `
+		SELECT relowner::regrole || relacl::text
+			|| (SELECT string_agg(attname || attacl::text, ' ') FROM pg_attribute WHERE attrelid = c.oid)
+		FROM pg_class c WHERE oid = 'holds'::regclass`
 	before := f.queryText(rights)
 	if len(before) < 20 {
 		t.Fatalf("rights of the old table: got only %q", before)
