@@ -13,5 +13,5 @@
 // To add a projection, write one file such as sku_hours.go and add one line to BuiltIn.
 // The engine creates its tables and applies the journal from the first event; TestLaws
 // checks it against the laws of projectiontest. See docs/how-to-add-a-projection.md. The
-// package imports events and deadletters only.
+// package imports events, events/journal and deadletters only.
 package projections

@@ -23,6 +23,7 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/httpapi"
+	"github.com/stockstream/stockstream/internal/logonce"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/migrations"
@@ -237,7 +238,7 @@ func (a *app) run(ctx context.Context) error {
 // awaitSchema waits until the schema is at this build's version. It returns false if ctx
 // ended first.
 func (a *app) awaitSchema(ctx context.Context) bool {
-	logWaiting := skipRepeats(func(err error) { a.log.Error("waiting for Postgres", "error", err) })
+	var failure logonce.Last
 	for {
 		err := migrations.Check(ctx, a.postgres)
 		if err == nil {
@@ -246,7 +247,9 @@ func (a *app) awaitSchema(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		logWaiting(err)
+		if failure.Changes(err.Error()) {
+			a.log.Error("waiting for Postgres", "error", err)
+		}
 		if wait.For(ctx, schemaInterval) != nil {
 			return false
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/httpapi"
+	"github.com/stockstream/stockstream/internal/logonce"
 )
 
 func newEvents(config *Config) *cobra.Command {
@@ -132,9 +133,12 @@ func newEventsTail(config *Config) *cobra.Command {
 				return err
 			}
 			h.query.Limit = eventsPageMax
-			printWaiting := skipRepeats(func(err error) {
-				fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err)
-			})
+			var failure logonce.Last
+			printWaiting := func(err error) {
+				if failure.Changes(err.Error()) {
+					fmt.Fprintln(cmd.ErrOrStderr(), "waiting for Postgres:", err)
+				}
+			}
 			show := newEventPrinter(cmd.OutOrStdout(), h.form)
 			err = journal.Follow(cmd.Context(), postgres, h.query, printWaiting, show)
 			if errors.Is(err, journal.ErrRewritten) || errors.Is(err, journal.ErrDetached) {

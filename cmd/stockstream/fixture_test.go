@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -137,15 +140,29 @@ func (s *fixture) exec(sql string, args ...any) {
 	}
 }
 
-// freeAddr returns a loopback address on which no program listens at the moment.
+// nextPort is below the ports that Linux gives to clients and to listeners without a
+// port, which begin at 32768. So no connection takes a port before its server listens.
+var nextPort atomic.Int32
+
+func init() { nextPort.Store(10_000 + rand.Int32N(10_000)) }
+
+// freeAddr returns a loopback address on which no program listens. It returns each
+// address once.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", nextPort.Add(1))
+		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
+		if err == nil {
+			if err := listener.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return addr
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
 	}
-	defer listener.Close() //nolint:errcheck // only a test's listener
-	return listener.Addr().String()
 }
 
 // service is a `stockstream serve` that runs in this process.

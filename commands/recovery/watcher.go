@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stockstream/stockstream/internal/logonce"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -52,8 +53,8 @@ func (r *Recovery) Watch(ctx context.Context) {
 // watcher is the state of one call of Watch.
 type watcher struct {
 	*Recovery
-	conn       *pgx.Conn // nil until it is needed, and after a failure
-	lastLogged string    // the last failure that was logged
+	conn    *pgx.Conn    // nil until it is needed, and after a failure
+	failure logonce.Last // why the gate is closed
 }
 
 // pause waits for the next comparison. While the gate is open, a command that the script
@@ -135,7 +136,7 @@ func (w *watcher) reconcileNow(ctx context.Context) error {
 
 func (w *watcher) openGate() {
 	if !w.gate.IsOpen() {
-		w.lastLogged = ""
+		w.failure.Changes("")
 		w.gate.Open()
 		w.log.Info("pool open for commands", "pool", w.pool.Name())
 	}
@@ -144,8 +145,7 @@ func (w *watcher) openGate() {
 // closeGate closes the gate and logs the reason, unless it was the last one logged.
 func (w *watcher) closeGate(reason error) {
 	w.gate.Close(reason)
-	if reason.Error() != w.lastLogged {
-		w.lastLogged = reason.Error()
+	if w.failure.Changes(reason.Error()) {
 		w.log.Error("pool not open for commands", "pool", w.pool.Name(), "error", reason)
 	}
 }

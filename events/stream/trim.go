@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/logonce"
 )
 
 // Trimmer removes the oldest entries of a stream once they are no longer needed. An entry
@@ -25,11 +26,11 @@ import (
 // default 100 entries, which costs next to nothing. So up to that many old entries may
 // stay longer.
 type Trimmer struct {
-	Redis      redis.Cmdable
-	Pool       events.Pool
-	Keep       time.Duration
-	Log        *slog.Logger
-	lastLogged string // the last problem logged, which is not repeated at every trim
+	Redis   redis.Cmdable
+	Pool    events.Pool
+	Keep    time.Duration
+	Log     *slog.Logger
+	problem logonce.Last
 }
 
 const (
@@ -45,11 +46,7 @@ func (t *Trimmer) Run(ctx context.Context, journaled int64) {
 	if err != nil {
 		trouble = err.Error()
 	}
-	if trouble == t.lastLogged || ctx.Err() != nil {
-		return
-	}
-	t.lastLogged = trouble
-	if trouble != "" {
+	if ctx.Err() == nil && t.problem.Changes(trouble) && trouble != "" {
 		t.Log.Warn("the stream cannot be trimmed as far as it should be", "trouble", trouble)
 	}
 }

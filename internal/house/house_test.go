@@ -53,6 +53,7 @@ var arrows = map[string][]string{
 
 	"migrations":           {},
 	"internal/local":       {},
+	"internal/logonce":     {},
 	"internal/postgres":    {},
 	"internal/wait":        {},
 	"internal/worker":      {},
@@ -68,7 +69,7 @@ var arrows = map[string][]string{
 
 // technical lists the packages without knowledge of the shop. Every package may import
 // them.
-var technical = []string{"internal/postgres", "internal/wait", "internal/worker"}
+var technical = []string{"internal/logonce", "internal/postgres", "internal/wait", "internal/worker"}
 
 // forTests lists the packages that every test may import in addition.
 var forTests = []string{
