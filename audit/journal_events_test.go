@@ -37,12 +37,18 @@ func newFixture(t *testing.T) *fixture {
 // appendRaw appends an event with any type and payload to the journal.
 func (f *fixture) appendRaw(eventType events.Type, payload string) {
 	f.t.Helper()
+	f.appendRawAt(time.UnixMilli(1764000000001+f.seq), eventType, payload)
+}
+
+// appendRawAt is appendRaw for an event with the given time.
+func (f *fixture) appendRawAt(at time.Time, eventType events.Type, payload string) {
+	f.t.Helper()
 	f.seq++
 	f.exec(`
 		INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
 		SELECT 'main', $1, gen_random_uuid(), $2, coalesce(p->>'sku', ''), coalesce(p->>'hold_id', ''), p, '{}', $4
 		FROM (SELECT $3::jsonb) AS given (p)`,
-		f.seq, string(eventType), payload, time.UnixMilli(1764000000000+f.seq))
+		f.seq, string(eventType), payload, at)
 }
 
 // append appends an event to the journal.

@@ -113,9 +113,9 @@ func TestCompleteHoursAreComparedAndForgotten(t *testing.T) {
 
 	verified := f.seq
 	payload := `{"hold_id":"late","sku":"shirt","qty":1,"user_id":"ann","ttl_ms":60000,"idempotency_key":"late","payment_ref":"p"}`
-	f.appendRaw(events.TypeHoldCreated, payload)
-	f.appendRaw(events.TypeHoldConfirmed, payload)
-	f.exec(`UPDATE events SET at = '2026-01-02T04:30Z' WHERE seq > $1`, verified)
+	earlier := time.Date(2026, 1, 2, 4, 30, 0, 0, time.UTC)
+	f.appendRawAt(earlier, events.TypeHoldCreated, payload)
+	f.appendRawAt(earlier, events.TypeHoldConfirmed, payload)
 	for _, full := range []bool{false, true} {
 		report := audit(full)
 		if !report.OK {
