@@ -49,8 +49,8 @@ func (c AdjustStock) Fingerprint() string {
 
 // AdjustStock changes a SKU's available stock. Adding units to an unknown SKU makes it
 // known. Its errors are *ValidationError, ErrUnknownSKU, ErrInsufficientStock,
-// ErrStockLimit, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrStale and
-// ErrUnavailable.
+// ErrStockLimit, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrOtherServer,
+// ErrStale and ErrUnavailable.
 func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, error) {
 	if err := c.validate(); err != nil {
 		return Adjustment{}, err

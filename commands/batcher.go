@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/wait"
 )
 
 // batcher decides commands in batches: one call of the decide script decides all commands
@@ -56,6 +60,9 @@ const (
 	batchMax      = 256    // commands in one call, so that it occupies Redis for a few ms only
 	callersMax    = 2      // calls under way
 	secondCallMin = 32     // waiting commands that are worth a second call
+	triesMax      = 4      // of one call
+
+	pauseMin = 8 * time.Millisecond // before the second try; it doubles with each try
 )
 
 var (
@@ -181,24 +188,20 @@ func (b *batcher) next() (batch []*submission, due bool) {
 	return batch, true
 }
 
-// call sends a batch to the script, and stores the answer of each command in its
-// submission. It fails if the call as a whole failed. The Redis client may send the call
-// twice if the answer is lost: the script then finds the commands already decided, and
-// answers as before.
+// call has the script decide a batch, and stores the answer of each command in its
+// submission. It fails if the call as a whole failed.
 func (b *batcher) call(batch []*submission) error {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
-	epoch, seq := b.gate.Acknowledged()
 	const keysMax = 3 // of one command
 	keys := make([]string, 0, len(b.keys)+keysMax*len(batch))
 	keys = append(keys, b.keys...)
-	args := make([]any, 0, 2+len(batch))
-	args = append(args, epoch, seq)
+	args := make([]any, 2, 2+len(batch)) // the first two are set by send
 	for _, s := range batch {
 		keys = append(keys, s.keys...)
 		args = append(args, s.command)
 	}
-	reply, err := decideScript.Run(ctx, b.client, keys, args...).Slice()
+	reply, err := b.send(ctx, keys, args)
 	if err != nil {
 		return err
 	}
@@ -221,6 +224,46 @@ func (b *batcher) call(batch []*submission) error {
 	}
 	return nil
 }
+
+// send sends a call to Redis, and sends it again if the answer was lost or Redis could
+// not decide yet. The script then finds the commands already decided, and answers as
+// before.
+//
+// Each try carries the highest position that is acknowledged by then. The Redis client
+// must not repeat the call by itself: it would repeat the position of the first try, and
+// a promoted replica that lacks the events acknowledged since would accept it.
+func (b *batcher) send(ctx context.Context, keys []string, args []any) ([]any, error) {
+	run := decideScript.EvalSha
+	for try := 1; ; try++ {
+		args[0], args[1] = b.gate.Acknowledged()
+		reply, err := run(ctx, b.client, keys, args...).Slice()
+		switch {
+		case redis.HasErrorPrefix(err, "NOSCRIPT"):
+			run = decideScript.Eval
+			continue
+		case err == nil || try >= triesMax || !mayRepeat(err):
+			return reply, err
+		}
+		if wait.For(ctx, rand.N(pauseMin<<try)) != nil {
+			return nil, err
+		}
+	}
+}
+
+// mayRepeat reports whether a failed call may succeed if it is sent again: the connection
+// failed, or Redis is not ready to decide.
+func mayRepeat(err error) bool {
+	var answered redis.Error
+	if !errors.As(err, &answered) {
+		return !errors.Is(err, redis.ErrClosed) && !errors.Is(err, redis.ErrPoolTimeout)
+	}
+	return slices.ContainsFunc(notYet, func(prefix string) bool {
+		return strings.HasPrefix(answered.Error(), prefix)
+	})
+}
+
+// notYet lists the prefixes of Redis's errors that end by themselves.
+var notYet = []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
 
 // finish ends the wait of decide. err is the error of the call as a whole; without one,
 // decide returns the command's own.

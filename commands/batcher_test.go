@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"sync"
 	"testing"
@@ -121,7 +122,7 @@ func drawSteps(t *rapid.T) []step {
 // first command on each SKU finds.
 func (f *fixture) reset() {
 	f.RedisCommand("FLUSHALL")
-	f.RedisCommand("HSET", f.Pool.MetaKey(), "epoch", 1, "seq", 0)
+	f.BeginLog()
 	f.RedisCommand("SET", "stock:shirt", 5)
 	f.RedisCommand("SET", "stock:coat", 0)
 	f.batcher.gate = NewGate() // the old one has acknowledged the removed log
@@ -144,6 +145,7 @@ func (f *fixture) state(t testing.TB) map[string]any {
 		case "hash":
 			fields := f.Operator.HGetAll(f.Ctx, key).Val()
 			delete(fields, "expires_at")
+			delete(fields, "server")
 			state[key] = fields
 		case "zset":
 			state[key] = f.Operator.ZCard(f.Ctx, key).Val()
@@ -449,5 +451,51 @@ func TestCommandToClosedBatcherFails(t *testing.T) {
 	b.close()
 	if err := b.decide(f.Ctx, &decision{}, [4]string{}); !errors.Is(err, errClosed) {
 		t.Errorf("got %v, want errClosed", err)
+	}
+}
+
+// loseFirstCall is a client of Redis whose first call fails before Redis decides. In the
+// meantime, another call acknowledges a higher position.
+type loseFirstCall struct {
+	redis.Scripter
+	gate *Gate
+	lost bool
+}
+
+func (c *loseFirstCall) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	if c.lost {
+		return c.Scripter.EvalSha(ctx, sha, keys, args...)
+	}
+	c.lost = true
+	c.gate.Acknowledge(1, 100)
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(io.EOF)
+	return cmd
+}
+
+// TestRepeatedCallCarriesTheNewestPosition checks that a call that is sent again carries
+// the position acknowledged since the first try, so that a Redis that lost that position
+// refuses it.
+func TestRepeatedCallCarriesTheNewestPosition(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 1)
+	f.batcher.client = &loseFirstCall{Scripter: f.Operator, gate: f.Gate()}
+	if _, err := f.Reserve(f.Ctx, f.request("shirt", 1)); !errors.Is(err, ErrStale) {
+		t.Errorf("reserve: got %v, want ErrStale", err)
+	}
+}
+
+// TestDecidingClientRepeatsNothing checks that only the client for deciding calls is
+// without retries.
+func TestDecidingClientRepeatsNothing(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	before := f.Operator.Options().MaxRetries
+	if got := newDecidingClient(f.Operator).Options().MaxRetries; got != 0 {
+		t.Errorf("deciding client: got %d retries, want 0", got)
+	}
+	if got := f.Operator.Options().MaxRetries; got != before {
+		t.Errorf("other client: got %d retries, want %d as before", got, before)
 	}
 }

@@ -46,7 +46,7 @@ func (c Cancel) outcome() (status events.HoldStatus, reason string) {
 
 // Cancel ends a hold and returns its units. Its errors are *ValidationError,
 // ErrUnknownHold, ErrHoldConfirmed, ErrHoldCancelled, ErrHoldExpired, ErrNotDue,
-// ErrStateInvalid, ErrNotReady, ErrStale and ErrUnavailable.
+// ErrStateInvalid, ErrNotReady, ErrOtherServer, ErrStale and ErrUnavailable.
 func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 	if err := c.validate(); err != nil {
 		return Cancellation{}, err

@@ -36,8 +36,8 @@ func (c Confirm) validate() error {
 
 // Confirm turns a hold into an order, before the hold's deadline. Its errors are
 // *ValidationError, ErrUnknownHold, ErrHoldConfirmed (with a different payment_ref),
-// ErrHoldCancelled, ErrHoldExpired, ErrStateInvalid, ErrNotReady, ErrStale and
-// ErrUnavailable.
+// ErrHoldCancelled, ErrHoldExpired, ErrStateInvalid, ErrNotReady, ErrOtherServer,
+// ErrStale and ErrUnavailable.
 func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) {
 	if err := c.validate(); err != nil {
 		return Confirmation{}, err

@@ -59,7 +59,12 @@ var (
 	}
 	ErrStateInvalid = &Error{Code: "STATE_INVALID", Detail: "a key in Redis has an invalid value"}
 	ErrNotReady     = &Error{Code: "NOT_READY", Detail: "the pool is not open for commands"}
-	ErrStale        = &Error{
+	// ErrOtherServer is returned until Redis was compared with the journal.
+	ErrOtherServer = &Error{
+		Code:   "OTHER_SERVER",
+		Detail: "Redis restarted, or another Redis took its place; it is being compared with the journal",
+	}
+	ErrStale = &Error{
 		Code:   "STALE",
 		Detail: "Redis's log ends before a position that Redis acknowledged earlier",
 	}
@@ -87,6 +92,7 @@ var refusals = map[string]*Error{
 	statusStateInvalid:        ErrStateInvalid,
 	statusNotReady:            ErrNotReady,
 	statusStale:               ErrStale,
+	statusOtherServer:         ErrOtherServer,
 	statusHoldChanged:         errHoldChanged,
 }
 

@@ -73,7 +73,7 @@ func (g *Gate) Refused() <-chan struct{} { return g.refused }
 
 // noticeRefusal signals Refused if err is a refusal of the log as a whole.
 func (g *Gate) noticeRefusal(err error) {
-	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrStale) {
+	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrOtherServer) && !errors.Is(err, ErrStale) {
 		return
 	}
 	select {

@@ -24,9 +24,15 @@ type fixture struct {
 func openFixture(t testing.TB, redisArgs ...string) *fixture {
 	t.Helper()
 	f := closedFixture(t, redisArgs...)
-	f.RedisCommand("HSET", f.Pool.MetaKey(), "epoch", 1, "seq", 0)
+	f.BeginLog()
 	f.Gate().Open()
 	return f
+}
+
+// acceptServer records that the log is on the Redis that answers now, as the recovery
+// does after it compared Redis with the journal.
+func (f *fixture) acceptServer() {
+	f.RedisCommand("HSET", f.Pool.MetaKey(), "server", f.ServerID())
 }
 
 // closedFixture returns a fixture whose Redis is empty and whose gate is closed.

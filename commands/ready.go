@@ -3,13 +3,14 @@ package commands
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/stockstream/stockstream/events/stream"
 )
 
 // Ready returns nil if a command would be decided now. Otherwise it returns
-// ErrUnavailable, ErrNotReady or ErrStale, with the reason in the text. It also asks
-// Redis whether it could write.
+// ErrUnavailable, ErrNotReady, ErrOtherServer or ErrStale, with the reason in the text.
+// It also asks Redis whether it could write.
 func (s *Service) Ready(ctx context.Context) error {
 	if !s.gate.IsOpen() {
 		if reason := s.gate.CloseReason(); reason != nil {
@@ -29,8 +30,12 @@ func (s *Service) Ready(ctx context.Context) error {
 		return fmt.Errorf("%w: it ends at seq %d in epoch %d, and had acknowledged seq %d in epoch %d",
 			ErrStale, head.Seq, head.Epoch, seq, epoch)
 	}
-	if err := canWriteScript.Run(ctx, s.redis, nil).Err(); err != nil {
+	reply, err := canWriteScript.Run(ctx, s.redis, []string{s.pool.MetaKey()}).StringSlice()
+	switch {
+	case err != nil:
 		return decisionError(err)
+	case !slices.Equal(reply, []string{statusSameServer}):
+		return ErrOtherServer
 	}
 	return nil
 }

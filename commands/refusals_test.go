@@ -321,6 +321,21 @@ var refusalCases = []refusalCase{
 		want:    ErrNotReady,
 	},
 	{
+		name: "reserve on a Redis that was a replica for a moment",
+		arrange: func(f *fixture, _ string) {
+			f.RedisCommand("REPLICAOF", "127.0.0.1", "1")
+			f.RedisCommand("REPLICAOF", "NO", "ONE")
+		},
+		command: reserveShirts(1),
+		want:    ErrOtherServer,
+	},
+	{
+		name:    "reserve on a log that another build set up",
+		arrange: redisCommand("HDEL", "inventory.meta", "server"),
+		command: reserveShirts(1),
+		want:    ErrOtherServer,
+	},
+	{
 		name:    "reserve on a Redis that fell behind",
 		arrange: redisCommand("HINCRBY", "inventory.meta", "seq", -1),
 		command: reserveShirts(1),

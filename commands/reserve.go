@@ -51,7 +51,7 @@ func (c Reserve) Fingerprint() string {
 
 // Reserve makes a hold if enough units are available. Its errors are *ValidationError,
 // ErrSoldOut, ErrUnknownSKU, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady,
-// ErrStale and ErrUnavailable.
+// ErrOtherServer, ErrStale and ErrUnavailable.
 func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	if err := c.validate(s.config); err != nil {
 		return Reservation{}, err

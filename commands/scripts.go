@@ -63,4 +63,6 @@ const (
 	statusStateInvalid        = "STATE_INVALID"
 	statusNotReady            = "NOT_READY"
 	statusStale               = "STALE"
+	statusOtherServer         = "OTHER_SERVER"
+	statusSameServer          = "SAME_SERVER"
 )

@@ -31,6 +31,7 @@ func TestScriptsAnswerTheStatusWordsThatGoKnows(t *testing.T) {
 		statusExpired,
 		statusAdjusted,
 		statusReplayed,
+		statusSameServer,
 	}
 	known = slices.AppendSeq(known, maps.Keys(refusals))
 	alwaysAnswered := []string{

@@ -90,7 +90,7 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 		return nil, err
 	}
 	gate := NewGate()
-	batcher := newBatcher(pool, client, config.Timeout, gate)
+	batcher := newBatcher(pool, newDecidingClient(client), config.Timeout, gate)
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     decidingClient{UniversalClient: client, batcher: batcher},
 		Marshaller: events.Codec{},
@@ -119,6 +119,16 @@ func (s *Service) Gate() *Gate { return s.gate }
 func (s *Service) Close() error {
 	s.batcher.close()
 	return errors.Join(s.publisher.Close(), s.reads.close())
+}
+
+// newDecidingClient returns a client over the same connections that never repeats a call
+// by itself; see batcher.send.
+func newDecidingClient(client *redis.Client) *redis.Client {
+	timeouts := client.Options()
+	deciding := client.WithTimeout(timeouts.ReadTimeout) // its options are a copy
+	deciding.Options().WriteTimeout = timeouts.WriteTimeout
+	deciding.Options().MaxRetries = 0
+	return deciding
 }
 
 // decide publishes the event of a command: the publisher's XADD calls the script, which

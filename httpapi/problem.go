@@ -102,6 +102,7 @@ var statuses = map[string]int{
 	commands.ErrStateInvalid.Code:        http.StatusConflict,
 	commands.ErrIdempotencyMismatch.Code: http.StatusUnprocessableEntity,
 	codeNotReady:                         http.StatusServiceUnavailable,
+	commands.ErrOtherServer.Code:         http.StatusServiceUnavailable,
 	commands.ErrStale.Code:               http.StatusServiceUnavailable,
 	codeUnavailable:                      http.StatusServiceUnavailable,
 }

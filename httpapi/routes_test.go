@@ -172,7 +172,7 @@ func TestEveryCommandCodeHasAStatus(t *testing.T) {
 	for _, code := range []string{
 		"SOLD_OUT", "INSUFFICIENT_STOCK", "STOCK_LIMIT", "UNKNOWN_SKU", "UNKNOWN_HOLD", "HOLD_CONFIRMED",
 		"HOLD_CANCELLED", "HOLD_EXPIRED",
-		"IDEMPOTENCY_MISMATCH", "STATE_INVALID", "NOT_READY", "STALE", "UNAVAILABLE",
+		"IDEMPOTENCY_MISMATCH", "STATE_INVALID", "NOT_READY", "OTHER_SERVER", "STALE", "UNAVAILABLE",
 	} {
 		status := statuses[code]
 		if status < 400 {

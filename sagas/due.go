@@ -156,6 +156,7 @@ func deliverAll(
 // returned for one hold.
 func concernsOneHold(err error) bool {
 	return !errors.Is(err, commands.ErrNotReady) &&
+		!errors.Is(err, commands.ErrOtherServer) &&
 		!errors.Is(err, commands.ErrStale) &&
 		!errors.Is(err, commands.ErrUnavailable)
 }

@@ -126,8 +126,12 @@ func TestSweepDeliversEachDueHoldOnce(t *testing.T) {
 func TestSweepStopsWhenCommandsAreRefused(t *testing.T) {
 	t.Parallel()
 	const holds = 2 * dueInFlight
-	for _, refusal := range []*commands.Error{commands.ErrNotReady, commands.ErrStale,
-		commands.ErrUnavailable} {
+	for _, refusal := range []*commands.Error{
+		commands.ErrNotReady,
+		commands.ErrOtherServer,
+		commands.ErrStale,
+		commands.ErrUnavailable,
+	} {
 		for name, c := range map[string]struct {
 			first error // the result of the first hold; all others get the refusal
 			want  int   // holds delivered

@@ -218,6 +218,7 @@ func TestOnlyPermanentErrorsAreParked(t *testing.T) {
 		"unknown hold":  {outcome: commands.ErrUnknownHold, parked: true},
 		"malformed id":  {outcome: &commands.ValidationError{}, parked: true},
 		"not ready":     {outcome: commands.ErrNotReady},
+		"other server":  {outcome: commands.ErrOtherServer},
 		"stale":         {outcome: commands.ErrStale},
 		"unavailable":   {outcome: commands.ErrUnavailable},
 		"out of time":   {outcome: context.DeadlineExceeded},
@@ -308,10 +309,11 @@ func TestHoldStaysDueWhileCommandsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.awaitDue(1)
+	testenv.Eventually(t, 15*time.Second, func() (bool, string) {
+		err := f.deliver(holdID)
+		return err == nil, fmt.Sprintf("once Redis is compared with the journal: %v", err)
+	})
 	f.wantLetters(0)
-	if err := f.deliver(holdID); err != nil {
-		t.Error(err)
-	}
 	f.awaitDue(0)
 	f.wantStock(100)
 }

@@ -69,6 +69,23 @@ func (s *Store) RedisCommand(args ...any) {
 	}
 }
 
+// BeginLog writes the head of an empty log in epoch 1, as if Redis had been compared with
+// the journal.
+func (s *Store) BeginLog() {
+	s.T.Helper()
+	s.RedisCommand("HSET", s.Pool.MetaKey(), "epoch", 1, "seq", 0, "server", s.ServerID())
+}
+
+// ServerID returns the id of the Redis, as the scripts compare it.
+func (s *Store) ServerID() string {
+	s.T.Helper()
+	info, err := s.Operator.InfoMap(s.Ctx, "replication").Result()
+	if err != nil {
+		s.T.Fatalf("read Redis's id: %v", err)
+	}
+	return info["Replication"]["master_replid"]
+}
+
 // MakeDue moves a hold's deadline into the past, since Redis's clock cannot be moved into
 // the future.
 func (s *Store) MakeDue(holdID string) {
@@ -264,8 +281,8 @@ func (s *Store) Contents() map[string]string {
 	return contents
 }
 
-// readValue returns the value of a string, a hash without its epoch, or a sorted set, and
-// nil for any other type.
+// readValue returns the value of a string, a hash without its epoch and server, or a
+// sorted set, and nil for any other type.
 func (s *Store) readValue(key string) (any, error) {
 	switch s.Operator.Type(s.Ctx, key).Val() {
 	case "string":
@@ -273,6 +290,7 @@ func (s *Store) readValue(key string) (any, error) {
 	case "hash":
 		fields, err := s.Operator.HGetAll(s.Ctx, key).Result()
 		delete(fields, "epoch")
+		delete(fields, "server")
 		return fields, err
 	case "zset":
 		return s.Operator.ZRangeWithScores(s.Ctx, key, 0, -1).Result()

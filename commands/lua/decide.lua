@@ -7,8 +7,8 @@
 --            per command, in order:
 --            {status, seq, values…} as the rule's header says, or
 --            {FAILED, seq, error} if the rule failed, for example by an error of Redis
---          {NOT_READY, …} or {STALE, …} with the same fields and no answers, if no
---            command was decided
+--          {NOT_READY, …}, {OTHER_SERVER, …} or {STALE, …} with the same fields and no
+--            answers, if no command was decided
 -- Keeps  A command that fails does not affect those before it, nor, if it could be
 --        unpacked, those after it. The log head is always saved.
 local next_key = 4 -- index in KEYS of the next command's first key

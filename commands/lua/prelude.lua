@@ -8,10 +8,12 @@
 --       acknowledged to the calling process; then one argument per command. It is a
 --       sequence of strings in msgpack: the rule's name, the fields of the event to
 --       append (event_id, type, payload, metadata), and the rule's own arguments.
--- Answers  NOT_READY, if Redis has no log for the pool, and STALE, if its log ends before
---            known_epoch and known_seq; see decide.lua
+-- Answers  NOT_READY, if Redis has no log for the pool; OTHER_SERVER, if the log was not
+--            compared with the journal since it came to this server; STALE, if it ends
+--            before known_epoch and known_seq; see decide.lua
 -- Keeps  After a decision on a SKU, its counter equals the sum of its events. No command
---        is decided in a Redis without a log, or with one that ends too early.
+--        is decided in a Redis without a log, with one that ends too early, or with one
+--        that a restart, a promotion or a copy may have cut short.
 --
 -- Every rule works in this order:
 --
@@ -30,11 +32,15 @@ local STOCK_MAX = 1e12 -- units; no adjustment raises a stock above it
 -- without loss.
 local STOCK_READABLE = 1e13
 
-local meta = redis.call('HMGET', meta_key, 'epoch', 'seq')
+local meta = redis.call('HMGET', meta_key, 'epoch', 'seq', 'server')
 local time = redis.call('TIME')
 local log = {epoch = tonumber(meta[1]), seq = tonumber(meta[2]), now_ms = time[1] * 1000 + math.floor(time[2] / 1000)}
 if not log.epoch or not log.seq then
   return {'NOT_READY', 0, 0, log.now_ms, {}}
+end
+-- Redis gets a new master_replid when it restarts and when it is promoted.
+if meta[3] ~= string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') then
+  return {'OTHER_SERVER', log.epoch, log.seq, log.now_ms, {}}
 end
 if log.epoch < known_epoch or (log.epoch == known_epoch and log.seq < known_seq) then
   return {'STALE', log.epoch, log.seq, log.now_ms, {}}

@@ -32,6 +32,7 @@ const (
 	divergenceNone                      // level, or Redis is ahead and the journal will catch up
 	divergenceNewPool                   // neither Redis nor the journal has seen the pool
 	divergenceEpoch                     // Redis has every event of the journal, but an earlier epoch
+	divergenceServer                    // likewise, but it restarted, or another Redis took its place
 	divergenceLost                      // Redis was emptied or is behind: the journal has events it lacks
 )
 
@@ -41,11 +42,16 @@ type comparison struct {
 	knownEpoch int64 // the highest position that Redis acknowledged to this process
 	knownSeq   int64
 	journal    journal.PoolRecord
+	server     server // that answered
 	head       stream.Head
 }
 
 // newestEpoch returns the highest epoch that Postgres or this process knows.
 func (c comparison) newestEpoch() int64 { return max(c.journal.Epoch, c.knownEpoch) }
+
+// isOtherServer reports whether the log was not compared with the journal since it came
+// to the server that answered. That server may have lost its newest events.
+func (c comparison) isOtherServer() bool { return c.head.Server != c.server.replicationID }
 
 // isEarlierEpoch reports whether Redis's log is of an epoch before the newest, or ends
 // before the position acknowledged to this process. The decide script refuses such a log
@@ -59,6 +65,9 @@ func (c comparison) lossReason() error {
 	if !c.head.Exists {
 		return fmt.Errorf("Redis was emptied: it has no log for this pool, which has been in use "+
 			"(the journal ends at seq %d)", c.journal.Journaled)
+	}
+	if c.isOtherServer() && !c.isEarlierEpoch() && c.head.Seq >= c.journal.Journaled {
+		return errors.New("Redis restarted, or another Redis took its place")
 	}
 	const behind = "Redis is behind the journal: it was restored from an older state"
 	if c.head.Seq >= c.journal.Journaled {
@@ -74,7 +83,10 @@ func (c comparison) lossReason() error {
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
-	if err = r.requireVersion(ctx); err != nil {
+	if c.server, err = readServer(ctx, r.redis); err != nil {
+		return c, divergenceUnknown, err
+	}
+	if err := checkVersion(c.server.version); err != nil {
 		return c, divergenceUnknown, err
 	}
 	c.knownEpoch, c.knownSeq = r.gate.Acknowledged()
@@ -94,6 +106,8 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 		return c, divergenceUnknown, err
 	case c.head.Seq < c.journal.Journaled:
 		return c, divergenceLost, nil
+	case !c.isEarlierEpoch() && c.isOtherServer():
+		return c, divergenceServer, nil
 	case !c.isEarlierEpoch():
 		return c, divergenceNone, nil
 	case agrees:
@@ -149,7 +163,7 @@ func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, 
 		return false, nil
 	}
 	limit := int64(scanMax)
-	if c.isEarlierEpoch() {
+	if c.isEarlierEpoch() || c.isOtherServer() {
 		limit = 0 // scan the whole stream
 	}
 	id, found, err := stream.FindEntry(ctx, r.redis, r.pool, seq, limit)
@@ -181,16 +195,8 @@ func (r *Recovery) asForked(err error) error {
 	return err
 }
 
-// requireVersion fails on a Redis that is too old for the scripts and the journal. A
-// Redis that does not report its version passes.
-func (r *Recovery) requireVersion(ctx context.Context) error {
-	info, err := r.redis.InfoMap(ctx, "server").Result()
-	if err != nil {
-		return fmt.Errorf("ask Redis for its version: %w", err)
-	}
-	return checkVersion(info["Server"]["redis_version"])
-}
-
+// checkVersion fails for a Redis that is too old for the scripts and the journal. A Redis
+// that does not report its version passes.
 func checkVersion(version string) error {
 	major, _, _ := strings.Cut(version, ".")
 	if n, err := strconv.Atoi(major); err == nil && n < 7 {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/internal/testenv"
@@ -59,7 +61,12 @@ func (f *fixture) newProcess() *process {
 
 func (f *fixture) newProcessWithLog(log *slog.Logger) *process {
 	f.T.Helper()
-	client := testenv.RedisClient(f.T, f.Server)
+	return f.newProcessOn(testenv.RedisClient(f.T, f.Server), log)
+}
+
+// newProcessOn returns a process with its own client of Redis.
+func (f *fixture) newProcessOn(client *redis.Client, log *slog.Logger) *process {
+	f.T.Helper()
 	service, err := commands.NewService(f.Pool, client, commands.DefaultConfig())
 	if err != nil {
 		f.T.Fatal(err)

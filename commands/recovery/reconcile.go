@@ -31,7 +31,7 @@ func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 			return journal.RecordPool(ctx, lease.Conn, r.pool.Name(), c.head.Epoch)
 		case divergenceNewPool:
 			err = r.initialise(ctx)
-		case divergenceEpoch:
+		case divergenceEpoch, divergenceServer:
 			err = r.keepLog(ctx, lease, c)
 		case divergenceLost:
 			err = r.restore(ctx, lease, c)
@@ -53,11 +53,14 @@ func (r *Recovery) initialise(ctx context.Context) error {
 	return nil
 }
 
-// keepLog moves Redis's log into a new epoch. The log has every event of the journal, but
-// an earlier epoch.
+// keepLog moves Redis's log into a new epoch, and records the server that it is on. The
+// log has every event of the journal, but an earlier epoch, or it was on another server.
+// The new epoch ends batches that the journal read before: if Redis lost their events, it
+// may give their seqs to other events.
 func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c comparison) error {
-	r.log.Warn("Redis has every event of the journal but an earlier epoch; its log is kept, in a new epoch",
+	r.log.Warn("Redis has every event of the journal; its log is kept, in a new epoch",
 		"pool", r.pool.Name(),
+		"reason", c.lossReason(),
 		"epoch", c.head.Epoch,
 		"seq", c.head.Seq,
 		"journaled", c.journal.Journaled,
@@ -72,7 +75,8 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 		return errChanged
 	}
 	keys := []string{r.pool.MetaKey()}
-	return r.runStep(ctx, raiseEpochScript, statusRaised, keys, c.head.Epoch, epoch, c.head.Seq)
+	return r.runStep(ctx, raiseEpochScript, statusRaised, keys,
+		c.head.Epoch, epoch, c.head.Seq, c.server.replicationID)
 }
 
 // restore restores Redis from the journal, after Redis was emptied or fell behind.

@@ -54,8 +54,11 @@ func TestNewPoolIsInitialisedOnce(t *testing.T) {
 	}
 	group.Wait()
 	meta := f.Operator.HGetAll(f.Ctx, "inventory.meta").Val()
-	if len(meta) != 2 {
-		t.Errorf("inventory.meta: got %v, want two fields", meta)
+	if len(meta) != 3 {
+		t.Errorf("inventory.meta: got %v, want three fields", meta)
+	}
+	if got := meta["server"]; got != f.ServerID() {
+		t.Errorf("inventory.meta: got server %q, want %q", got, f.ServerID())
 	}
 	if meta["epoch"] != "1" {
 		t.Errorf("inventory.meta: got epoch %q, want 1", meta["epoch"])

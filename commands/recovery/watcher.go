@@ -95,7 +95,7 @@ func (w *watcher) look(ctx context.Context) error {
 		w.gate.Acknowledge(c.head.Epoch, c.head.Seq)
 		w.openGate()
 		return nil
-	case divergence == divergenceLost || divergence == divergenceEpoch:
+	case divergence == divergenceLost, divergence == divergenceEpoch, divergence == divergenceServer:
 		w.gate.Close(c.lossReason())
 	}
 	return w.reconcileNow(ctx)

@@ -261,7 +261,8 @@ func (w *keyWriter) writeRecorded(ctx context.Context, s *state) error {
 // it was lost.
 type server struct {
 	runID         string // changes when the process restarts
-	replicationID string // changes when the server is promoted, or replicates from another one
+	replicationID string // changes when the server restarts, is promoted, or replicates from another one
+	version       string // "" if Redis does not report it
 }
 
 // readServer returns the server that answers. lua/publish_log.lua reads the same two ids.
@@ -270,7 +271,11 @@ func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
 	if err != nil {
 		return server{}, fmt.Errorf("ask which Redis answers: %w", err)
 	}
-	found := server{runID: info["Server"]["run_id"], replicationID: info["Replication"]["master_replid"]}
+	found := server{
+		runID:         info["Server"]["run_id"],
+		replicationID: info["Replication"]["master_replid"],
+		version:       info["Server"]["redis_version"],
+	}
 	if found.runID == "" || found.replicationID == "" {
 		return server{}, errors.New("ask which Redis answers: INFO has no run_id or no master_replid")
 	}

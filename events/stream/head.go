@@ -15,6 +15,9 @@ type Head struct {
 	Exists bool  // false if Redis has no log that a command could append to; the other fields are 0 then
 	Epoch  int64 // the number of this log, from 1; see journal.RaiseEpoch
 	Seq    int64 // the highest seq assigned
+	// Server is the master_replid of the Redis on which this log was last compared with
+	// the journal. Commands are decided on that one only.
+	Server string
 }
 
 // ReadHead returns the head of a pool's log. Errors are those of Redis.
@@ -28,7 +31,7 @@ func ReadClosedHead(ctx context.Context, client redis.Cmdable, pool events.Pool)
 }
 
 func readHead(ctx context.Context, client redis.Cmdable, key string) (Head, error) {
-	fields, err := client.HMGet(ctx, key, "epoch", "seq").Result()
+	fields, err := client.HMGet(ctx, key, "epoch", "seq", "server").Result()
 	if err != nil {
 		return Head{}, fmt.Errorf("read %s: %w", key, err)
 	}
@@ -37,5 +40,10 @@ func readHead(ctx context.Context, client redis.Cmdable, key string) (Head, erro
 	if epochErr != nil || seqErr != nil {
 		return Head{}, nil //nolint:nilerr // the scripts do not accept such a log either
 	}
-	return Head{Exists: true, Epoch: epoch, Seq: seq}, nil
+	return Head{
+		Exists: true,
+		Epoch:  epoch,
+		Seq:    seq,
+		Server: events.FieldText(fields[2]),
+	}, nil
 }

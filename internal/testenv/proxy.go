@@ -13,13 +13,13 @@ import (
 // like a faulty network.
 type Proxy struct {
 	listener net.Listener
-	server   string
 	lost     atomic.Int64 // number of answers still to lose
 	silent   atomic.Bool  // drop all answers, but keep the connections open
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	done  sync.WaitGroup
+	mu     sync.Mutex
+	server string
+	conns  map[net.Conn]bool
+	done   sync.WaitGroup
 }
 
 // NewProxy starts a proxy to a server's address. It stops when the test ends.
@@ -50,6 +50,14 @@ func (p *Proxy) LoseAnswers(n int64) { p.lost.Store(n) }
 // false.
 func (p *Proxy) Silence(silent bool) { p.silent.Store(silent) }
 
+// Redirect forwards new connections to another server, and closes all others.
+func (p *Proxy) Redirect(server string) {
+	p.mu.Lock()
+	p.server = server
+	p.mu.Unlock()
+	p.Cut()
+}
+
 // Cut closes all connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
@@ -66,7 +74,10 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.server)
+		p.mu.Lock()
+		addr := p.server
+		p.mu.Unlock()
+		server, err := new(net.Dialer).DialContext(context.Background(), "tcp", addr)
 		if err != nil {
 			_ = client.Close()
 			continue

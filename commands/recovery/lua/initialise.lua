@@ -8,5 +8,6 @@ local meta_key = unpack(KEYS)
 local epoch = ARGV[1]
 
 if redis.call('EXISTS', meta_key) == 1 then return {'EXISTS'} end
-redis.call('HSET', meta_key, 'epoch', epoch, 'seq', 0)
+local server = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+redis.call('HSET', meta_key, 'epoch', epoch, 'seq', 0, 'server', server)
 return {'INITIALISED'}

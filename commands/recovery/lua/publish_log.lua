@@ -21,6 +21,7 @@ if info:match('run_id:(%x+)') ~= run_id or info:match('master_replid:(%x+)') ~= 
   return {'OTHER_SERVER'}
 end
 if redis.call('HGET', next_key, 'epoch') ~= epoch then return {'SUPERSEDED'} end
+redis.call('HSET', next_key, 'server', replication_id)
 redis.call('RENAME', next_key, meta_key)
 redis.call('DEL', closed_key)
 return {'PUBLISHED'}
