@@ -135,14 +135,16 @@ func TestServiceWaitsForItsServers(t *testing.T) {
 	if err := s.server.Start(s.ctx); err != nil {
 		t.Fatal(err)
 	}
-	awaitStatus(200, "ready")
+	awaitStatus(503, "OTHER_SERVER") // a restarted Redis waits for the comparison
 	if err := postgres.Start(s.ctx); err != nil {
 		t.Fatal(err)
 	}
+	awaitStatus(200, "ready")
+	v.mustReserve("shirt", "k3", 1, 60)
 	s.db = s.connect()
 	s.awaitCaughtUp()
-	if got := queryValue[int](s, `SELECT count(*) FROM holds`); got != 2 {
-		t.Errorf("holds has %d rows, want 2", got)
+	if got := queryValue[int](s, `SELECT count(*) FROM holds`); got != 3 {
+		t.Errorf("holds has %d rows, want 3", got)
 	}
 }
 
