@@ -244,7 +244,8 @@ func (b *batcher) send(ctx context.Context, keys []string, args []any) ([]any, e
 		case err == nil || try >= triesMax || !mayRepeat(err):
 			return reply, err
 		}
-		if wait.For(ctx, rand.N(pauseMin<<try)) != nil {
+		pause := rand.N(pauseMin << try) //nolint:gosec // spreads the tries of several processes
+		if wait.For(ctx, pause) != nil {
 			return nil, err
 		}
 	}

@@ -163,7 +163,7 @@ func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, 
 		return false, nil
 	}
 	limit := int64(scanMax)
-	if c.isEarlierEpoch() || c.isOtherServer() {
+	if c.isEarlierEpoch() {
 		limit = 0 // scan the whole stream
 	}
 	id, found, err := stream.FindEntry(ctx, r.redis, r.pool, seq, limit)
