@@ -159,8 +159,8 @@ func TestJournalReadsANewStreamWithLowerIDs(t *testing.T) {
 	if err := f.redis.FlushAll(f.ctx).Err(); err != nil {
 		t.Fatal(err)
 	}
+	f.setHead(6) // first, because the journal parks an entry beyond the log's head
 	f.appendEntryWithID("1-1", eventFields(6))
-	f.setHead(6)
 	f.awaitJournal(6)
 	f.awaitAcknowledged()
 }
@@ -190,8 +190,8 @@ func TestJournalReadsAnOlderStreamWithItsGroup(t *testing.T) {
 	}
 	inAnHour := fmt.Sprintf("%d-0", time.Now().Add(time.Hour).UnixMilli())
 	f.seq++
+	f.setHead(f.seq) // first, because the journal parks an entry beyond the log's head
 	f.appendEntryWithID(inAnHour, eventFields(f.seq))
-	f.setHead(f.seq)
 	f.awaitJournal(6)
 	if err := f.redis.RestoreReplace(f.ctx, events.MainPool.StreamKey(), 0, older).Err(); err != nil {
 		t.Fatal(err)
