@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +60,8 @@ const (
 	secondCallMin = 32     // waiting commands that are worth a second call
 	triesMax      = 4      // of one call
 
-	pauseMin = 8 * time.Millisecond // before the second try; it doubles with each try
+	// The longest pause before the second try of a call. It doubles with each try.
+	tryPauseMax = 16 * time.Millisecond
 )
 
 var (
@@ -244,7 +243,7 @@ func (b *batcher) send(ctx context.Context, keys []string, args []any) ([]any, e
 		case err == nil || try >= triesMax || !mayRepeat(err):
 			return reply, err
 		}
-		pause := rand.N(pauseMin << try) //nolint:gosec // spreads the tries of several processes
+		pause := rand.N(tryPauseMax << (try - 1)) //nolint:gosec // spreads the tries of several processes
 		if wait.For(ctx, pause) != nil {
 			return nil, err
 		}
@@ -256,15 +255,16 @@ func (b *batcher) send(ctx context.Context, keys []string, args []any) ([]any, e
 func mayRepeat(err error) bool {
 	var answered redis.Error
 	if !errors.As(err, &answered) {
-		return !errors.Is(err, redis.ErrClosed) && !errors.Is(err, redis.ErrPoolTimeout)
+		return !errors.Is(err, redis.ErrClosed)
 	}
-	return slices.ContainsFunc(notYet, func(prefix string) bool {
-		return strings.HasPrefix(answered.Error(), prefix)
-	})
+	return redis.IsLoadingError(err) ||
+		redis.IsReadOnlyError(err) ||
+		redis.IsMasterDownError(err) ||
+		redis.IsClusterDownError(err) ||
+		redis.IsTryAgainError(err) ||
+		redis.IsNoReplicasError(err) ||
+		redis.IsMaxClientsError(err)
 }
-
-// notYet lists the prefixes of Redis's errors that end by themselves.
-var notYet = []string{"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
 
 // finish ends the wait of decide. err is the error of the call as a whole; without one,
 // decide returns the command's own.

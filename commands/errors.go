@@ -96,6 +96,12 @@ var refusals = map[string]*Error{
 	statusHoldChanged:         errHoldChanged,
 }
 
+// RefusesEveryCommand reports whether err refuses the log as a whole, so that every other
+// command would be refused, too.
+func RefusesEveryCommand(err error) bool {
+	return errors.Is(err, ErrNotReady) || errors.Is(err, ErrOtherServer) || errors.Is(err, ErrStale)
+}
+
 // accepted lists the status words of a command that succeeded, now or when it was first
 // sent.
 var accepted = []string{

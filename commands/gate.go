@@ -1,7 +1,6 @@
 package commands
 
 import (
-	"errors"
 	"sync"
 	"sync/atomic"
 )
@@ -73,7 +72,7 @@ func (g *Gate) Refused() <-chan struct{} { return g.refused }
 
 // noticeRefusal signals Refused if err is a refusal of the log as a whole.
 func (g *Gate) noticeRefusal(err error) {
-	if !errors.Is(err, ErrNotReady) && !errors.Is(err, ErrOtherServer) && !errors.Is(err, ErrStale) {
+	if !RefusesEveryCommand(err) {
 		return
 	}
 	select {

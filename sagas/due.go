@@ -155,8 +155,5 @@ func deliverAll(
 // concernsOneHold reports whether other holds may be handled although this error was
 // returned for one hold.
 func concernsOneHold(err error) bool {
-	return !errors.Is(err, commands.ErrNotReady) &&
-		!errors.Is(err, commands.ErrOtherServer) &&
-		!errors.Is(err, commands.ErrStale) &&
-		!errors.Is(err, commands.ErrUnavailable)
+	return !commands.RefusesEveryCommand(err) && !errors.Is(err, commands.ErrUnavailable)
 }

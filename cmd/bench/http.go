@@ -119,7 +119,7 @@ func benchHTTP(ctx context.Context, o options, s *servers) error {
 	}
 	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
 	defer client.Close()
-	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
+	if err := stockHotSKU(ctx, client); err != nil {
 		return err
 	}
 	measured := map[string][]loadResult{}

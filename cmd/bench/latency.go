@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/stockstream/stockstream/events"
 )
 
 // benchLatency measures the time from a hold's 201 to its row in the table holds, at a
@@ -23,7 +21,7 @@ func benchLatency(ctx context.Context, o options, s *servers) error {
 		return err
 	}
 	defer closeBoth()
-	if err := client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err(); err != nil {
+	if err := stockHotSKU(ctx, client); err != nil {
 		return err
 	}
 	t, err := launchService(ctx, o, s, allRoles)

@@ -12,6 +12,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events"
 )
 
 // connection is one keep-alive HTTP connection that sends reservations. It uses no HTTP
@@ -66,6 +70,11 @@ func (c *connection) reserve() ([]byte, error) {
 		return nil, err
 	}
 	return c.answer()
+}
+
+// stockHotSKU gives the SKU of every reservation more units than a benchmark sells.
+func stockHotSKU(ctx context.Context, client *redis.Client) error {
+	return client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err()
 }
 
 var (

@@ -86,6 +86,9 @@ type benchmark struct {
 }
 
 func run(ctx context.Context, o options) (err error) {
+	if o.only == "builds" && o.against == "" {
+		return errors.New("builds: name the other build with -against")
+	}
 	s, err := startServers(ctx)
 	if err != nil {
 		return err

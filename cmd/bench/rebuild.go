@@ -111,7 +111,7 @@ func rebuildUnderLoad(ctx context.Context, o options, s *servers, pool *pgxpool.
 	// Redis first.
 	err := errors.Join(client.FlushAll(ctx).Err(),
 		client.HSet(ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", o.history).Err(),
-		client.Set(ctx, events.MainPool.StockKey("hot"), 1_000_000_000, 0).Err())
+		stockHotSKU(ctx, client))
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,8 @@
 #!lua
--- Can write: does nothing. Its first line declares it a script that may write, and Redis
--- refuses to run such a script if a write would fail: on a replica, without free memory,
--- or after a failed save to disk.
+-- Can write: changes nothing, and compares the server as the decide script does. Its
+-- first line declares it a script that may write, and Redis refuses to run such a script
+-- if a write would fail: on a replica, without free memory, or after a failed save to
+-- disk.
 --
 -- KEYS  meta
 -- ARGV  none

@@ -60,7 +60,7 @@ func (c comparison) isEarlierEpoch() bool {
 	return c.head.Epoch < c.newestEpoch() || c.head.Epoch == c.knownEpoch && c.head.Seq < c.knownSeq
 }
 
-// lossReason explains why Redis must be restored.
+// lossReason explains why Redis must be restored, or its log moved into a new epoch.
 func (c comparison) lossReason() error {
 	if !c.head.Exists {
 		return fmt.Errorf("Redis was emptied: it has no log for this pool, which has been in use "+

@@ -35,8 +35,8 @@ func newFailover(t *testing.T) *failover {
 	return f
 }
 
-// newProcess returns a process that reaches Redis through the proxy, with an open gate.
-func (f *failover) newProcess() *process {
+// openProcess returns a process that reaches Redis through the proxy, with an open gate.
+func (f *failover) openProcess() *process {
 	f.T.Helper()
 	client := redis.NewClient(&redis.Options{Addr: f.proxy.Addr(), ContextTimeoutEnabled: true})
 	f.T.Cleanup(func() { _ = client.Close() })
@@ -77,7 +77,8 @@ func (f *failover) failOver() {
 func TestIdleProcessSellsNothingOnALaggingReplica(t *testing.T) {
 	t.Parallel()
 	f := newFailover(t)
-	seller, idle := f.newProcess(), f.newProcess()
+	seller := f.openProcess()
+	idle := f.openProcess()
 	stopJournal := f.RunJournal()
 	f.addStock("shirt", 3)
 	f.awaitReplica()
@@ -102,7 +103,7 @@ func TestIdleProcessSellsNothingOnALaggingReplica(t *testing.T) {
 func TestPromotedReplicaThatLacksNothingSellsOn(t *testing.T) {
 	t.Parallel()
 	f := newFailover(t)
-	p := f.newProcess()
+	p := f.openProcess()
 	stopJournal := f.RunJournal()
 	f.addStock("shirt", 3)
 	f.AwaitJournaled()

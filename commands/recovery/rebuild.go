@@ -29,7 +29,7 @@ type Rebuilt struct {
 	Seq        int64 // the log's last seq
 	SKUs       int64 // stock counters
 	LiveHolds  int64
-	EndedHolds int64 // holds that ended, and that Redis still keeps
+	EndedHolds int64 // ended holds that Redis still keeps
 	Keys       int64 // idempotency keys
 	Unreadable int64 // events that were skipped, as the read tables skip them
 }

@@ -265,7 +265,8 @@ type server struct {
 	version       string // "" if Redis does not report it
 }
 
-// readServer returns the server that answers. lua/publish_log.lua reads the same two ids.
+// readServer returns the server that answers. The scripts that compare the server read
+// its ids in the same way.
 func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
 	info, err := client.InfoMap(ctx, "server", "replication").Result()
 	if err != nil {
