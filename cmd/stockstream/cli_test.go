@@ -96,6 +96,30 @@ func TestDoctorFindsUnsafeSettings(t *testing.T) {
 	s.wantError("doctor -o xml")
 }
 
+// TestDoctorNamesSellersOnAnotherRedis checks that the doctor finds processes that sell
+// on another Redis, and ignores old reports.
+func TestDoctorNamesSellersOnAnotherRedis(t *testing.T) {
+	t.Parallel()
+	s := newFixtureOn(t, testenv.PostgresServer(t).URL())
+	s.serve().awaitReady()
+	report := func(process, age string) {
+		s.exec(`INSERT INTO sellers (pool, process, server, reported_at)
+			VALUES ('main', '` + process + `', 'f00d', now() - interval '` + age + `')`)
+	}
+	report("web-8/8/dead", "1 minute")
+	if out := s.wantOutput("doctor"); !strings.Contains(out, "sellers on this Redis: 1") {
+		t.Errorf("printed %q, want the process that sells here", out)
+	}
+	report("web-9/9/wrong", "0 seconds")
+	out, _ := s.runFailing("doctor", "1 of")
+	if !strings.Contains(out, "web-9/9/wrong") {
+		t.Errorf("printed %q, want the process on another Redis", out)
+	}
+	if strings.Contains(out, "web-8/8/dead") {
+		t.Errorf("printed %q, want no old report", out)
+	}
+}
+
 // TestDoctorWithoutServers checks that the doctor prints one unsafe finding for each
 // server that it cannot reach.
 func TestDoctorWithoutServers(t *testing.T) {

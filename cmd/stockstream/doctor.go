@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,11 @@ func newDoctor(config *Config) *cobra.Command {
 		Short: "Check Redis and Postgres for settings that can lose a sale; exits 1 on any that is unsafe",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings := append(examineRedis(cmd.Context(), config), examinePostgres(cmd.Context(), config)...)
+			findings := slices.Concat(
+				examineRedis(cmd.Context(), config),
+				examinePostgres(cmd.Context(), config),
+				examineSellers(cmd.Context(), config),
+			)
 			if err := printFindings(cmd.OutOrStdout(), findings, form); err != nil {
 				return err
 			}

@@ -22,6 +22,9 @@ var (
 	// ErrForked needs an operator: Redis and the journal have different events under one
 	// seq, and only one of the two logs can go on.
 	ErrForked = errors.New("Redis and the journal have forked")
+	// ErrSplitBrain needs an operator: another Redis took this one's place, and this one
+	// runs on without a restart.
+	ErrSplitBrain = errors.New("split brain: commands were decided in two Redis servers")
 )
 
 // divergence says how Redis's log differs from the journal.
@@ -78,8 +81,16 @@ func (c comparison) lossReason() error {
 		behind, c.head.Seq, c.head.Epoch, c.journal.Journaled, c.newestEpoch())
 }
 
+// isSplitBrain reports whether a process moved the pool to another Redis while this one
+// ran on. A restore that ended halfway leaves an earlier epoch, too, but Postgres then
+// has this server's name with the newest epoch.
+func (c comparison) isSplitBrain() bool {
+	moved := c.journal.Server != "" && c.journal.Server != c.server.replicationID
+	return moved && c.head.Epoch < c.journal.Epoch && !c.isOtherServer()
+}
+
 // compare compares Redis's log with the journal. It fails with ErrUnjournaled, with
-// ErrForked, or with the error of the store that did not answer.
+// ErrForked, with ErrSplitBrain, or with the error of the store that did not answer.
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
@@ -99,6 +110,12 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 	if !c.head.Exists {
 		divergence, err := r.compareEmptied(ctx, c)
 		return c, divergence, err
+	}
+	if c.isSplitBrain() {
+		return c, divergenceUnknown, fmt.Errorf(
+			"%w: in epoch %d, the pool was moved to server %s; this Redis is server %s, in epoch %d, and did not restart. %s",
+			ErrSplitBrain, c.journal.Epoch, c.journal.Server,
+			c.server.replicationID, c.head.Epoch, r.splitBrainAdvice())
 	}
 	agrees, err := r.agreesAtJournalEnd(ctx, c)
 	switch {
@@ -185,6 +202,13 @@ func (r *Recovery) forkAdvice() string {
 		"Otherwise Redis is restored from the journal, and its own events after the fork are no longer in effect: "+
 		"`redis-cli RENAME %s %s.forked` keeps those events for you to process by hand, "+
 		"and `redis-cli DEL %s` then starts the restore", streamKey, streamKey, r.pool.MetaKey())
+}
+
+// splitBrainAdvice says how an operator ends a split brain.
+func (r *Recovery) splitBrainAdvice() string {
+	return fmt.Sprintf("Nothing is sold here until you decide. If the other Redis goes on, point this process at it. "+
+		"If this one goes on, end the other one, and then run `redis-cli HDEL %s server` here: "+
+		"this Redis is then compared with the journal as after a restart", r.pool.MetaKey())
 }
 
 // asForked turns journal.ErrFork into ErrForked, and returns any other error as it is.

@@ -192,7 +192,7 @@ func (f *fixture) execute(sql string, args ...any) {
 }
 
 // wantError fails unless the error of an operation is want.
-func wantError(t *testing.T, operation string, got, want error) {
+func wantError(t testing.TB, operation string, got, want error) {
 	t.Helper()
 	if !errors.Is(got, want) {
 		t.Errorf("%s: got error %v, want %v", operation, got, want)

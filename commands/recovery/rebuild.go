@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/events"
-	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -70,6 +69,9 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	case divergence != divergenceLost && !options.EvenHealthy:
 		return Rebuilt{}, ErrHealthy
 	}
+	if err := r.awaitOtherSellers(ctx, lease.Conn, c.server); err != nil {
+		return Rebuilt{}, err
+	}
 	restore, err := r.newRestorer(ctx, lease, options.Report)
 	if err != nil {
 		return Rebuilt{}, err
@@ -119,7 +121,7 @@ func (r *restorer) replaceHealthy(ctx context.Context, c comparison, waitMax tim
 	if err != nil {
 		return errors.Join(err, r.reopenLog(ctx, c.head.Epoch))
 	}
-	if err := r.rewrite(ctx, epoch); err != nil {
+	if err := r.rewrite(ctx, epoch, c.server); err != nil {
 		return fmt.Errorf("Redis is closed for commands, and only partly written; "+
 			"any running process of the service restores it, and so does this command if you repeat it: %w",
 			err)
@@ -150,8 +152,7 @@ func (r *restorer) foldRest(
 			return 0, err
 		}
 	}
-	above := max(c.head.Epoch, c.knownEpoch)
-	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), above)
+	epoch, journaled, err := r.raiseEpoch(ctx, r.lease, c)
 	if err != nil {
 		return 0, err
 	}

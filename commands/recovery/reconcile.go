@@ -19,7 +19,8 @@ var errChanged = errors.New("the log changed while it was compared with the jour
 
 // reconcile compares Redis with the journal and takes the step that follows, until the
 // two fit together. The caller holds the lease. Its errors are ErrUnjournaled, ErrForked,
-// ErrJournalIncomplete, ErrJournalUnsound, and those of the two stores.
+// ErrSplitBrain, journal.ErrOtherSeller, ErrJournalIncomplete, ErrJournalUnsound, and
+// those of the two stores.
 func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 	for attempt := 1; ; attempt++ {
 		c, divergence, err := r.compare(ctx, lease.Conn)
@@ -66,8 +67,7 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 		"journaled", c.journal.Journaled,
 		"newest_epoch", c.newestEpoch(),
 		"acknowledged", c.knownSeq)
-	above := max(c.head.Epoch, c.knownEpoch)
-	epoch, journaled, err := journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(), above)
+	epoch, journaled, err := r.raiseEpoch(ctx, lease, c)
 	if err != nil {
 		return err
 	}
@@ -79,8 +79,27 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 		c.head.Epoch, epoch, c.head.Seq, c.server.replicationID)
 }
 
+// raiseEpoch begins a new epoch for the server that was compared; see journal.RaiseEpoch.
+// It fails with journal.ErrOtherSeller while a process sells on another server.
+func (r *Recovery) raiseEpoch(
+	ctx context.Context, lease *worker.Lease, c comparison,
+) (epoch, journaled int64, err error) {
+	silent, err := r.refuseOtherSellers(ctx, lease.Conn, c.server)
+	if err != nil {
+		return 0, 0, err
+	}
+	return journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(), journal.Raise{
+		Above:  max(c.head.Epoch, c.knownEpoch),
+		Server: c.server.replicationID,
+		Silent: silent,
+	})
+}
+
 // restore restores Redis from the journal, after Redis was emptied or fell behind.
 func (r *Recovery) restore(ctx context.Context, lease *worker.Lease, c comparison) error {
+	if _, err := r.refuseOtherSellers(ctx, lease.Conn, c.server); err != nil {
+		return err
+	}
 	logged := logProgress(r.log, r.pool.Name())
 	restore, err := r.newRestorer(ctx, lease, func(p RestoreProgress) {
 		r.gate.Close(fmt.Errorf("%w; it is being restored from the journal: %s, %d of %d",

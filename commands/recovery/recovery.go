@@ -5,7 +5,7 @@
 // Read it in this order: watcher.go (the loop of a running process), compare.go (how
 // Redis's log differs from the journal), reconcile.go (which step follows), restore.go,
 // state.go and writer.go (writing Redis's keys from the journal), rebuild.go (the same on
-// demand).
+// demand), sellers.go (which processes sell on which Redis).
 //
 // Of ours it imports commands and events. A Recovery is safe for concurrent use. Of
 // several processes, one reconciles or rebuilds a pool at a time: it holds the lease
@@ -41,6 +41,9 @@ type Recovery struct {
 	gate       *commands.Gate
 	keepMemory time.Duration
 	log        *slog.Logger
+
+	process string       // the name under which this process reports that it sells
+	others  otherSellers // the processes that sell on another Redis
 }
 
 // New returns the recovery of one pool. It does nothing until Watch or Rebuild is called.
@@ -55,6 +58,7 @@ func New(config Config) *Recovery {
 		gate:       config.Gate,
 		keepMemory: config.KeepMemory,
 		log:        config.Log,
+		process:    newProcessName(),
 	}
 }
 

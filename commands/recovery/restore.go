@@ -81,8 +81,7 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 	if err := r.foldUntilQuiet(ctx); err != nil {
 		return err
 	}
-	above := max(c.head.Epoch, c.knownEpoch)
-	epoch, journaled, err := journal.RaiseEpoch(ctx, r.lease.Conn, r.pool.Name(), above)
+	epoch, journaled, err := r.raiseEpoch(ctx, r.lease, c)
 	if err != nil {
 		return err
 	}
@@ -94,7 +93,7 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 			return err
 		}
 	}
-	return r.rewrite(ctx, epoch)
+	return r.rewrite(ctx, epoch, c.server)
 }
 
 // quietInterval is how long the journal's checkpoint must stand still to count as quiet.
@@ -169,9 +168,10 @@ func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end i
 
 // rewrite removes the pool's keys from Redis, writes them from the folded state, and
 // publishes the log as the last step. No command is decided before that, even if a step
-// fails.
-func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
-	writer, err := r.beginWriting(ctx, epoch)
+// fails. It fails with errOtherServer on a server other than the given one, since the
+// epoch was raised for that one.
+func (r *restorer) rewrite(ctx context.Context, epoch int64, server server) error {
+	writer, err := r.beginWriting(ctx, epoch, server)
 	if err != nil {
 		return err
 	}
@@ -206,13 +206,8 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64) error {
 	return nil
 }
 
-// beginWriting takes the right to write. The server is identified first, since keys
-// written to another server would not count.
-func (r *restorer) beginWriting(ctx context.Context, epoch int64) (*keyWriter, error) {
-	server, err := readServer(ctx, r.redis)
-	if err != nil {
-		return nil, err
-	}
+// beginWriting takes the right to write to a server.
+func (r *restorer) beginWriting(ctx context.Context, epoch int64, server server) (*keyWriter, error) {
 	keys := []string{r.pool.MetaKey(), r.pool.NextMetaKey()}
 	if err := r.runStep(ctx, beginRestoreScript, statusBegun, keys, epoch, r.state.seq); err != nil {
 		return nil, err

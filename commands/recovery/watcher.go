@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/logonce"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
@@ -30,7 +31,10 @@ const (
 // Postgres may be away for a while: a gate that is open stays open without it.
 func (r *Recovery) Watch(ctx context.Context) {
 	w := &watcher{Recovery: r}
-	defer w.disconnect(ctx)
+	defer func() {
+		w.withdraw(ctx)
+		w.disconnect(ctx)
+	}()
 	failures := 0
 	for ctx.Err() == nil {
 		err := w.look(ctx)
@@ -55,6 +59,8 @@ type watcher struct {
 	*Recovery
 	conn    *pgx.Conn    // nil until it is needed, and after a failure
 	failure logonce.Last // why the gate is closed
+
+	reported bool // Postgres has a report that this process sells
 }
 
 // pause waits for the next comparison. While the gate is open, a command that the script
@@ -75,30 +81,82 @@ func (w *watcher) pause(ctx context.Context, pause time.Duration) {
 	}
 }
 
-// look compares Redis with the journal once and takes the step that follows. It returns
-// an error only if the next look should wait longer than usual.
+// look compares Redis with the journal and takes the step that follows. It returns an
+// error only if the next look should wait longer than usual.
 func (w *watcher) look(ctx context.Context) error {
+	reconciled, err := w.lookOnce(ctx)
+	if reconciled { // the gate opens after a comparison that finds no difference
+		_, err = w.lookOnce(ctx)
+	}
+	return err
+}
+
+// lookOnce compares once, and reports whether it has reconciled Redis with the journal.
+func (w *watcher) lookOnce(ctx context.Context) (reconciled bool, err error) {
 	c, divergence, err := w.compareNow(ctx)
 	switch {
-	case ctx.Err() != nil:
-		return nil //nolint:nilerr // the caller asked for the end
-	case errors.Is(err, ErrUnjournaled) || errors.Is(err, ErrForked):
-		w.closeGate(err)
-		return nil
-	case err != nil: // Redis or Postgres did not answer: an open gate stays open
-		w.disconnect(ctx)
-		if !w.gate.IsOpen() {
-			w.closeGate(err)
-		}
-		return nil
+	case err != nil:
+		w.comparisonFailed(ctx, err)
+		return false, nil
 	case divergence == divergenceNone && c.head.Epoch == c.journal.Epoch:
-		w.gate.Acknowledge(c.head.Epoch, c.head.Seq)
-		w.openGate()
-		return nil
+		if sells, err := w.sell(ctx, c); sells || err != nil {
+			return false, nil //nolint:nilerr // sell has handled it
+		}
 	case divergence == divergenceLost, divergence == divergenceEpoch, divergence == divergenceServer:
 		w.gate.Close(c.lossReason())
+		w.withdraw(ctx)
+		if _, err := w.refuseOtherSellers(ctx, w.conn, c.server); err != nil {
+			w.comparisonFailed(ctx, err)
+			return false, nil
+		}
 	}
 	return w.reconcileNow(ctx)
+}
+
+// comparisonFailed closes the gate if the error says that selling is unsafe. If Redis or
+// Postgres did not answer, an open gate stays open.
+func (w *watcher) comparisonFailed(ctx context.Context, err error) {
+	if ctx.Err() != nil { // the caller asked for the end
+		return
+	}
+	unsafe := errors.Is(err, ErrUnjournaled) || errors.Is(err, ErrForked) ||
+		errors.Is(err, ErrSplitBrain) || errors.Is(err, journal.ErrOtherSeller)
+	if !unsafe {
+		w.disconnect(ctx)
+	}
+	if unsafe || !w.gate.IsOpen() {
+		w.closeGate(ctx, err)
+	}
+}
+
+// sell reports that this process sells on the server that was compared, and opens the
+// gate. It returns false if the epoch was raised since the comparison.
+func (w *watcher) sell(ctx context.Context, c comparison) (sells bool, err error) {
+	limited, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	epoch, err := journal.ReportSeller(limited, w.conn, w.pool.Name(), w.process, c.server.replicationID)
+	if err != nil {
+		w.comparisonFailed(ctx, err)
+		return false, err
+	}
+	w.reported = true
+	if epoch != c.head.Epoch {
+		return false, nil
+	}
+	w.gate.Acknowledge(c.head.Epoch, c.head.Seq)
+	w.openGate()
+	return true, nil
+}
+
+// withdraw removes the report that this process sells. If Postgres does not answer, the
+// report counts as silent after sellerLife.
+func (w *watcher) withdraw(ctx context.Context) {
+	if !w.reported || w.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	w.reported = journal.WithdrawSeller(ctx, w.conn, w.pool.Name(), w.process) != nil
 }
 
 // compareNow compares over the watcher's own connection to Postgres.
@@ -115,23 +173,21 @@ func (w *watcher) compareNow(ctx context.Context) (comparison, divergence, error
 	return w.compare(ctx, w.conn)
 }
 
-// reconcileNow reconciles, unless another process is doing so.
-func (w *watcher) reconcileNow(ctx context.Context) error {
+// reconcileNow reconciles, and reports whether it did. It does not if another process is
+// reconciling.
+func (w *watcher) reconcileNow(ctx context.Context) (reconciled bool, err error) {
 	lease, err := worker.TryLease(ctx, w.postgres, w.leaseName())
 	if errors.Is(err, worker.ErrLeased) {
-		return nil
+		return false, nil
 	}
 	if err == nil {
 		defer lease.Release()
 		err = w.reconcile(ctx, lease)
 	}
-	switch {
-	case err == nil:
-		w.openGate()
-	case ctx.Err() == nil:
-		w.closeGate(err)
+	if err != nil && ctx.Err() == nil {
+		w.closeGate(ctx, err)
 	}
-	return err
+	return err == nil, err
 }
 
 func (w *watcher) openGate() {
@@ -143,8 +199,9 @@ func (w *watcher) openGate() {
 }
 
 // closeGate closes the gate and logs the reason, unless it was the last one logged.
-func (w *watcher) closeGate(reason error) {
+func (w *watcher) closeGate(ctx context.Context, reason error) {
 	w.gate.Close(reason)
+	w.withdraw(ctx)
 	if w.failure.Changes(reason.Error()) {
 		w.log.Error("pool not open for commands", "pool", w.pool.Name(), "error", reason)
 	}

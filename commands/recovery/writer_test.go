@@ -65,10 +65,12 @@ func (f *populatedFixture) beginRestore() (*restorer, *keyWriter) {
 	f.T.Cleanup(lease.Release)
 	restore, err := f.recovery.newRestorer(f.Ctx, lease, func(RestoreProgress) {})
 	must(f.T, err)
-	epoch, journaled, err := journal.RaiseEpoch(f.Ctx, lease.Conn, "main", 1)
+	epoch, journaled, err := journal.RaiseEpoch(f.Ctx, lease.Conn, "main", journal.Raise{Above: 1})
 	must(f.T, err)
 	must(f.T, restore.foldTo(f.Ctx, journaled))
-	writer, err := restore.beginWriting(f.Ctx, epoch)
+	server, err := readServer(f.Ctx, f.Operator)
+	must(f.T, err)
+	writer, err := restore.beginWriting(f.Ctx, epoch, server)
 	must(f.T, err)
 	return restore, writer
 }

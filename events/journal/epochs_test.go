@@ -37,10 +37,14 @@ func (f *fixture) appendBatch(entries []events.Entry, epoch int64, beforeCommit 
 	})
 }
 
+// isBlocked asks whether the session with a process id waits for a lock.
+const isBlocked = `
+	SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')`
+
 // raiseEpoch calls RaiseEpoch and checks its results.
 func (f *fixture) raiseEpoch(conn *pgx.Conn, above, wantEpoch, wantJournaled int64) {
 	f.t.Helper()
-	epoch, journaled, err := RaiseEpoch(f.ctx, conn, "main", above)
+	epoch, journaled, err := RaiseEpoch(f.ctx, conn, "main", Raise{Above: above})
 	if err != nil {
 		f.t.Errorf("raise the epoch above %d: %v", above, err)
 	}
@@ -68,8 +72,6 @@ func TestBatchOfAnOlderEpochIsFenced(t *testing.T) {
 	}
 	var raise sync.WaitGroup
 	raiser := f.connect()
-	const isBlocked = `
-		SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')`
 	err := f.appendBatch(entries[2:4], 1, func() {
 		raise.Go(func() { f.raiseEpoch(raiser, 4, 5, 4) })
 		testenv.Eventually(t, 10*time.Second, func() (bool, string) {

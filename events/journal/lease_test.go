@@ -131,12 +131,12 @@ func TestRaiseEpochGivesUpOnAFrozenWorker(t *testing.T) {
 	if err := worker.MoveCheckpoint(f.ctx, tx, CheckpointName, "main", 0, 3); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = RaiseEpoch(f.ctx, f.db, "main", 1)
+	_, _, err = RaiseEpoch(f.ctx, f.db, "main", Raise{Above: 1})
 	if err == nil || !strings.Contains(err.Error(), "lock timeout") {
 		t.Errorf("raise while the worker has its session: got %v, want a lock timeout", err)
 	}
 	testenv.Eventually(t, 20*time.Second, func() (bool, string) {
-		epoch, journaled, err := RaiseEpoch(f.ctx, f.db, "main", 1)
+		epoch, journaled, err := RaiseEpoch(f.ctx, f.db, "main", Raise{Above: 1})
 		detail := fmt.Sprintf("raised to epoch %d at seq %d (%v), want epoch 2 at seq 0",
 			epoch, journaled, err)
 		return err == nil && epoch == 2 && journaled == 0, detail

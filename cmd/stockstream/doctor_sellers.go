@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/migrations"
+)
+
+// sellerAgeMax is the age up to which doctor counts a report of a seller. A running
+// seller reports every second.
+const sellerAgeMax = 10 * time.Second
+
+// examineSellers checks that the running processes sell on the Redis of this
+// configuration. It returns nothing if Redis, Postgres or the schema cannot be read:
+// other findings say so.
+func examineSellers(ctx context.Context, config *Config) []finding {
+	client, err := redisClient(config)
+	if err != nil {
+		return nil
+	}
+	defer client.Close()
+	info, err := client.InfoMap(ctx, "replication").Result()
+	if err != nil {
+		return nil
+	}
+	conn, err := connect(ctx, config)
+	if err != nil {
+		return nil
+	}
+	defer conn.Close(ctx)
+	if migrations.Check(ctx, conn) != nil {
+		return nil
+	}
+	elsewhere, here, err := countSellers(ctx, conn, info["Replication"]["master_replid"])
+	if err != nil {
+		return []finding{unknownFinding("sellers", err)}
+	}
+	found := fmt.Sprintf("sellers on this Redis: %d", here)
+	if len(elsewhere) > 0 {
+		found += "; sellers on another Redis: " + strings.Join(elsewhere, ", ")
+	}
+	return []finding{newFinding("sellers", found, len(elsewhere) == 0,
+		"compare STOCKSTREAM_REDIS_URL here and at these processes")}
+}
+
+// countSellers returns the processes that sell on another server than the given one, and
+// how many sell on this one.
+func countSellers(
+	ctx context.Context, conn *pgx.Conn, server string,
+) (elsewhere []string, here int, err error) {
+	var now time.Time
+	if err := conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		return nil, 0, err
+	}
+	sellers, err := journal.ReadSellers(ctx, conn, events.MainPool.Name())
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, seller := range sellers {
+		switch {
+		case now.Sub(seller.ReportedAt) > sellerAgeMax:
+		case seller.Server == server:
+			here++
+		default:
+			elsewhere = append(elsewhere, seller.Process)
+		}
+	}
+	return elsewhere, here, nil
+}

@@ -1,0 +1,2 @@
+DROP TABLE sellers;
+ALTER TABLE pools DROP COLUMN server;
