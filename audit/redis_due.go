@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/stockstream/stockstream/deadletters"
 )
 
@@ -43,8 +41,8 @@ func (a *auditor) compareDueCount(ctx context.Context) error {
 	if !a.full {
 		return nil
 	}
-	step := func(cursor uint64) *redis.ScanCmd {
-		return a.config.Redis.ZScan(ctx, a.config.Pool.DueKey(), cursor, "", scanCount)
+	step := func(cursor uint64) ([]string, uint64, error) {
+		return a.config.Redis.ZScan(ctx, a.config.Pool.DueKey(), cursor, "", scanCount).Result()
 	}
 	return scanRedis(step, 2, "", func(ids []string) error {
 		return a.compareKeys(ctx, nil, untracked(ids, a.expected.holds))

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/stockstream/stockstream/events/stream"
 )
 
 // scanCount is how many keys Redis visits in one step of a scan.
@@ -25,7 +25,9 @@ func (a *auditor) compareForeignKeys(ctx context.Context) error {
 	}
 
 	scanKeys := func(prefix string, compare func([]string) error) error {
-		step := func(cursor uint64) *redis.ScanCmd { return client.Scan(ctx, cursor, prefix+"*", scanCount) }
+		step := func(cursor uint64) ([]string, uint64, error) {
+			return stream.ScanKeys(ctx, client, pool, cursor, prefix+"*", scanCount)
+		}
 		return scanRedis(step, 1, prefix, compare)
 	}
 	if err := scanKeys(pool.HoldKey(""), compareHolds); err != nil {
@@ -34,8 +36,8 @@ func (a *auditor) compareForeignKeys(ctx context.Context) error {
 	if err := scanKeys(pool.StockKey(""), compareSKUs); err != nil {
 		return err
 	}
-	step := func(cursor uint64) *redis.ScanCmd {
-		return client.HScan(ctx, pool.MetaKey(), cursor, "stock:*", scanCount)
+	step := func(cursor uint64) ([]string, uint64, error) {
+		return client.HScan(ctx, pool.MetaKey(), cursor, "stock:*", scanCount).Result()
 	}
 	return scanRedis(step, 2, "stock:", compareSKUs)
 }
@@ -44,10 +46,11 @@ func (a *auditor) compareForeignKeys(ctx context.Context) error {
 // found, without the prefix. every is how many texts a step returns per name: 1 for keys,
 // 2 for hashes and sorted sets, which return a value with each name.
 func scanRedis(
-	step func(cursor uint64) *redis.ScanCmd, every int, prefix string, compare func([]string) error,
+	step func(cursor uint64) (texts []string, next uint64, err error),
+	every int, prefix string, compare func([]string) error,
 ) error {
 	for cursor := uint64(0); ; {
-		texts, next, err := step(cursor).Result()
+		texts, next, err := step(cursor)
 		if err != nil {
 			return fmt.Errorf("scan Redis: %w", err)
 		}

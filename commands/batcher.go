@@ -257,7 +257,10 @@ func mayRepeat(err error) bool {
 	if !errors.As(err, &answered) {
 		return !errors.Is(err, redis.ErrClosed)
 	}
-	return redis.IsLoadingError(err) ||
+	// The client reloads its map of a cluster's slots when a node answers MOVED.
+	_, moved := redis.IsMovedError(err)
+	return moved ||
+		redis.IsLoadingError(err) ||
 		redis.IsReadOnlyError(err) ||
 		redis.IsMasterDownError(err) ||
 		redis.IsClusterDownError(err) ||

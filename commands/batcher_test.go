@@ -485,17 +485,3 @@ func TestRepeatedCallCarriesTheNewestPosition(t *testing.T) {
 		t.Errorf("reserve: got %v, want ErrStale", err)
 	}
 }
-
-// TestDecidingClientRepeatsNothing checks that only the client for deciding calls is
-// without retries.
-func TestDecidingClientRepeatsNothing(t *testing.T) {
-	t.Parallel()
-	f := openFixture(t)
-	before := f.Operator.Options().MaxRetries
-	if got := newDecidingClient(f.Operator).Options().MaxRetries; got != 0 {
-		t.Errorf("deciding client: got %d retries, want 0", got)
-	}
-	if got := f.Operator.Options().MaxRetries; got != before {
-		t.Errorf("other client: got %d retries, want %d as before", got, before)
-	}
-}

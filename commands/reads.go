@@ -14,7 +14,7 @@ import (
 // reads sends the reads of concurrent callers to Redis in shared round trips.
 type reads struct{ pipeline *redis.AutoPipeliner }
 
-func newReads(client *redis.Client) (*reads, error) {
+func newReads(client redis.UniversalClient) (*reads, error) {
 	options := redis.DefaultAutoPipelineOptions()
 	options.MaxQueuedCommands = queuedMax
 	options.Unordered = true // each caller waits for its answer before its next read

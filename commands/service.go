@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/redisclient"
 )
 
 // Config sets the durations of a Service.
@@ -67,37 +68,39 @@ func (c Config) Validate() error {
 type Service struct {
 	pool      events.Pool
 	config    Config
-	keepMs    string        // config.KeepMemory in ms, as an argument of the script
-	redis     *redis.Client // for Ready; commands use reads and batcher
+	keepMs    string                // config.KeepMemory in ms, as an argument of the script
+	redis     redis.UniversalClient // for Ready; commands use reads and batcher
 	reads     *reads
 	batcher   *batcher
 	publisher message.Publisher
 	gate      *Gate
+
+	closeDeciding func() error // closes the batcher's client
 }
 
 // NewService returns a service whose gate is closed: it answers NOT_READY until the gate
 // is opened. The caller closes the client, after Close.
-func NewService(pool events.Pool, client *redis.Client, config Config) (*Service, error) {
+func NewService(pool events.Pool, client redis.UniversalClient, config Config) (*Service, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	if !client.Options().ContextTimeoutEnabled {
-		return nil, errors.New("the Redis client needs ContextTimeoutEnabled: " +
-			"without it, commands wait longer than their timeout for a Redis that does not answer")
-	}
-	reads, err := newReads(client)
+	deciding, closeDeciding, err := redisclient.WithoutRetries(client) // see batcher.send
 	if err != nil {
 		return nil, err
 	}
+	reads, err := newReads(client)
+	if err != nil {
+		return nil, errors.Join(err, closeDeciding())
+	}
 	gate := NewGate()
-	batcher := newBatcher(pool, newDecidingClient(client), config.Timeout, gate)
+	batcher := newBatcher(pool, deciding, config.Timeout, gate)
 	publisher, err := redisstream.NewPublisher(redisstream.PublisherConfig{
 		Client:     decidingClient{UniversalClient: client, batcher: batcher},
 		Marshaller: events.Codec{},
 	}, watermill.NopLogger{}) // decide returns the publisher's errors, so they need no log line
 	if err != nil {
 		batcher.close()
-		return nil, fmt.Errorf("create the publisher: %w", errors.Join(err, reads.close()))
+		return nil, fmt.Errorf("create the publisher: %w", errors.Join(err, reads.close(), closeDeciding()))
 	}
 	return &Service{
 		pool:      pool,
@@ -108,6 +111,8 @@ func NewService(pool events.Pool, client *redis.Client, config Config) (*Service
 		batcher:   batcher,
 		publisher: publisher,
 		gate:      gate,
+
+		closeDeciding: closeDeciding,
 	}, nil
 }
 
@@ -118,17 +123,7 @@ func (s *Service) Gate() *Gate { return s.gate }
 // resources. Later commands fail with ErrUnavailable.
 func (s *Service) Close() error {
 	s.batcher.close()
-	return errors.Join(s.publisher.Close(), s.reads.close())
-}
-
-// newDecidingClient returns a client over the same connections that never repeats a call
-// by itself; see batcher.send.
-func newDecidingClient(client *redis.Client) *redis.Client {
-	timeouts := client.Options()
-	deciding := client.WithTimeout(timeouts.ReadTimeout) // its options are a copy
-	deciding.Options().WriteTimeout = timeouts.WriteTimeout
-	deciding.Options().MaxRetries = 0
-	return deciding
+	return errors.Join(s.publisher.Close(), s.reads.close(), s.closeDeciding())
 }
 
 // decide publishes the event of a command: the publisher's XADD calls the script, which

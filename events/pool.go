@@ -7,8 +7,8 @@ import "strings"
 // the names as KEYS.
 //
 // The keys of the pool "main" have no prefix, so operators can type them as they are:
-// stock:iphone. The keys of any other pool begin with a hash tag, {eu}:stock:iphone,
-// which puts them all into one slot.
+// stock:iphone. On a cluster, and in any other pool, keys begin with a hash tag,
+// {eu}:stock:iphone, which puts them all into one slot.
 type Pool struct {
 	name   string
 	prefix string
@@ -20,6 +20,13 @@ var MainPool = Pool{name: "main"}
 // ConsumerGroup is the consumer group on the stream whose position shows how far the
 // journal has read.
 const ConsumerGroup = "inventory.cg"
+
+// OnCluster returns the pool as it is on a Redis Cluster, where all keys of a pool need a
+// hash tag: {main}:stock:iphone.
+func (p Pool) OnCluster() Pool { return Pool{name: p.name, prefix: "{" + p.name + "}:"} }
+
+// HasTag reports whether the pool's keys begin with a hash tag.
+func (p Pool) HasTag() bool { return p.prefix != "" }
 
 // Name returns the pool's name, as the journal and the checkpoints store it.
 func (p Pool) Name() string { return p.name }

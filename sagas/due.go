@@ -14,6 +14,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
@@ -77,9 +78,9 @@ func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) er
 //  3. If no hold of a batch could be handled, and each error would occur for every other
 //     hold too (Redis is unavailable, for example), the sweep stops.
 func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
-	now, err := s.redis.Time(ctx).Result()
+	now, err := stream.ReadTime(ctx, s.redis, s.pool)
 	if err != nil {
-		return fmt.Errorf("read Redis's clock: %w", err)
+		return err
 	}
 	var (
 		offset     int64

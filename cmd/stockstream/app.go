@@ -39,7 +39,7 @@ type app struct {
 	log      *slog.Logger
 	pool     events.Pool
 	listener net.Listener
-	redis    *redis.Client
+	redis    redis.UniversalClient
 	postgres *pgxpool.Pool
 	commands *commands.Service
 	recovery *recovery.Recovery
@@ -64,7 +64,7 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	a = &app{
 		config:   config,
 		log:      log,
-		pool:     events.MainPool,
+		pool:     config.pool(),
 		draining: make(chan struct{}),
 		drained:  make(chan struct{}),
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/audit"
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -71,7 +70,7 @@ func runAudit(ctx context.Context, config *Config, full bool) (*audit.Report, er
 	return audit.Run(ctx, audit.Config{
 		Postgres: postgres,
 		Redis:    client,
-		Pool:     events.MainPool,
+		Pool:     config.pool(),
 	}, full)
 }
 

@@ -5,16 +5,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
@@ -63,7 +62,7 @@ func defaultConfig() *Config {
 
 func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.HTTPAddr, "http-addr", c.HTTPAddr, "address to listen on; port 0 takes a free one")
-	f.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis that decides: redis://, rediss:// or unix://")
+	f.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis that decides: redis://, redis+sentinel:// or redis+cluster:// (rediss… for TLS), or unix://")
 	f.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "Postgres that records")
 	f.StringSliceVar(&c.Roles, "roles", c.Roles, "what this process does")
 	f.DurationVar(&c.Commands.HoldTTL, "hold-ttl", c.Commands.HoldTTL,
@@ -89,8 +88,8 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 // Validate returns an error that lists every invalid setting.
 func (c *Config) Validate() error {
 	errs := []error{c.Commands.Validate()}
-	if _, err := redis.ParseURL(c.RedisURL); err != nil {
-		errs = append(errs, fmt.Errorf("redis URL: %w", withoutURL(err)))
+	if err := redisclient.Check(c.RedisURL); err != nil {
+		errs = append(errs, fmt.Errorf("STOCKSTREAM_REDIS_URL: %w", err))
 	}
 	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
 		errs = append(errs, fmt.Errorf("database URL: %w", err))
@@ -122,16 +121,6 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("log format %q: want text or json", c.LogFormat))
 	}
 	return errors.Join(errs...)
-}
-
-// withoutURL returns the reason why a URL is invalid, without the URL itself, which may
-// contain a password.
-func withoutURL(err error) error {
-	var fault *url.Error
-	if errors.As(err, &fault) {
-		return fault.Err
-	}
-	return err
 }
 
 func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }

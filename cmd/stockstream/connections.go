@@ -5,30 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/migrations"
 )
 
-// redisClient returns a client whose time-outs are short enough for a command's deadline
-// to take effect. Time-outs that the URL sets (?read_timeout=…) take precedence.
-func redisClient(config *Config) (*redis.Client, error) {
-	options, err := redis.ParseURL(config.RedisURL)
+// redisClient returns a client of the configured Redis.
+func redisClient(config *Config) (redis.UniversalClient, error) {
+	client, err := redisclient.Open(config.RedisURL)
 	if err != nil {
-		return nil, fmt.Errorf("redis URL: %w", err)
+		return nil, fmt.Errorf("STOCKSTREAM_REDIS_URL: %w", err)
 	}
-	options.ContextTimeoutEnabled = true
-	options.DialerRetries = 1
-	if options.DialTimeout == 0 {
-		options.DialTimeout = 2 * time.Second
+	return client, nil
+}
+
+// pool returns the pool that this program works with.
+func (c *Config) pool() events.Pool {
+	if redisclient.IsCluster(c.RedisURL) {
+		return events.MainPool.OnCluster()
 	}
-	if options.ReadTimeout == 0 {
-		options.ReadTimeout = 2 * time.Second
-	}
-	return redis.NewClient(options), nil
+	return events.MainPool
 }
 
 // redisLog logs go-redis's messages about its connections at debug level. The parts that

@@ -2,24 +2,37 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/redisclient"
 )
 
 // examineRedis checks Redis's version, role and settings.
 func examineRedis(ctx context.Context, config *Config) []finding {
-	client, err := redisClient(config)
+	opened, err := redisClient(config)
 	if err != nil {
 		return []finding{newFinding("redis", err.Error(), false, "set STOCKSTREAM_REDIS_URL")}
 	}
-	defer client.Close()
+	defer opened.Close()
+	_, err = stream.ReadServer(ctx, opened, config.pool())
+	if errors.Is(err, stream.ErrClusterNode) {
+		return []finding{newFinding("redis", "a node of a Redis Cluster", false, err.Error())}
+	}
+	const advice = "start it, or set STOCKSTREAM_REDIS_URL"
+	client, err := redisclient.Node(ctx, opened, config.pool().MetaKey())
+	if err != nil {
+		return []finding{newFinding("redis", err.Error(), false, advice)}
+	}
 	info, err := client.InfoMap(ctx, "server", "replication").Result()
 	if err != nil {
-		return []finding{newFinding("redis", err.Error(), false, "start it, or set STOCKSTREAM_REDIS_URL")}
+		return []finding{newFinding("redis", err.Error(), false, advice)}
 	}
 	version := info["Server"]["redis_version"]
 	role := info["Replication"]["role"]

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/migrations"
 )
 
@@ -26,7 +27,7 @@ func examineSellers(ctx context.Context, config *Config) []finding {
 		return nil
 	}
 	defer client.Close()
-	info, err := client.InfoMap(ctx, "replication").Result()
+	server, err := stream.ReadServer(ctx, client, config.pool())
 	if err != nil {
 		return nil
 	}
@@ -38,7 +39,7 @@ func examineSellers(ctx context.Context, config *Config) []finding {
 	if migrations.Check(ctx, conn) != nil {
 		return nil
 	}
-	elsewhere, here, err := countSellers(ctx, conn, info["Replication"]["master_replid"])
+	elsewhere, here, err := countSellers(ctx, conn, config.pool(), server.ReplicationID)
 	if err != nil {
 		return []finding{unknownFinding("sellers", err)}
 	}
@@ -53,13 +54,13 @@ func examineSellers(ctx context.Context, config *Config) []finding {
 // countSellers returns the processes that sell on another server than the given one, and
 // how many sell on this one.
 func countSellers(
-	ctx context.Context, conn *pgx.Conn, server string,
+	ctx context.Context, conn *pgx.Conn, pool events.Pool, server string,
 ) (elsewhere []string, here int, err error) {
 	var now time.Time
 	if err := conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
 		return nil, 0, err
 	}
-	sellers, err := journal.ReadSellers(ctx, conn, events.MainPool.Name())
+	sellers, err := journal.ReadSellers(ctx, conn, pool.Name())
 	if err != nil {
 		return nil, 0, err
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -64,7 +63,7 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 		return err
 	}
 	defer client.Close()
-	stream, err := journal.GroupPosition(ctx, client, events.MainPool)
+	stream, err := journal.GroupPosition(ctx, client, config.pool())
 	if err != nil {
 		return err
 	}

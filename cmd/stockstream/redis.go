@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/commands/recovery"
-	"github.com/stockstream/stockstream/events"
 )
 
 func newRedis(config *Config) *cobra.Command {
@@ -75,7 +74,7 @@ func rebuildRedis(
 		return recovery.Rebuilt{}, err
 	}
 	r := recovery.New(recovery.Config{
-		Pool:       events.MainPool,
+		Pool:       config.pool(),
 		Redis:      client,
 		Postgres:   postgres,
 		KeepMemory: config.Commands.KeepMemory,

@@ -45,7 +45,7 @@ type comparison struct {
 	knownEpoch int64 // the highest position that Redis acknowledged to this process
 	knownSeq   int64
 	journal    journal.PoolRecord
-	server     server // that answered
+	server     stream.Server // that answered
 	head       stream.Head
 }
 
@@ -54,7 +54,7 @@ func (c comparison) newestEpoch() int64 { return max(c.journal.Epoch, c.knownEpo
 
 // isOtherServer reports whether the log was not compared with the journal since it came
 // to the server that answered. That server may have lost its newest events.
-func (c comparison) isOtherServer() bool { return c.head.Server != c.server.replicationID }
+func (c comparison) isOtherServer() bool { return c.head.Server != c.server.ReplicationID }
 
 // isEarlierEpoch reports whether Redis's log is of an epoch before the newest, or ends
 // before the position acknowledged to this process. The decide script refuses such a log
@@ -85,7 +85,7 @@ func (c comparison) lossReason() error {
 // ran on. A restore that ended halfway leaves an earlier epoch, too, but Postgres then
 // has this server's name with the newest epoch.
 func (c comparison) isSplitBrain() bool {
-	moved := c.journal.Server != "" && c.journal.Server != c.server.replicationID
+	moved := c.journal.Server != "" && c.journal.Server != c.server.ReplicationID
 	return moved && c.head.Epoch < c.journal.Epoch && !c.isOtherServer()
 }
 
@@ -94,10 +94,10 @@ func (c comparison) isSplitBrain() bool {
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
-	if c.server, err = readServer(ctx, r.redis); err != nil {
+	if c.server, err = stream.ReadServer(ctx, r.redis, r.pool); err != nil {
 		return c, divergenceUnknown, err
 	}
-	if err := checkVersion(c.server.version); err != nil {
+	if err := checkVersion(c.server.Version); err != nil {
 		return c, divergenceUnknown, err
 	}
 	c.knownEpoch, c.knownSeq = r.gate.Acknowledged()
@@ -115,7 +115,7 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 		return c, divergenceUnknown, fmt.Errorf(
 			"%w: in epoch %d, the pool was moved to server %s; this Redis is server %s, in epoch %d, and did not restart. %s",
 			ErrSplitBrain, c.journal.Epoch, c.journal.Server,
-			c.server.replicationID, c.head.Epoch, r.splitBrainAdvice())
+			c.server.ReplicationID, c.head.Epoch, r.splitBrainAdvice())
 	}
 	agrees, err := r.agreesAtJournalEnd(ctx, c)
 	switch {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -135,11 +136,11 @@ func TestRedisBeforeVersion7IsRejected(t *testing.T) {
 		}
 	}
 	f := newFixture(t)
-	server, err := readServer(f.Ctx, f.Operator)
+	server, err := stream.ReadServer(f.Ctx, f.Operator, f.Pool)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if server.version == "" {
+	if server.Version == "" {
 		t.Error("the tests' own Redis: got no version")
 	}
 }

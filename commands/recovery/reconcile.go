@@ -76,7 +76,7 @@ func (r *Recovery) keepLog(ctx context.Context, lease *worker.Lease, c compariso
 	}
 	keys := []string{r.pool.MetaKey()}
 	return r.runStep(ctx, raiseEpochScript, statusRaised, keys,
-		c.head.Epoch, epoch, c.head.Seq, c.server.replicationID)
+		c.head.Epoch, epoch, c.head.Seq, c.server.ReplicationID)
 }
 
 // raiseEpoch begins a new epoch for the server that was compared; see journal.RaiseEpoch.
@@ -90,7 +90,7 @@ func (r *Recovery) raiseEpoch(
 	}
 	return journal.RaiseEpoch(ctx, lease.Conn, r.pool.Name(), journal.Raise{
 		Above:  max(c.head.Epoch, c.knownEpoch),
-		Server: c.server.replicationID,
+		Server: c.server.ReplicationID,
 		Silent: silent,
 	})
 }

@@ -26,7 +26,7 @@ import (
 // Config names the two stores of one pool. The caller closes the client.
 type Config struct {
 	Pool       events.Pool
-	Redis      *redis.Client
+	Redis      redis.UniversalClient
 	Postgres   *pgx.ConnConfig
 	Gate       *commands.Gate // of the service that takes the pool's commands; nil in a process without one
 	KeepMemory time.Duration  // how long ended holds and idempotency keys are kept in Redis
@@ -36,7 +36,7 @@ type Config struct {
 // Recovery reconciles one pool's Redis with its journal.
 type Recovery struct {
 	pool       events.Pool
-	redis      *redis.Client
+	redis      redis.UniversalClient
 	postgres   *pgx.ConnConfig
 	gate       *commands.Gate
 	keepMemory time.Duration

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -55,14 +56,14 @@ func (r *Recovery) newRestorer(
 	case err != nil && !errors.Is(err, journal.ErrHole):
 		return nil, err
 	}
-	nowMs, err := redisNow(ctx, r.redis)
+	now, err := stream.ReadTime(ctx, r.redis, r.pool)
 	if err != nil {
 		return nil, err
 	}
 	return &restorer{
 		Recovery: r,
 		lease:    lease,
-		state:    newState(nowMs, r.keepMemory),
+		state:    newState(now.UnixMilli(), r.keepMemory),
 		report:   report,
 	}, nil
 }
@@ -170,7 +171,7 @@ func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end i
 // publishes the log as the last step. No command is decided before that, even if a step
 // fails. It fails with errOtherServer on a server other than the given one, since the
 // epoch was raised for that one.
-func (r *restorer) rewrite(ctx context.Context, epoch int64, server server) error {
+func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Server) error {
 	writer, err := r.beginWriting(ctx, epoch, server)
 	if err != nil {
 		return err
@@ -207,7 +208,7 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server server) erro
 }
 
 // beginWriting takes the right to write to a server.
-func (r *restorer) beginWriting(ctx context.Context, epoch int64, server server) (*keyWriter, error) {
+func (r *restorer) beginWriting(ctx context.Context, epoch int64, server stream.Server) (*keyWriter, error) {
 	keys := []string{r.pool.MetaKey(), r.pool.NextMetaKey()}
 	if err := r.runStep(ctx, beginRestoreScript, statusBegun, keys, epoch, r.state.seq); err != nil {
 		return nil, err
@@ -223,7 +224,7 @@ func (r *restorer) beginWriting(ctx context.Context, epoch int64, server server)
 // publish opens the log that the writer has written, if all of it is still there.
 func (r *restorer) publish(ctx context.Context, w *keyWriter) error {
 	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
-	args := []any{w.epoch, w.server.runID, w.server.replicationID}
+	args := []any{w.epoch, w.server.RunID, w.server.ReplicationID}
 	return r.runStep(ctx, publishScript, statusPublished, keys, args...)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/wait"
 )
@@ -87,14 +88,14 @@ func (o *otherSellers) watch(
 // other than the given one. Otherwise it returns the sellers that ended without
 // withdrawing their report, for journal.RaiseEpoch.
 func (r *Recovery) refuseOtherSellers(
-	ctx context.Context, db postgres.Querier, server server,
+	ctx context.Context, db postgres.Querier, server stream.Server,
 ) (silent []journal.Seller, err error) {
-	return r.others.watch(ctx, db, r.pool.Name(), r.process, server.replicationID)
+	return r.others.watch(ctx, db, r.pool.Name(), r.process, server.ReplicationID)
 }
 
 // awaitOtherSellers waits until no seller on another server is alive. It fails with
 // journal.ErrOtherSeller if one still is after twice sellerLife.
-func (r *Recovery) awaitOtherSellers(ctx context.Context, db postgres.Querier, server server) error {
+func (r *Recovery) awaitOtherSellers(ctx context.Context, db postgres.Querier, server stream.Server) error {
 	deadline := time.Now().Add(2 * sellerLife)
 	for {
 		_, err := r.refuseOtherSellers(ctx, db, server)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
@@ -116,17 +117,17 @@ func TestSplitBrainStopsTheFirstSeller(t *testing.T) {
 	f.awaitReady(f.process)
 	f.addStock("shirt", 3)
 	f.JournalEverything()
-	server, err := readServer(f.Ctx, testenv.RedisClient(t, testenv.Redis(t)))
+	server, err := stream.ReadServer(f.Ctx, testenv.RedisClient(t, testenv.Redis(t)), f.Pool)
 	must(t, err)
 	// The epoch is raised as if the first process had been silent for long.
 	_, _, err = journal.RaiseEpoch(f.Ctx, testenv.Connect(t, f.Postgres), "main", journal.Raise{
 		Above:  1,
-		Server: server.replicationID,
+		Server: server.ReplicationID,
 		Silent: f.sellers(),
 	})
 	must(t, err)
 	f.awaitClosed(f.process, ErrSplitBrain)
-	if err := f.Ready(f.Ctx); !strings.Contains(errorText(err), server.replicationID) {
+	if err := f.Ready(f.Ctx); !strings.Contains(errorText(err), server.ReplicationID) {
 		t.Errorf("ready: got %v, want the server that the pool was moved to", err)
 	}
 }

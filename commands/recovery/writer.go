@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/stream"
 )
 
 // errSuperseded is returned to a restorer after another process began to restore Redis
@@ -31,10 +31,10 @@ const (
 // same server: a restart or a failover may keep inventory.meta.next and lose keys that
 // were written after it.
 type keyWriter struct {
-	redis  *redis.Client
+	redis  redis.UniversalClient
 	pool   events.Pool
 	epoch  int64
-	server server
+	server stream.Server
 }
 
 // transaction executes the commands that queue adds, all or none.
@@ -53,7 +53,7 @@ func (w *keyWriter) transaction(ctx context.Context, queue func(redis.Pipeliner)
 func (w *keyWriter) ifEntitled(ctx context.Context, do func(tx *redis.Tx) error) error {
 	next := w.pool.NextMetaKey()
 	err := w.redis.Watch(ctx, func(tx *redis.Tx) error { // one connection, so one server
-		found, err := readServer(ctx, tx)
+		found, err := stream.ReadServer(ctx, tx, w.pool)
 		if err != nil {
 			return err
 		}
@@ -82,12 +82,14 @@ func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) er
 	var total int64
 	for {
 		var old []string
-		err := w.ifEntitled(ctx, func(tx *redis.Tx) error {
-			keys, next, err := tx.Scan(ctx, cursor, w.pool.KeyPattern(), writeBatch).Result()
+		var next uint64
+		err := w.ifEntitled(ctx, func(tx *redis.Tx) (err error) { // a cluster's client may call it again
+			var keys []string
+			keys, next, err = tx.Scan(ctx, cursor, w.pool.KeyPattern(), writeBatch).Result()
 			if err != nil {
 				return err
 			}
-			cursor = next
+			old = old[:0]
 			for _, key := range keys {
 				if w.pool.HasState(key) {
 					old = append(old, key)
@@ -104,6 +106,7 @@ func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) er
 		if err != nil {
 			return fmt.Errorf("remove old keys: %w", err)
 		}
+		cursor = next
 		if len(old) > 0 {
 			total += int64(len(old))
 			removed(total)
@@ -255,39 +258,4 @@ func (w *keyWriter) writeRecorded(ctx context.Context, s *state) error {
 		}
 	}
 	return flush()
-}
-
-// server identifies a Redis and its data. While both ids stay the same, no key written to
-// it was lost.
-type server struct {
-	runID         string // changes when the process restarts
-	replicationID string // changes when the server restarts, is promoted, or replicates from another one
-	version       string // "" if Redis does not report it
-}
-
-// readServer returns the server that answers. The scripts that compare the server read
-// its ids in the same way.
-func readServer(ctx context.Context, client redis.Cmdable) (server, error) {
-	info, err := client.InfoMap(ctx, "server", "replication").Result()
-	if err != nil {
-		return server{}, fmt.Errorf("ask which Redis answers: %w", err)
-	}
-	found := server{
-		runID:         info["Server"]["run_id"],
-		replicationID: info["Replication"]["master_replid"],
-		version:       info["Server"]["redis_version"],
-	}
-	if found.runID == "" || found.replicationID == "" {
-		return server{}, errors.New("ask which Redis answers: INFO has no run_id or no master_replid")
-	}
-	return found, nil
-}
-
-// redisNow returns the time of Redis's clock, in ms.
-func redisNow(ctx context.Context, client *redis.Client) (ms int64, err error) {
-	now, err := client.Time(ctx).Result()
-	if err != nil {
-		return 0, fmt.Errorf("read Redis's clock: %w", err)
-	}
-	return now.Truncate(time.Millisecond).UnixMilli(), nil
 }

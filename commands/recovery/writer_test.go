@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
@@ -68,7 +69,7 @@ func (f *populatedFixture) beginRestore() (*restorer, *keyWriter) {
 	epoch, journaled, err := journal.RaiseEpoch(f.Ctx, lease.Conn, "main", journal.Raise{Above: 1})
 	must(f.T, err)
 	must(f.T, restore.foldTo(f.Ctx, journaled))
-	server, err := readServer(f.Ctx, f.Operator)
+	server, err := stream.ReadServer(f.Ctx, f.Operator, f.Pool)
 	must(f.T, err)
 	writer, err := restore.beginWriting(f.Ctx, epoch, server)
 	must(f.T, err)

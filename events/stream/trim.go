@@ -113,9 +113,9 @@ func (t *Trimmer) Trim(ctx context.Context, journaled int64) (trouble string, er
 // later ids are ahead, too. Then the times in the entries decide. Only entries before
 // upTo are read, because all later ones stay anyway.
 func (t *Trimmer) windowStart(ctx context.Context, upTo ID) (ID, error) {
-	now, err := t.Redis.Time(ctx).Result()
+	now, err := ReadTime(ctx, t.Redis, t.Pool)
 	if err != nil {
-		return ID{}, fmt.Errorf("read Redis's clock: %w", err)
+		return ID{}, err
 	}
 	start := ID{Ms: uint64(max(0, now.Add(-t.Keep).UnixMilli()))}
 	// Entries appended since then have later ids, so allow a second before an id counts

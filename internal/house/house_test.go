@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"deadletters":         {"events"},
 	"projections":         {"events", "events/journal", "deadletters"},
 	"projections/rebuild": {"events", "events/journal", "deadletters", "projections"},
-	"sagas":               {"events", "events/journal", "commands", "deadletters"},
+	"sagas":               {"events", "events/stream", "events/journal", "commands", "deadletters"},
 	"audit":               {"events", "events/stream", "events/journal", "deadletters", "projections"},
 
 	"httpapi": {
@@ -54,6 +54,7 @@ var arrows = map[string][]string{
 	"migrations":           {},
 	"internal/local":       {},
 	"internal/logonce":     {},
+	"internal/redisclient": {},
 	"internal/postgres":    {},
 	"internal/wait":        {},
 	"internal/worker":      {},
@@ -69,7 +70,9 @@ var arrows = map[string][]string{
 
 // technical lists the packages without knowledge of the shop. Every package may import
 // them.
-var technical = []string{"internal/logonce", "internal/postgres", "internal/wait", "internal/worker"}
+var technical = []string{
+	"internal/logonce", "internal/postgres", "internal/redisclient", "internal/wait", "internal/worker",
+}
 
 // forTests lists the packages that every test may import in addition.
 var forTests = []string{
