@@ -87,10 +87,16 @@ func (p *process) Kill() error {
 	return err
 }
 
-// stop sends the signal ask and waits until the child has exited. If ctx ends first, it
-// kills the child.
+// Pause stops the child with SIGSTOP. It keeps its connections, but answers nothing.
+func (p *process) Pause() error { return p.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused child go on.
+func (p *process) Resume() error { return p.Signal(syscall.SIGCONT) }
+
+// stop sends the signal ask and waits until the child has exited. A paused child goes on
+// first. If ctx ends before the child has exited, stop kills it.
 func (p *process) stop(ctx context.Context, ask syscall.Signal) error {
-	if err := p.Signal(ask); err != nil {
+	if err := errors.Join(p.Signal(ask), p.Resume()); err != nil {
 		return err
 	}
 	select {
@@ -187,6 +193,24 @@ func startOn(addr string, start func(host string, port int) error) error {
 			return fmt.Errorf("port %d is taken by another program: %w", port, err)
 		case !portTaken(err) || attempt == attempts:
 			return err
+		}
+	}
+}
+
+// awaitAll waits until servers work together: it calls ready until it succeeds. It fails
+// if that takes longer than readyTimeout.
+func awaitAll(ctx context.Context, name string, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w", name, err)
+		case <-time.After(readyInterval):
 		}
 	}
 }

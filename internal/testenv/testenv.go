@@ -1,6 +1,6 @@
-// Package testenv gives tests real servers: a Redis for each test, and a schema for each
-// test on a Postgres that all tests of a package share. If a server is not installed, the
-// test fails; it is not skipped.
+// Package testenv gives tests real servers: a Redis (alone, as a Cluster or with
+// Sentinels) for each test, and a schema for each test on a Postgres that all tests of a
+// package share. If a server is not installed, the test fails; it is not skipped.
 //
 // With STOCKSTREAM_TEST_KEEP=1, a failed test keeps its servers running so that a person
 // can look into them (see keep.go).
@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -54,6 +55,32 @@ func Redis(t testing.TB, args ...string) *local.Redis {
 	t.Cleanup(func() { stopServer(t, r.Stop) })
 	keepIfFailed(t, "redis-cli -u "+r.URL())
 	return r
+}
+
+// RedisCluster starts a Redis Cluster of three masters and three replicas for one test.
+func RedisCluster(t testing.TB) *local.Cluster {
+	t.Helper()
+	c, err := local.StartCluster(context.Background(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopServer(t, c.Stop) })
+	keepIfFailed(t, "redis-cli -c -u "+c.Masters[0].URL())
+	return c
+}
+
+// RedisSentinel starts a master, its replicas and three Sentinels for one test.
+func RedisSentinel(t testing.TB, replicas int) *local.Sentinel {
+	t.Helper()
+	s, err := local.StartSentinel(context.Background(), t.TempDir(), replicas)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopServer(t, s.Stop) })
+	for _, server := range slices.Concat(s.Nodes, s.Sentinels) {
+		keepIfFailed(t, "redis-cli -u "+server.URL())
+	}
+	return s
 }
 
 func stopServer(t testing.TB, stop func(context.Context) error) {
