@@ -100,8 +100,8 @@ func (a *api) startRebuild(c *gin.Context) error {
 	return a.write(c, http.StatusAccepted, RebuildAnswer{Rebuild: id})
 }
 
-// cancelRebuild cancels the running rebuild, if it is one of the projection that the path
-// names.
+// cancelRebuild cancels the rebuild that runs or was abandoned, if it is one of the
+// projection that the path names.
 func (a *api) cancelRebuild(c *gin.Context) error {
 	p, err := a.projection(c)
 	if err != nil {
@@ -113,8 +113,9 @@ func (a *api) cancelRebuild(c *gin.Context) error {
 	if err != nil {
 		return opsError(err)
 	}
-	running := len(runs) > 0 && runs[0].State == rebuild.Running
-	if !running || !slices.Contains(runs[0].Projections, p.Name) {
+	// A run without an end may have lost its lease; Cancel then ends what it left behind.
+	unfinished := len(runs) > 0 && runs[0].Finished.IsZero()
+	if !unfinished || !slices.Contains(runs[0].Projections, p.Name) {
 		return opsError(rebuild.ErrNotRunning)
 	}
 	id, err := rebuild.Cancel(ctx, a.Postgres)
@@ -190,6 +191,9 @@ func opsError(err error) error {
 	if postgres.IsCode(err, postgres.UndefinedTable) {
 		const detail = "the database schema does not match this build; run stockstream migrate up"
 		return fmt.Errorf("%w: %w", &requestError{codeNotReady, detail}, err)
+	}
+	if postgres.IsCode(err, postgres.LockNotAvailable) { // the text names the session that has the lock
+		return &requestError{codeUnavailable, err.Error()}
 	}
 	return readError(err, codeUnavailable, "")
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -31,8 +32,14 @@ import (
 // itself, for tests that kill it.
 const asProgram = "RUN_AS_STOCKSTREAM"
 
+// absenceMax is the environment variable that sets worker.AbsenceMax in that program.
+const absenceMax = "RUN_WITH_ABSENCE_MAX"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
+		if limit, err := time.ParseDuration(os.Getenv(absenceMax)); err == nil {
+			worker.AbsenceMax = limit
+		}
 		main()
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -114,7 +115,8 @@ func newProjectionsCancel(config *Config) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "rebuild %d will stop\n", id)
+				fmt.Fprintf(cmd.OutOrStdout(), "rebuild %d swaps no more tables, and ends within a second; "+
+					"if its process stands still, Postgres ends it within %s\n", id, worker.AbsenceMax)
 				return nil
 			})
 		},
@@ -209,6 +211,9 @@ func runText(run *rebuild.RunRecord) string {
 		if run.ETASeconds > 0 {
 			text += fmt.Sprintf(", %.0fs left", run.ETASeconds)
 		}
+		if run.WaitsFor != nil {
+			text += ", waits for " + run.WaitsFor.Short()
+		}
 		return text
 	case rebuild.Interrupted:
 		return fmt.Sprintf("%d interrupted; start it again", run.ID)
@@ -234,6 +239,9 @@ func printProjection(out io.Writer, all []rebuild.Status) error {
 				runText(s.Run), strings.Join(s.Run.Projections, ", "), s.Run.Started.Format(time.RFC3339))
 			if s.Run.Error != "" {
 				fmt.Fprintf(table, "\t%s\n", s.Run.Error)
+			}
+			if s.Run.WaitsFor != nil {
+				fmt.Fprintf(table, "\t%s\n", s.Run.WaitsFor)
 			}
 		}
 		if err := table.Flush(); err != nil {

@@ -23,7 +23,8 @@ func newProjectionsRebuild(config *Config) *cobra.Command {
 		Long: "Rebuild read tables from the journal, while the current tables serve and are kept up to date. Then compare\n" +
 			"the new tables with the current ones, and swap them in within one short transaction. If they differ, the\n" +
 			"rebuild fails and changes nothing, unless --accept-differences is given. The replaced tables are kept until\n" +
-			"`projections drop-old`. The rebuild can be interrupted at any time without harm. Progress is shown as a bar\n" +
+			"`projections drop-old`. A reader that keeps a lock on a table delays its swap: the rebuild names the reader and\n" +
+			"waits until it ends. The rebuild can be interrupted at any time without harm. Progress is shown as a bar\n" +
 			"on a terminal, and as lines of JSON elsewhere.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := projections.BuiltIn()
@@ -88,6 +89,8 @@ type progressLine struct {
 	Rate       int64        `json:"rate"` // events a second
 	ETASeconds float64      `json:"eta_seconds"`
 	Paused     bool         `json:"paused"`
+	// WaitsFor is the session whose lock the swap waits for.
+	WaitsFor *rebuild.LockHolder `json:"waits_for,omitempty"`
 }
 
 func (v *rebuildView) progress(p rebuild.Progress) {
@@ -103,6 +106,7 @@ func (v *rebuildView) progress(p rebuild.Progress) {
 		Rate:       int64(p.Rate),
 		ETASeconds: p.ETA.Round(100 * time.Millisecond).Seconds(),
 		Paused:     p.Paused,
+		WaitsFor:   p.WaitsFor,
 	})
 }
 
@@ -136,6 +140,9 @@ func bar(p rebuild.Progress) string {
 	}
 	if p.Paused {
 		text += ", paused"
+	}
+	if p.WaitsFor != nil {
+		text += ", waits for " + p.WaitsFor.Short()
 	}
 	return text
 }

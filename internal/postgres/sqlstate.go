@@ -9,6 +9,7 @@ import (
 
 // SQLSTATE codes of Postgres's errors that we react to.
 const (
+	SerializationFailure  = "40001"
 	DeadlockDetected      = "40P01"
 	InsufficientPrivilege = "42501"
 	UndefinedTable        = "42P01"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -119,3 +120,16 @@ type PanicError struct {
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// CatchPanic returns a function that calls do and returns its error, or a PanicError if
+// do panics. A goroutine that panics would end the whole process.
+func CatchPanic(do func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				err = &PanicError{Value: value, Stack: string(debug.Stack())}
+			}
+		}()
+		return do()
+	}
+}

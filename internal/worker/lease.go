@@ -49,9 +49,13 @@ func AcquireLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Le
 // AcquireWorkerLease is AcquireLease for a Worker. The lease is lost if its session stays
 // idle for AbsenceMax.
 func AcquireWorkerLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	return acquireLease(ctx, config, name, workerSettings())
+}
+
+// workerSettings are the settings of a session that must not stay idle for AbsenceMax.
+func workerSettings() string {
 	const idleSettings = `; SET idle_session_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d`
-	settings := keepaliveSettings + fmt.Sprintf(idleSettings, AbsenceMax.Milliseconds())
-	return acquireLease(ctx, config, name, settings)
+	return keepaliveSettings + fmt.Sprintf(idleSettings, AbsenceMax.Milliseconds())
 }
 
 func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
@@ -78,7 +82,17 @@ func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings st
 // TryLease connects to Postgres and takes the named lease, or fails with ErrLeased if it
 // is not free.
 func TryLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
-	lease, err := connectLease(ctx, config, name, keepaliveSettings)
+	return tryLease(ctx, config, name, keepaliveSettings)
+}
+
+// TryWorkerLease is TryLease for work that uses the lease's session all the time. The
+// lease is lost if that session stays idle for AbsenceMax.
+func TryWorkerLease(ctx context.Context, config *pgx.ConnConfig, name string) (*Lease, error) {
+	return tryLease(ctx, config, name, workerSettings())
+}
+
+func tryLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
+	lease, err := connectLease(ctx, config, name, settings)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/internal/postgres"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // compare returns the differences between the shadow tables and the live tables.
@@ -17,9 +18,9 @@ import (
 //     tables to exactly those checkpoints, and read their digests.
 //  3. Compare row by row the tables whose digests differ.
 func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
-	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
+	conn, err := j.connect(ctx, j.config.Postgres)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
+		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	live, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
@@ -33,13 +34,13 @@ func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
 	}
 	var liveDigests, shadowDigests [][]tableDigest
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
+	group.Go(worker.CatchPanic(func() (err error) {
 		liveDigests, err = readDigests(groupCtx, j.shadows, func(s *shadow) (postgres.Querier, string) {
 			return live, s.live
 		})
 		return err
-	})
-	group.Go(func() error {
+	}))
+	group.Go(worker.CatchPanic(func() error {
 		if err := j.replay(groupCtx, j.shadows, seqs); err != nil {
 			return err
 		}
@@ -48,7 +49,7 @@ func (j *Job) compare(ctx context.Context) ([]TableDifference, error) {
 			return s.conn, s.shadow
 		})
 		return err
-	})
+	}))
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,10 @@ import (
 	"github.com/stockstream/stockstream/projections"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	worker.AbsenceMax = 10 * time.Second
+	testenv.Main(m)
+}
 
 // fixture is a journal and live read tables in a schema of their own.
 type fixture struct {
@@ -186,6 +189,15 @@ func (f *fixture) awaitLevel(list ...projections.Projection) {
 			return seq == f.seq, fmt.Sprintf("%s is at %d of %d (%v)", projection.Name, seq, f.seq, err)
 		})
 	}
+}
+
+// awaitLeaseLost waits until Postgres has ended the lease of a rebuild that does not run.
+func (f *fixture) awaitLeaseLost() {
+	f.t.Helper()
+	testenv.Eventually(f.t, 3*worker.AbsenceMax, func() (bool, string) {
+		held, err := worker.LeaseHeld(f.ctx, f.db, leaseName)
+		return !held && err == nil, fmt.Sprintf("lease held: %t (%v)", held, err)
+	})
 }
 
 // project runs the live workers of projections until they reach the end of the journal.

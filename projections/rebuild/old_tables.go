@@ -52,25 +52,38 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (r
 		case !kept:
 			return fmt.Errorf("projection %s: %w", p.Name, ErrNoOldTables)
 		}
-		for attempt := range lockAttempts {
+		began := time.Now()
+		for pause := lockPauseMin; ; pause = min(2*pause, lockPauseMax) {
 			result, err = s.tryRestore(ctx, conn, p, config.Pool.Name())
 			if err == nil || !isRetryable(err) {
 				return err
 			}
-			if err := wait.For(ctx, time.Duration(attempt+1)*lockPause); err != nil {
-				return err
+			holder, findErr := s.findLockHolder(context.WithoutCancel(ctx), conn, p.Tables)
+			if findErr != nil {
+				return findErr
+			}
+			if holder != nil {
+				err = fmt.Errorf("%w: %s", err, holder)
+			}
+			if endErr := wait.For(ctx, pause); endErr != nil || time.Since(began) > restorePatience {
+				return errors.Join(err, endErr)
 			}
 		}
-		return fmt.Errorf("gave up after %d attempts to lock the live tables: %w", lockAttempts, err)
 	})
 	return result, err
 }
 
+// restorePatience is how long RestoreOld tries to lock the live tables. It has no new
+// tables to lose, so it gives up earlier than a rebuild.
+const restorePatience = 2 * time.Minute
+
 // tryRestore renames the old schema to the shadow schema and swaps its tables in, in one
-// transaction.
+// transaction. The end of ctx does not interrupt it, as that would close the session.
 func (s schemas) tryRestore(
 	ctx context.Context, conn *pgx.Conn, p projections.Projection, pool string,
 ) (result Result, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), swapTimeout)
+	defer cancel()
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := s.lockLiveTables(ctx, tx, p.Tables, p.Name, pool); err != nil {
 			return err

@@ -28,6 +28,8 @@ type Progress struct {
 	// unknown, and after the replay.
 	ETA    time.Duration
 	Paused bool // because live workers lag
+	// WaitsFor is the session whose lock the swap waits for; nil if it waits for none.
+	WaitsFor *LockHolder
 }
 
 // progress returns the progress of the job now.
@@ -82,6 +84,13 @@ func (t *tracker) raiseDone(done int64) {
 	defer t.mu.Unlock()
 	t.progress.Done = max(t.progress.Done, done)
 	t.progress.Total = max(t.progress.Total, t.progress.Done)
+}
+
+// setWaitsFor records the session whose lock the swap waits for, or nil.
+func (t *tracker) setWaitsFor(holder *LockHolder) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.progress.WaitsFor = holder
 }
 
 // current returns the progress now, with its rate and ETA.

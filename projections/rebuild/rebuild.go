@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,6 +40,8 @@ var (
 	ErrOldTablesKept  = errors.New("the old tables of an earlier rebuild are still kept")
 	ErrDependents     = errors.New("other objects depend on the live tables")
 	ErrCancelled      = errors.New("the rebuild was cancelled")
+	ErrLeaseLost      = errors.New("the rebuild has lost its lease, because its process stood still or its " +
+		"connection to Postgres broke; tables that it had not yet swapped are unchanged; start it again")
 )
 
 // leaseName is the lease of a rebuild. One rebuild runs at a time, of one or more
@@ -51,7 +54,11 @@ type Job struct {
 	id     int64
 	// lease is held on a session of its own. Never pass that session a context that may
 	// be cancelled during the run: pgx closes the connection when a query is cancelled.
+	// Postgres ends the session if it stays idle for worker.AbsenceMax; watch uses it
+	// three times a second.
 	lease    *worker.Lease
+	leaseMu  sync.Mutex // held while watch or a swap uses the session of the lease
+	sessions sessions
 	db       *pgx.Conn    // reads the live checkpoints
 	readers  [2]*pgx.Conn // read the journal in turn
 	shadows  []*shadow
@@ -71,7 +78,7 @@ type Result struct {
 // run. It fails with ErrRebuildRunning, ErrOldTablesKept or ErrDependents, and with
 // journal.ErrDetached or journal.ErrHole if the journal lacks an event between the first
 // one and its checkpoint.
-func Begin(ctx context.Context, config Config, list ...projections.Projection) (_ *Job, err error) {
+func Begin(ctx context.Context, config Config, list ...projections.Projection) (*Job, error) {
 	if config.BatchMax == 0 {
 		config.BatchMax = 5000
 	}
@@ -81,15 +88,24 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 	if len(list) == 0 {
 		return nil, errors.New("name a projection to rebuild")
 	}
-	j := &Job{config: config, tracker: newTracker()}
-	if j.lease, err = takeLease(ctx, config); err != nil {
+	lease, err := takeLease(ctx, config)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
+	j := &Job{
+		config:  config,
+		lease:   lease,
+		tracker: newTracker(),
+	}
+	begun := false
+	defer func() { // after a panic too, which the HTTP server survives
+		if !begun {
 			j.close(ctx)
 		}
 	}()
+	if err := j.remember(ctx, j.lease.Conn); err != nil {
+		return nil, err
+	}
 	if err := checkJournal(ctx, j.lease.Conn, config.Pool.Name()); err != nil {
 		return nil, err
 	}
@@ -98,24 +114,36 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 		if err != nil {
 			return nil, fmt.Errorf("rebuild %s: %w", p.Name, err)
 		}
-		j.shadows = append(j.shadows, s)
+		j.shadows = append(j.shadows, s) // before open, so that close drops its schema
+		if err := s.open(ctx, j); err != nil {
+			return nil, fmt.Errorf("rebuild %s: %w", p.Name, err)
+		}
 	}
-	if j.id, err = recordStart(ctx, j.lease.Conn, list); err != nil {
+	if j.id, err = recordStart(ctx, j.lease.Conn, list, j.sessions.list()); err != nil {
 		return nil, err
 	}
 	j.tracker.setRun(j.id)
+	begun = true
 	return j, nil
 }
 
-// takeLease takes the lease that Begin, DropOld and RestoreOld need. It fails with
-// ErrRebuildRunning if another session has it.
+// takeLease takes the lease that Begin, DropOld and RestoreOld need, and ends what an
+// abandoned rebuild left behind. It fails with ErrRebuildRunning if another session has
+// the lease.
 func takeLease(ctx context.Context, config Config) (*worker.Lease, error) {
-	lease, err := worker.TryLease(ctx, config.Postgres, leaseName)
+	lease, err := worker.TryWorkerLease(ctx, config.Postgres, leaseName)
 	if errors.Is(err, worker.ErrLeased) {
 		const advice = "`stockstream projections list` shows its progress, `stockstream projections cancel` ends it"
-		err = fmt.Errorf("%w; %s", ErrRebuildRunning, advice)
+		return nil, fmt.Errorf("%w; %s", ErrRebuildRunning, advice)
 	}
-	return lease, err
+	if err != nil {
+		return nil, err
+	}
+	if _, err := endAbandoned(ctx, lease.Conn, false); err != nil {
+		lease.Release()
+		return nil, err
+	}
+	return lease, nil
 }
 
 // ID returns the number of the run, which List shows too.
@@ -123,7 +151,8 @@ func (j *Job) ID() int64 { return j.id }
 
 // Run replays, compares and swaps. It returns a result for each projection that was
 // swapped: all of them, or fewer if it failed between two swaps. It ends early with
-// ErrCancelled when ctx ends or Cancel is called.
+// ErrCancelled when ctx ends or Cancel is called, and with ErrLeaseLost if Postgres ended
+// the session of its lease.
 func (j *Job) Run(ctx context.Context) (results []Result, err error) {
 	defer j.close(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -131,25 +160,47 @@ func (j *Job) Run(ctx context.Context) (results []Result, err error) {
 	watchEnded := make(chan struct{})
 	go func() {
 		defer close(watchEnded)
-		if err := j.watch(watchCtx); err != nil {
+		if err := worker.CatchPanic(func() error { return j.watch(watchCtx) })(); err != nil {
 			cancel(err)
 		}
 	}()
-	differences, err := j.prepare(ctx)
-	if err == nil {
-		results, err = j.swapAll(ctx)
-	}
+	var differences []TableDifference
+	err = worker.CatchPanic(func() (err error) {
+		if differences, err = j.prepare(ctx); err == nil {
+			results, err = j.swapAll(ctx)
+		}
+		return err
+	})()
 	stopWatch()
 	<-watchEnded
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
-		if errors.Is(cause, context.Canceled) {
-			err = fmt.Errorf("%w: %w", ErrCancelled, cause)
-		}
+	if err != nil {
+		err = j.explain(ctx, err)
 	}
 	cancel(nil)
 	j.recordEnd(ctx, differences, err)
 	return results, err
+}
+
+// explain returns the reason for the error that ended a rebuild: its context ended, it
+// was cancelled, it lost its lease, or else the error itself. It logs a panic's stack.
+func (j *Job) explain(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	switch {
+	case errors.Is(cause, context.Canceled):
+		err = fmt.Errorf("%w: %w", ErrCancelled, cause)
+	case cause != nil:
+		err = cause
+	}
+	if !errors.Is(err, ErrCancelled) && !errors.Is(err, ErrLeaseLost) {
+		if why := j.record(ctx, j.progress()); why != nil {
+			err = fmt.Errorf("%w (%w)", why, err)
+		}
+	}
+	if panicked := (*worker.PanicError)(nil); errors.As(err, &panicked) {
+		j.config.Log.Error("a rebuild panicked",
+			"rebuild", j.id, "panic", panicked.Value, "stack", panicked.Stack)
+	}
+	return err
 }
 
 // prepare replays until the shadow tables are close to the live ones, and compares the
@@ -157,8 +208,8 @@ func (j *Job) Run(ctx context.Context) (results []Result, err error) {
 func (j *Job) prepare(ctx context.Context) ([]TableDifference, error) {
 	for _, conn := range []**pgx.Conn{&j.db, &j.readers[0], &j.readers[1]} {
 		var err error
-		if *conn, err = pgx.ConnectConfig(ctx, j.config.Postgres.Copy()); err != nil {
-			return nil, fmt.Errorf("connect to Postgres: %w", err)
+		if *conn, err = j.connect(ctx, j.config.Postgres); err != nil {
+			return nil, err
 		}
 	}
 	if err := j.catchUp(ctx, j.shadows...); err != nil {
@@ -186,6 +237,7 @@ func (j *Job) prepare(ctx context.Context) ([]TableDifference, error) {
 // close drops the shadow schemas that were not swapped in, and releases the lease. The
 // next rebuild drops the schemas that close could not drop.
 func (j *Job) close(ctx context.Context) {
+	defer j.lease.Release()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	for _, conn := range []*pgx.Conn{j.db, j.readers[0], j.readers[1]} {
@@ -200,7 +252,6 @@ func (j *Job) close(ctx context.Context) {
 				"projection", s.Name, "error", err)
 		}
 	}
-	j.lease.Release()
 }
 
 // cleanUpTimeout bounds the clean-up and the record of the end, which run after ctx has

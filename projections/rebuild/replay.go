@@ -84,18 +84,18 @@ func (j *Job) replay(ctx context.Context, shadows []*shadow, targets []int64) er
 	toShadows := make([]chan []events.Envelope, len(shadows))
 	for i, s := range shadows {
 		toShadows[i] = make(chan []events.Envelope, pagesAhead)
-		group.Go(func() error { return j.applyPages(ctx, s, targets[i], toShadows[i]) })
+		group.Go(worker.CatchPanic(func() error { return j.applyPages(ctx, s, targets[i], toShadows[i]) }))
 	}
 	fromReaders := make([]chan []events.Envelope, len(j.readers))
 	size := int64(j.config.BatchMax)
 	stride := int64(len(j.readers)) * size
 	for i, reader := range j.readers {
 		fromReaders[i] = make(chan []events.Envelope)
-		group.Go(func() error {
+		group.Go(worker.CatchPanic(func() error {
 			return j.readPages(ctx, reader, after+int64(i)*size, last, stride, fromReaders[i])
-		})
+		}))
 	}
-	group.Go(func() error { return distribute(ctx, fromReaders, toShadows) })
+	group.Go(worker.CatchPanic(func() error { return distribute(ctx, fromReaders, toShadows) }))
 	return group.Wait()
 }
 

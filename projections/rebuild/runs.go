@@ -36,7 +36,8 @@ type RunRecord struct {
 	Total       int64             `json:"total"` // events to apply
 	Rate        int64             `json:"rate"`  // events per second since the start; 0 unless running
 	ETASeconds  float64           `json:"eta_seconds"`
-	Swapped     []string          `json:"exchanged"` // projections whose new tables serve
+	Swapped     []string          `json:"exchanged"`           // projections whose new tables serve
+	WaitsFor    *LockHolder       `json:"waits_for,omitempty"` // set while a lock keeps the swap waiting
 	Error       string            `json:"error,omitempty"`
 	Differences []TableDifference `json:"differences,omitempty"`
 	Started     time.Time         `json:"started_at"`
@@ -45,32 +46,33 @@ type RunRecord struct {
 
 // abandonedState is the SQL for the state of a run that is recorded as running while no
 // session has the lease. It is done if all its tables were swapped before its process
-// died.
-const abandonedState = `CASE WHEN exchanged @> projections THEN 'done' ELSE 'interrupted' END`
+// died. $2 says whether an operator cancels it now.
+const abandonedState = `CASE WHEN exchanged @> projections THEN 'done' WHEN cancel_asked OR $2 THEN 'cancelled' ELSE 'interrupted' END`
 
-// recordStart records a new run and returns its id. The caller has the lease, so any
-// earlier run that is still recorded as running was abandoned, and is recorded as such.
-func recordStart(ctx context.Context, conn *pgx.Conn, list []projections.Projection) (id int64, err error) {
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		const endAbandoned = `
-			UPDATE rebuilds SET state = ` + abandonedState + `, finished_at = now() WHERE state = 'running'`
-		if _, err := tx.Exec(ctx, endAbandoned); err != nil {
-			return err
-		}
-		const begin = `INSERT INTO rebuilds (projections, state, step) VALUES ($1, 'running', $2) RETURNING id`
-		return tx.QueryRow(ctx, begin, projections.Names(list), string(StepReplay)).Scan(&id)
-	})
-	if err != nil {
+// recordStart records a new run with its sessions and returns its id.
+func recordStart(
+	ctx context.Context, conn *pgx.Conn, list []projections.Projection, sessions []string,
+) (id int64, err error) {
+	const begin = `
+		INSERT INTO rebuilds (projections, state, step, sessions) VALUES ($1, 'running', $2, $3) RETURNING id`
+	row := conn.QueryRow(ctx, begin, projections.Names(list), string(StepReplay), sessions)
+	if err := row.Scan(&id); err != nil {
 		return 0, fmt.Errorf("record the start of the rebuild: %w", err)
 	}
 	return id, nil
 }
 
 // recordSwap records, in the transaction of the swap, that a projection's new tables
-// serve.
+// serve. It fails with ErrCancelled if the rebuild was cancelled, even if its process has
+// stood still since and has not noticed.
 func recordSwap(ctx context.Context, tx pgx.Tx, id int64, projection string) error {
-	const add = `UPDATE rebuilds SET exchanged = exchanged || $2::text WHERE id = $1`
-	_, err := tx.Exec(ctx, add, id, projection)
+	const add = `
+		UPDATE rebuilds SET exchanged = exchanged || $2::text
+		WHERE id = $1 AND state = 'running' AND NOT cancel_asked`
+	tag, err := tx.Exec(ctx, add, id, projection)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrCancelled
+	}
 	return err
 }
 
@@ -93,7 +95,7 @@ func (j *Job) recordEnd(ctx context.Context, differences []TableDifference, caus
 	}
 	now := j.progress()
 	const query = `
-		UPDATE rebuilds SET state = $2, step = $3, done = $4, total = $5, error = $6, differences = $7, finished_at = now()
+		UPDATE rebuilds SET state = $2, step = $3, done = $4, total = $5, error = $6, differences = $7, waits_for = NULL, finished_at = now()
 		WHERE id = $1 AND state = 'running'`
 	_, err := j.lease.Conn.Exec(ctx, query,
 		j.id, string(state), string(now.Step), now.Done, now.Total, message, differences)
@@ -112,11 +114,11 @@ func List(ctx context.Context, db postgres.Querier, limit int) ([]RunRecord, err
 		return nil, err
 	}
 	const query = `
-		SELECT id, projections, CASE WHEN state = 'running' AND NOT $2 THEN ` + abandonedState +
-		` ELSE state END, step, done, total, exchanged, error, differences,
+		SELECT id, projections, CASE WHEN state = 'running' AND NOT $3 THEN ` + abandonedState +
+		` ELSE state END, step, done, total, exchanged, CASE WHEN $3 THEN waits_for END, error, differences,
 		       started_at, coalesce(finished_at, '0001-01-01T00:00:00Z'), extract(epoch FROM clock_timestamp() - started_at)::float8
 		FROM rebuilds ORDER BY id DESC LIMIT $1`
-	rows, err := db.Query(ctx, query, limit, held)
+	rows, err := db.Query(ctx, query, limit, false, held)
 	if err != nil {
 		return nil, fmt.Errorf("list rebuilds: %w", err)
 	}
@@ -139,6 +141,7 @@ func scanRun(row pgx.CollectableRow) (r RunRecord, err error) {
 		&r.Done,
 		&r.Total,
 		&r.Swapped,
+		&r.WaitsFor,
 		&r.Error,
 		&differences,
 		&r.Started,
@@ -163,16 +166,24 @@ func scanRun(row pgx.CollectableRow) (r RunRecord, err error) {
 var ErrNotRunning = errors.New("no rebuild is running")
 
 // Cancel asks the running rebuild to end, in whichever process it runs, and returns its
-// id. The rebuild ends within a second, unless a swap is under way.
+// id. From then on, the rebuild swaps no more tables, and it ends within a second. If its
+// process stands still, Postgres ends its lease within worker.AbsenceMax. Cancel also
+// ends the sessions of a rebuild that has lost its lease.
 func Cancel(ctx context.Context, db postgres.Querier) (id int64, err error) {
 	held, err := worker.LeaseHeld(ctx, db, leaseName)
 	if err != nil {
 		return 0, err
 	}
 	if !held {
-		return 0, ErrNotRunning
+		id, err := endAbandoned(ctx, db, true)
+		if err == nil && id == 0 {
+			err = ErrNotRunning
+		}
+		return id, err
 	}
-	const query = `UPDATE rebuilds SET cancel_asked = true WHERE state = 'running' RETURNING id`
+	const query = `
+		UPDATE rebuilds SET cancel_asked = true WHERE state = 'running' AND NOT exchanged @> projections
+		RETURNING id`
 	err = db.QueryRow(ctx, query).Scan(&id)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

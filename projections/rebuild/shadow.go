@@ -21,8 +21,8 @@ type shadow struct {
 	seq  atomic.Int64
 }
 
-// newShadow creates the shadow schema with empty tables, and opens a session on it. It
-// drops a shadow schema that an earlier run left behind.
+// newShadow creates the shadow schema, without tables yet. It drops a shadow schema that
+// an earlier run left behind. If it fails, there is no new schema.
 func newShadow(
 	ctx context.Context, config Config, db *pgx.Conn, p projections.Projection,
 ) (s *shadow, err error) {
@@ -38,33 +38,30 @@ func newShadow(
 		const format = "%w; restore them with `stockstream projections restore-old %s`, or drop them with `stockstream projections drop-old %s`"
 		return nil, fmt.Errorf(format, ErrOldTablesKept, p.Name, p.Name)
 	}
-	if err := s.createSchema(ctx, db); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			s.close(ctx)
-			err = errors.Join(err, s.drop(ctx, db))
-		}
-	}()
-	config.Postgres = config.Postgres.Copy()
-	config.Postgres.RuntimeParams["search_path"] = quote(s.shadow) + ", " + s.path
-	if s.conn, err = pgx.ConnectConfig(ctx, config.Postgres); err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	return s, s.createSchema(ctx, db)
+}
+
+// open opens the session of the shadow and creates its tables.
+func (s *shadow) open(ctx context.Context, j *Job) error {
+	var err error
+	config := j.config.Postgres.Copy()
+	config.RuntimeParams["search_path"] = quote(s.shadow) + ", " + s.path
+	if s.conn, err = j.connect(ctx, config); err != nil {
+		return err
 	}
 	// A crash of Postgres may lose the latest transactions, but it loses rows and
 	// checkpoint together, and nothing reads the new tables before the swap.
 	if _, err := s.conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
-		return nil, err
+		return err
 	}
-	if err := projections.CreateTables(ctx, s.conn, p); err != nil {
-		return nil, err
+	if err := projections.CreateTables(ctx, s.conn, s.Projection); err != nil {
+		return err
 	}
 	const begin = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0)`
-	if _, err := s.conn.Exec(ctx, begin, p.Name, s.pool); err != nil {
-		return nil, err
+	if _, err := s.conn.Exec(ctx, begin, s.Name, s.pool); err != nil {
+		return err
 	}
-	return s, s.checkDependents(ctx, db)
+	return s.checkDependents(ctx, j.lease.Conn)
 }
 
 // createSchema replaces the shadow schema by a new one with an empty checkpoints table

@@ -17,9 +17,10 @@ import (
 const (
 	// lockTimeout bounds how long one attempt waits for its locks. Readers and the live
 	// worker queue up behind that attempt.
-	lockTimeout  = 300 * time.Millisecond
-	lockPause    = 200 * time.Millisecond // between attempts; it grows with each
-	lockAttempts = 40
+	lockTimeout = 300 * time.Millisecond
+	// The pause between attempts doubles with each, from lockPauseMin to lockPauseMax.
+	lockPauseMin = 200 * time.Millisecond
+	lockPauseMax = 5 * time.Second
 	// lastEventsMax is how many events the transaction of the swap may have to apply.
 	lastEventsMax = 5000
 	// swapTimeout bounds the transaction of the swap. A shutdown or a cancel does not
@@ -42,10 +43,12 @@ func (j *Job) swapAll(ctx context.Context) (results []Result, err error) {
 	return results, nil
 }
 
-// swapOne catches up and tries to swap, until it gets the locks or has used up its
-// attempts.
+// swapOne catches up and tries to swap, again and again until it gets the locks. A reader
+// may keep them for hours, and the shadow tables are worth the wait, so only the end of
+// ctx ends it.
 func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error) {
-	for attempt := range lockAttempts {
+	defer j.tracker.setWaitsFor(nil)
+	for pause := lockPauseMin; ; pause = min(2*pause, lockPauseMax) {
 		if err := j.catchUp(ctx, s); err != nil {
 			return result, err
 		}
@@ -53,11 +56,43 @@ func (j *Job) swapOne(ctx context.Context, s *shadow) (result Result, err error)
 		if err == nil || !isRetryable(err) {
 			return result, err
 		}
-		if err := wait.For(ctx, time.Duration(attempt+1)*lockPause); err != nil {
+		if err := j.noteWait(ctx, s, err); err != nil {
+			return result, err
+		}
+		if err := wait.For(ctx, pause); err != nil {
 			return result, err
 		}
 	}
-	return result, fmt.Errorf("gave up after %d attempts to lock the live tables: %w", lockAttempts, err)
+}
+
+// noteWait records and logs why the swap waits. It logs each holder of a lock once.
+func (j *Job) noteWait(ctx context.Context, s *shadow, cause error) error {
+	log := j.config.Log.With("rebuild", j.id, "projection", s.Name)
+	if !postgres.IsCode(cause, postgres.LockNotAvailable) {
+		log.Info("the swap is tried again", "cause", cause)
+		return nil
+	}
+	holder, err := s.findLockHolder(ctx, j.db, s.Tables)
+	if err != nil {
+		return err
+	}
+	before := j.tracker.current().WaitsFor
+	switch {
+	case holder == nil: // it has ended meanwhile
+	case before != nil && before.PID == holder.PID:
+		if before.Since.Before(holder.Since) {
+			holder.Since = before.Since // of the first time that it was found
+		}
+	default:
+		log.Warn("the swap waits for a lock on a live table, and keeps its new tables",
+			"pid", holder.PID,
+			"application_name", holder.Application,
+			"role", holder.Role,
+			"since", holder.Since,
+			"query", holder.Query)
+	}
+	j.tracker.setWaitsFor(holder)
+	return nil
 }
 
 var errTooFarBehind = fmt.Errorf(
@@ -67,12 +102,16 @@ var errTooFarBehind = fmt.Errorf(
 // isRetryable reports whether a swap that failed with err may succeed a moment later.
 func isRetryable(err error) bool {
 	return errors.Is(err, errTooFarBehind) ||
-		postgres.IsCode(err, postgres.LockNotAvailable, postgres.DeadlockDetected)
+		postgres.IsCode(err,
+			postgres.LockNotAvailable, postgres.DeadlockDetected, postgres.SerializationFailure)
 }
 
 // trySwap applies the last events and swaps the tables in one transaction. It runs on the
-// session of the lease, so a rebuild that has lost its lease cannot swap.
+// session of the lease, so a rebuild that has lost its lease cannot swap. If the rebuild
+// was cancelled, it fails with ErrCancelled.
 func (j *Job) trySwap(ctx context.Context, s *shadow) (result Result, err error) {
+	j.leaseMu.Lock()
+	defer j.leaseMu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), swapTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, j.lease.Conn, func(tx pgx.Tx) error {
@@ -97,10 +136,8 @@ func (j *Job) trySwap(ctx context.Context, s *shadow) (result Result, err error)
 func (s schemas) lockLiveTables(
 	ctx context.Context, tx pgx.Tx, tables []string, projection, pool string,
 ) (seq int64, err error) {
-	// The idle timeout frees the tables if this process is suspended while it has them
-	// locked.
-	const bounds = `SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = '30s'`
-	if _, err := tx.Exec(ctx, fmt.Sprintf(bounds, lockTimeout.Milliseconds())); err != nil {
+	const bound = `SET LOCAL lock_timeout = %d`
+	if _, err := tx.Exec(ctx, fmt.Sprintf(bound, lockTimeout.Milliseconds())); err != nil {
 		return 0, err
 	}
 	for _, table := range tables {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 const (
@@ -18,9 +20,9 @@ const (
 // pauses or resumes the replay; every 300 ms it records and reports the progress. It
 // returns ErrCancelled if Cancel was called.
 func (j *Job) watch(ctx context.Context) error {
-	conn, err := pgx.ConnectConfig(ctx, j.config.Postgres.Copy())
+	conn, err := j.connect(ctx, j.config.Postgres)
 	if err != nil {
-		return ignoreCancelled(ctx, fmt.Errorf("connect to Postgres: %w", err))
+		return ignoreCancelled(ctx, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	ticker := time.NewTicker(watchInterval)
@@ -39,7 +41,7 @@ func (j *Job) watch(ctx context.Context) error {
 			j.throttle.resume()
 		}
 		if tick%reportEveryTicks == 0 {
-			if err := j.report(ctx, conn); err != nil {
+			if err := j.report(ctx); err != nil {
 				return ignoreCancelled(ctx, err)
 			}
 		}
@@ -60,24 +62,40 @@ func ignoreCancelled(ctx context.Context, err error) error {
 	return err
 }
 
-// report calls Config.Report, stores the progress in the run's row, and returns
-// ErrCancelled if the row asks for the end of the rebuild.
-func (j *Job) report(ctx context.Context, conn *pgx.Conn) error {
+// report calls Config.Report and records the progress.
+func (j *Job) report(ctx context.Context) error {
 	now := j.progress()
 	if j.config.Report != nil {
 		j.config.Report(now)
 	}
+	return j.record(ctx, now)
+}
+
+// record stores the progress in the run's row. It fails with ErrCancelled if the row asks
+// for the end of the rebuild, and with ErrLeaseLost if the lease is lost. It uses the
+// session of the lease, which Postgres would end if it stayed idle. While a swap uses
+// that session, record does nothing.
+func (j *Job) record(ctx context.Context, now Progress) error {
+	if !j.leaseMu.TryLock() {
+		return nil
+	}
+	defer j.leaseMu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), worker.StepTimeout)
+	defer cancel()
 	const query = `
-		UPDATE rebuilds SET step = $2, done = $3, total = $4 WHERE id = $1 AND state = 'running'
-		RETURNING cancel_asked`
-	var cancel bool
-	err := conn.QueryRow(ctx, query, j.id, string(now.Step), now.Done, now.Total).Scan(&cancel)
+		UPDATE rebuilds SET step = $2, done = $3, total = $4, sessions = $5, waits_for = $6
+		WHERE id = $1 AND state = 'running' RETURNING cancel_asked`
+	var cancelAsked bool
+	err := j.lease.Conn.QueryRow(ctx, query,
+		j.id, string(now.Step), now.Done, now.Total, j.sessions.list(), now.WaitsFor).Scan(&cancelAsked)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return errors.New("the run is no longer recorded as running: another rebuild has begun")
+	case err != nil && j.lease.Conn.IsClosed():
+		return fmt.Errorf("%w: %w", ErrLeaseLost, err)
 	case err != nil:
 		return fmt.Errorf("record progress: %w", err)
-	case cancel:
+	case cancelAsked:
 		return ErrCancelled
 	}
 	return nil

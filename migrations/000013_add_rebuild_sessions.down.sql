@@ -1,0 +1,3 @@
+ALTER TABLE rebuilds
+    DROP COLUMN sessions,
+    DROP COLUMN waits_for;
