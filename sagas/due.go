@@ -1,10 +1,12 @@
 package sagas
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/stream"
+	"github.com/stockstream/stockstream/internal/logonce"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
@@ -25,6 +28,9 @@ type dueSubscriber struct {
 	*worker.Worker
 	redis redis.Cmdable
 	pool  events.Pool
+	log   *slog.Logger
+	// logged is the trouble that run has logged last.
+	logged logonce.Last
 }
 
 const (
@@ -38,7 +44,12 @@ var _ message.Subscriber = (*dueSubscriber)(nil)
 // newDueSubscriber returns a subscriber for one pool's due holds. It does not close the
 // client.
 func newDueSubscriber(client redis.Cmdable, pool events.Pool, log *slog.Logger) *dueSubscriber {
-	return &dueSubscriber{Worker: worker.New("saga", log), redis: client, pool: pool}
+	return &dueSubscriber{
+		Worker: worker.New("saga", log),
+		redis:  client,
+		pool:   pool,
+		log:    log,
+	}
 }
 
 // Subscribe implements message.Subscriber. The topic must be the key of the pool's set of
@@ -50,15 +61,27 @@ func (s *dueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *me
 	return s.Start(ctx, s.run)
 }
 
-// run sweeps the due set every dueInterval until a sweep fails.
+// run sweeps the due set every dueInterval until a sweep fails. It reports the holds that
+// stay due because a key is invalid in the worker's status, and logs them once.
 func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
 	tick := time.NewTicker(dueInterval)
 	defer tick.Stop()
+	var pace backOff
 	for {
-		if err := s.sweep(ctx, out); err != nil {
+		result, err := s.sweep(ctx, out, pace.begin(time.Now()))
+		if err != nil {
 			return err
 		}
-		s.Running()
+		pace.end(result, time.Now())
+		trouble := pace.trouble()
+		switch {
+		case !s.logged.Changes(trouble):
+		case trouble == "":
+			s.log.Info("all due holds can be cancelled again")
+		default:
+			s.log.Error("holds stay due: repair the key, and they expire by themselves", "error", trouble)
+		}
+		s.RunningWith(trouble)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -67,8 +90,64 @@ func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) er
 	}
 }
 
-// sweep delivers each hold that is due at its start once, in batches, whether or not the
-// hold can be handled:
+// sweepResult is the result of a sweep that did not fail.
+type sweepResult struct {
+	end   int64 // ms: the latest deadline of the sweep
+	kept  int   // holds that stay due because a key is invalid
+	first error // of the first of them
+}
+
+// backOff decides where sweeps begin. While holds stay due because a key is invalid, most
+// sweeps leave them out and begin where the sweep before ended. A sweep of all due holds
+// follows after a pause, which doubles from keptPauseMin to keptPauseMax.
+type backOff struct {
+	kept    sweepResult // since the last sweep of all due holds began
+	all     bool        // whether the present sweep is one of all due holds
+	pause   time.Duration
+	nextAll time.Time
+}
+
+const (
+	keptPauseMin = time.Second
+	keptPauseMax = 30 * time.Second
+
+	allDue = math.MinInt64 // the deadline after which a sweep of all due holds begins
+)
+
+// begin returns the deadline, in ms, after which the next sweep begins.
+func (b *backOff) begin(now time.Time) (after int64) {
+	b.all = b.kept.kept == 0 || now.After(b.nextAll)
+	if b.all {
+		return allDue
+	}
+	return b.kept.end
+}
+
+// end records the result of the sweep.
+func (b *backOff) end(result sweepResult, now time.Time) {
+	if !b.all {
+		b.kept.end = result.end
+		b.kept.kept += result.kept
+		return
+	}
+	b.kept = result
+	b.pause = min(max(2*b.pause, keptPauseMin), keptPauseMax)
+	if result.kept == 0 {
+		b.pause = 0
+	}
+	b.nextAll = now.Add(b.pause)
+}
+
+// trouble names the first hold that stays due and the reason, or is "".
+func (b *backOff) trouble() string {
+	if b.kept.kept == 0 {
+		return ""
+	}
+	return b.kept.first.Error()
+}
+
+// sweep delivers each hold that is due at its start, and whose deadline is later than
+// after, once, in batches, whether or not the hold can be handled:
 //
 //  1. It reads the due holds with the earliest deadlines. A handled hold leaves the due
 //     set, so the next batch is usually read from the same offset.
@@ -77,11 +156,16 @@ func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) er
 //     it does not block the others. The next sweep tries it again.
 //  3. If no hold of a batch could be handled, and each error would occur for every other
 //     hold too (Redis is unavailable, for example), the sweep stops.
-func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) error {
+//
+// It fails if a hold was not handled, unless the reason is an invalid key.
+func (s *dueSubscriber) sweep(
+	ctx context.Context, out chan<- *message.Message, after int64,
+) (result sweepResult, err error) {
 	now, err := stream.ReadTime(ctx, s.redis, s.pool)
 	if err != nil {
-		return err
+		return result, err
 	}
+	result.end = max(now.UnixMilli(), after)
 	var (
 		offset     int64
 		previous   []string // the batch before
@@ -90,13 +174,13 @@ func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 	)
 	for {
 		batch, err := s.redis.ZRangeByScore(ctx, s.pool.DueKey(), &redis.ZRangeBy{
-			Min:    "-inf",
-			Max:    strconv.FormatInt(now.UnixMilli(), 10),
+			Min:    "(" + strconv.FormatInt(after, 10),
+			Max:    strconv.FormatInt(result.end, 10),
 			Offset: offset,
 			Count:  dueInFlight,
 		}).Result()
 		if err != nil {
-			return fmt.Errorf("read due holds: %w", err)
+			return result, fmt.Errorf("read due holds: %w", err)
 		}
 		if len(batch) == 0 {
 			break
@@ -109,22 +193,28 @@ func (s *dueSubscriber) sweep(ctx context.Context, out chan<- *message.Message) 
 
 		faults, err := deliverAll(ctx, out, batch)
 		if err != nil {
-			return err
+			return result, err
 		}
 		allFailed := len(faults) > 0 && len(faults) == len(batch)
 		if allFailed && !slices.ContainsFunc(faults, concernsOneHold) {
-			return fmt.Errorf("no due hold can be handled: %w", faults[0])
+			return result, fmt.Errorf("no due hold can be handled: %w", faults[0])
 		}
-		if unhandled == 0 && len(faults) > 0 {
-			firstFault = faults[0]
+		for _, fault := range faults {
+			switch {
+			case errors.Is(fault, commands.ErrStateInvalid):
+				result.kept++
+				result.first = cmp.Or(result.first, fault)
+			default:
+				unhandled++
+				firstFault = cmp.Or(firstFault, fault)
+			}
 		}
-		unhandled += len(faults)
 		previous = batch
 	}
 	if unhandled > 0 {
-		return fmt.Errorf("%d due holds were not handled; the first error: %w", unhandled, firstFault)
+		err = fmt.Errorf("%d due holds were not handled; the first error: %w", unhandled, firstFault)
 	}
-	return nil
+	return result, err
 }
 
 // deliverAll delivers the holds at once, waits until each is acknowledged or refused, and

@@ -50,7 +50,7 @@ func sweepDue(
 			}
 		}
 	}()
-	err = newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+	_, err = newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out, allDue)
 	close(out)
 	<-handled
 	return delivered, err
@@ -175,7 +175,9 @@ func TestShutdownFinishesTheHoldInFlight(t *testing.T) {
 	out := make(chan *message.Message)
 	swept := make(chan error, 1)
 	go func() {
-		swept <- newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler)).sweep(ctx, out)
+		s := newDueSubscriber(client, events.MainPool, slog.New(slog.DiscardHandler))
+		_, err := s.sweep(ctx, out, allDue)
+		swept <- err
 	}()
 	msg := <-out
 	stop()

@@ -52,13 +52,16 @@ func (x *Expiry) handle(msg *message.Message) error {
 //
 //   - The hold is cancelled, or there was nothing to cancel: the message is acknowledged.
 //   - Cancel will always refuse this hold: the hold becomes a dead letter and leaves the
-//     due set. An operator who has repaired it puts it back with ZADD holds:due 0
-//     <hold_id>.
+//     due set.
+//   - A key of the hold or of its stock is invalid: the message is refused, and the hold
+//     stays due until an operator has repaired the key.
 //   - Any other error: the message is refused, and a later sweep delivers the hold again.
 func (x *Expiry) handleResult(ctx context.Context, holdID string, err error) error {
 	switch {
 	case err == nil, nothingToCancel(err):
 		return nil
+	case errors.Is(err, commands.ErrStateInvalid):
+		return fmt.Errorf("hold %s: %w", holdID, err)
 	case !isPermanent(err):
 		return err
 	}
@@ -84,9 +87,7 @@ func nothingToCancel(err error) bool {
 // unknown error counts as temporary.
 func isPermanent(err error) bool {
 	var malformed *commands.ValidationError
-	return errors.Is(err, commands.ErrStateInvalid) ||
-		errors.Is(err, commands.ErrUnknownHold) ||
-		errors.As(err, &malformed)
+	return errors.Is(err, commands.ErrUnknownHold) || errors.As(err, &malformed)
 }
 
 // park writes a dead letter for a hold that cannot be cancelled.

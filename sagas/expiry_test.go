@@ -1,11 +1,13 @@
 package sagas
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,9 +179,9 @@ func TestDueHoldsExpireOnce(t *testing.T) {
 	}
 }
 
-// TestInvalidDueEntriesBecomeDeadLetters checks that a due entry which cannot be
-// cancelled is dead-lettered and does not block the other holds, and that a repaired hold
-// expires once it is back in the due set.
+// TestInvalidDueEntriesBecomeDeadLetters checks that a due entry of no hold is
+// dead-lettered and does not block the others. A hold whose own key is invalid stays due,
+// and expires by itself once the key is repaired.
 func TestInvalidDueEntriesBecomeDeadLetters(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -189,18 +191,115 @@ func TestInvalidDueEntriesBecomeDeadLetters(t *testing.T) {
 		redis.Z{Score: 2, Member: "{odd}\x00"})
 	f.hold("k2", true)
 	saga := f.run()
-	f.awaitDue(0)
-	f.wantLetters(3)
+	f.awaitDue(1)
+	f.wantLetters(2)
 	f.wantStock(99) // the unit of k2 has returned; k1 still holds one
 	testenv.Eventually(t, 5*time.Second, func() (bool, string) {
 		status := saga.Status()
 		return status.State == worker.Running, fmt.Sprintf("%+v", status)
 	})
-	// An operator repairs the hold and puts it back into the due set.
 	f.redis.HSet(f.ctx, "hold:"+broken, "expires_at", 1)
-	f.redis.ZAdd(f.ctx, "holds:due", redis.Z{Score: 0, Member: broken})
 	f.awaitDue(0)
 	f.wantStock(100)
+	f.wantLetters(2)
+}
+
+// TestHoldsOfABrokenCounterStayDue checks that a typo in a stock counter keeps the holds
+// of its SKU due, and delays no other. The worker's status names the counter, and the log
+// does so once. Once the counter is repaired, the holds expire by themselves.
+func TestHoldsOfABrokenCounterStayDue(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for i := range 3 {
+		f.hold(fmt.Sprint("k", i), true)
+	}
+	f.redis.Set(f.ctx, "stock:shirt", "1,000", 0)
+	log := &testLog{}
+	x := f.expiry()
+	x.Log = slog.New(slog.NewTextHandler(log, nil))
+	var saga *worker.Worker
+	testenv.RunRouter(t, func(router *message.Router) { saga = x.AddTo(router) })
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		status := saga.Status()
+		named := status.State == worker.Running && strings.Contains(status.Error, "stock:shirt")
+		return named, fmt.Sprintf("%+v", status)
+	})
+	f.redis.Set(f.ctx, "stock:mug", 10, 0)
+	_, err := f.service.Reserve(f.ctx, commands.Reserve{
+		SKU:            "mug",
+		Qty:            1,
+		UserID:         "ann",
+		TTL:            time.Second,
+		IdempotencyKey: "mug",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.awaitDue(3) // the mug's hold is created, and then expires
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		got, err := f.redis.Get(f.ctx, "stock:mug").Result()
+		return got == "10", fmt.Sprintf("mugs: got %s (%v), want 10", got, err)
+	})
+	if got := f.redis.ZCard(f.ctx, "holds:due").Val(); got != 3 {
+		t.Errorf("got %d holds in the due set, want the 3 of the broken counter", got)
+	}
+	f.wantLetters(0)
+	f.redis.Set(f.ctx, "stock:shirt", 97, 0)
+	testenv.Eventually(t, 2*keptPauseMax, func() (bool, string) {
+		left := f.redis.ZCard(f.ctx, "holds:due").Val()
+		return left == 0, fmt.Sprint(left, " holds are in the due set")
+	})
+	f.wantStock(100)
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		status := saga.Status()
+		return status.State == worker.Running && status.Error == "", fmt.Sprintf("%+v", status)
+	})
+	if got := strings.Count(log.String(), "holds stay due"); got != 1 {
+		t.Errorf("the log names the broken counter %d times, want once:\n%s", got, log)
+	}
+}
+
+// TestBackOffSkipsKeptHolds checks that sweeps leave out those holds which stay due until
+// the pause is over, that the pause doubles up to keptPauseMax, and that it ends when no
+// hold is kept.
+func TestBackOffSkipsKeptHolds(t *testing.T) {
+	t.Parallel()
+	var pace backOff
+	now := time.Now()
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		if got := pace.begin(now); got != allDue {
+			t.Fatalf("sweep %d: begins after %d, want a sweep of all due holds", i, got)
+		}
+		pace.end(sweepResult{end: 100, kept: 1, first: commands.ErrStateInvalid}, now)
+		if got := pace.begin(now.Add(want*time.Second - 1)); got != 100 {
+			t.Errorf("sweep %d, before the pause is over: begins after %d, want 100", i, got)
+		}
+		pace.end(sweepResult{end: 100}, now)
+		now = now.Add(want*time.Second + 1)
+	}
+	pace.begin(now)
+	pace.end(sweepResult{end: 200}, now)
+	if got := pace.begin(now); got != allDue {
+		t.Errorf("when no hold is kept: begins after %d, want a sweep of all due holds", got)
+	}
+}
+
+// testLog collects log lines; it may be used concurrently.
+type testLog struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *testLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+func (l *testLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // TestOnlyPermanentErrorsAreParked checks that a hold is dead-lettered and leaves the due
@@ -214,7 +313,7 @@ func TestOnlyPermanentErrorsAreParked(t *testing.T) {
 		outcome error
 		parked  bool
 	}{
-		"state invalid": {outcome: commands.ErrStateInvalid, parked: true},
+		"state invalid": {outcome: commands.ErrStateInvalid},
 		"unknown hold":  {outcome: commands.ErrUnknownHold, parked: true},
 		"malformed id":  {outcome: &commands.ValidationError{}, parked: true},
 		"not ready":     {outcome: commands.ErrNotReady},

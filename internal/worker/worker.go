@@ -42,8 +42,8 @@ type Worker struct {
 type Status struct {
 	Name  string
 	State State
-	// Error is the failure that ended the last run. It is "" once the next run is
-	// running.
+	// Error is the failure that ended the last run. While a run is running, it is the
+	// trouble that the run reported, or "".
 	Error string
 	Since time.Time
 }
@@ -88,6 +88,9 @@ func (w *Worker) Status() Status {
 // Running sets the state to running. A run calls it once it has its lease and its
 // checkpoint.
 func (w *Worker) Running() { w.set(Running, "") }
+
+// RunningWith is Running for a run that goes on in spite of some trouble.
+func (w *Worker) RunningWith(trouble string) { w.set(Running, trouble) }
 
 func (w *Worker) set(state State, fault string) {
 	w.mu.Lock()
