@@ -188,7 +188,7 @@ func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 			s.t.Errorf("%s: got %d, want %d", what, got, want)
 		}
 	}
-	available, err := s.redis.Get(s.ctx, "stock:"+sku).Int64()
+	available, err := s.redis.Get(s.ctx, s.pool.StockKey(sku)).Int64()
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -220,6 +220,6 @@ func (s *fixture) wantStoresAgreeExceptStream(sku string, units int64) {
 	wantEqual("confirmed in holds", queryValue[int64](s, inHolds, sku, "CONFIRMED"), sold)
 	wantEqual("units in orders",
 		queryValue[int64](s, `SELECT coalesce(sum(qty), 0)::bigint FROM orders WHERE sku = $1`, sku), sold)
-	wantEqual("live holds in Redis", s.redis.ZCard(s.ctx, "holds:due").Val(),
+	wantEqual("live holds in Redis", s.redis.ZCard(s.ctx, s.pool.DueKey()).Val(),
 		queryValue[int64](s, `SELECT count(*) FROM holds WHERE status = 'ACTIVE'`))
 }

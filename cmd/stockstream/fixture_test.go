@@ -22,7 +22,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
@@ -51,9 +53,12 @@ func TestMain(m *testing.M) {
 type fixture struct {
 	t      *testing.T
 	ctx    context.Context
-	server *local.Redis
-	redis  *redis.Client
-	dbURL  string
+	server *local.Redis // nil if there are several
+	redis  redis.UniversalClient
+	// redisURL and pool are those of the fixture's processes.
+	redisURL string
+	pool     events.Pool
+	dbURL    string
 	db     *pgx.Conn
 	client *http.Client
 }
@@ -65,15 +70,30 @@ func newFixture(t *testing.T) *fixture {
 
 func newFixtureOn(t *testing.T, databaseURL string) *fixture {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	server := testenv.Redis(t)
+	s := newFixtureWith(t, server.URL(), databaseURL, 3*time.Minute)
+	s.server = server
+	return s
+}
+
+// newFixtureWith returns a fixture on the Redis at a URL, which may be one of several
+// servers. Its context ends after limit.
+func newFixtureWith(t *testing.T, redisURL, databaseURL string, limit time.Duration) *fixture {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	s := &fixture{
-		t:      t,
-		ctx:    ctx,
-		server: testenv.Redis(t),
-		dbURL:  databaseURL,
+		t:        t,
+		ctx:      ctx,
+		redisURL: redisURL,
+		pool:     (&Config{RedisURL: redisURL}).pool(),
+		dbURL:    databaseURL,
 	}
-	s.redis = testenv.RedisClient(t, s.server)
+	var err error
+	if s.redis, err = redisclient.Open(redisURL); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.redis.Close() })
 	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 300}}
 	t.Cleanup(s.client.CloseIdleConnections)
 	if out, err := s.cli("migrate", "up"); err != nil {
@@ -90,7 +110,7 @@ func (s *fixture) connect() *pgx.Conn {
 
 // environ returns the settings of the fixture's processes: the URLs of its servers.
 func (s *fixture) environ() []string {
-	return []string{"STOCKSTREAM_REDIS_URL=" + s.server.URL(), "STOCKSTREAM_DATABASE_URL=" + s.dbURL}
+	return []string{"STOCKSTREAM_REDIS_URL=" + s.redisURL, "STOCKSTREAM_DATABASE_URL=" + s.dbURL}
 }
 
 // cli runs one command of the program in this process and returns its output.
@@ -284,7 +304,7 @@ func (s *fixture) reserveAt(
 
 // logEnd returns the last seq of Redis's log.
 func (s *fixture) logEnd() (int64, error) {
-	return s.redis.HGet(s.ctx, "inventory.meta", "seq").Int64()
+	return s.redis.HGet(s.ctx, s.pool.MetaKey(), "seq").Int64()
 }
 
 // awaitCaughtUp waits until the journal and every projection have reached the end of
