@@ -1,4 +1,4 @@
-# `make` lists the targets. They need only Go: `make deps` installs Redis and Postgres.
+# `make` lists the targets. They need only Go: `make deps` installs Redis, Postgres and PgBouncer.
 
 GO ?= go
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -17,7 +17,7 @@ PART ?= pipeline
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 16
 
-deps: ## install redis-server and postgresql if they are missing
+deps: ## install redis-server, postgresql and pgbouncer if they are missing
 	@scripts/install-deps.sh
 
 build: ## build bin/stockstream

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/stockstream/stockstream/internal/postgres"
 )
 
 //go:embed *.sql
@@ -38,7 +40,8 @@ func latest() uint {
 }
 
 // Up migrates the database to Latest. It may be called again, and by several processes at
-// once.
+// once. It fails with ErrSchema if the schema is newer than Latest, if a migration was
+// left half done, or if the tables are in another schema.
 func Up(ctx context.Context, databaseURL string) error {
 	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Up() })
 }
@@ -49,14 +52,17 @@ func Down(ctx context.Context, databaseURL string) error {
 }
 
 func run(ctx context.Context, databaseURL string, do func(*migrate.Migrate) error) (err error) {
-	config, err := pgx.ParseConfig(databaseURL)
+	config, err := postgres.ParseURL(databaseURL)
 	if err != nil {
-		return fmt.Errorf("database URL: %w", err)
+		return err
 	}
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if err := db.PingContext(ctx); err != nil {
-		return fmt.Errorf("connect to Postgres: %w", err)
+		return fmt.Errorf("connect to Postgres: %w", postgres.ExplainConnect(err))
+	}
+	if err := checkSchemaName(ctx, db); err != nil {
+		return err
 	}
 	m, err := open(db)
 	if err != nil {
@@ -64,15 +70,26 @@ func run(ctx context.Context, databaseURL string, do func(*migrate.Migrate) erro
 	}
 	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
 	defer stop()
-	err = do(m)
-	if errors.Is(err, migrate.ErrNoChange) {
-		err = nil
-	}
-	if err != nil {
-		err = fmt.Errorf("migrate: %w", err)
-	}
+	err = explain(m, do(m))
 	sourceErr, databaseErr := m.Close()
 	return errors.Join(err, sourceErr, databaseErr)
+}
+
+// explain returns golang-migrate's error in the words of Check. It does not look before
+// golang-migrate has its lock, because the schema is dirty while another process
+// migrates.
+func explain(m *migrate.Migrate, err error) error {
+	if err == nil || errors.Is(err, migrate.ErrNoChange) {
+		return nil
+	}
+	var dirty migrate.ErrDirty
+	if errors.As(err, &dirty) {
+		return judge(uint(dirty.Version), true) //nolint:gosec // a dirty version is above 0
+	}
+	if version, _, versionErr := m.Version(); versionErr == nil && version > Latest {
+		return judge(version, false)
+	}
+	return fmt.Errorf("migrate: %w", err)
 }
 
 func open(db *sql.DB) (*migrate.Migrate, error) {
@@ -114,9 +131,24 @@ func Check(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) error {
 	version, dirty, err := Version(ctx, db)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	if version == 0 {
+		var other string
+		if err := db.QueryRow(ctx, otherSchemas).Scan(&other); err != nil {
+			return fmt.Errorf("look for other schemas: %w", err)
+		}
+		if other != "" {
+			return elsewhere(other)
+		}
+	}
+	return judge(version, dirty)
+}
+
+// judge returns ErrSchema with the reason and an advice, unless version is Latest.
+func judge(version uint, dirty bool) error {
+	switch {
 	case dirty:
 		const advice = "in schema_migrations, set version to the version before it and dirty to false, " +
 			"then run `stockstream migrate up`"
@@ -128,6 +160,43 @@ func Check(ctx context.Context, db interface {
 	case version > Latest:
 		return fmt.Errorf("%w: it is at version %d, this build knows only %d; use a newer build",
 			ErrSchema, version, Latest)
+	}
+	return nil
+}
+
+// otherSchemas is a query for the schemas that have our tables, if the schema public has
+// none and the tables are looked for there. An older build looked for them wherever the
+// role's search_path led it.
+const otherSchemas = `
+	SELECT coalesce(string_agg(n.nspname, ', ' ORDER BY n.nspname), '')
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE c.relname = 'schema_migrations' AND current_schema() = 'public'
+	  AND to_regclass('public.schema_migrations') IS NULL
+	  AND to_regclass(quote_ident(n.nspname) || '.checkpoints') IS NOT NULL`
+
+// elsewhere returns ErrSchema for tables that are in another schema than public.
+func elsewhere(other string) error {
+	const format = "%w: public has no tables of StockStream, but these schemas have: %s; " +
+		"add search_path=SCHEMA to the parameters of STOCKSTREAM_DATABASE_URL"
+	return fmt.Errorf(format, ErrSchema, other)
+}
+
+// checkSchemaName fails if the schema does not exist, and with ErrSchema if a migration
+// would create a second set of tables beside those in another schema.
+func checkSchemaName(ctx context.Context, db *sql.DB) error {
+	var exists bool
+	if err := db.QueryRowContext(ctx, `SELECT current_schema() IS NOT NULL`).Scan(&exists); err != nil {
+		return fmt.Errorf("look for the schema: %w", err)
+	}
+	if !exists {
+		return errors.New("the schema that search_path names does not exist: create it first")
+	}
+	var other string
+	if err := db.QueryRowContext(ctx, otherSchemas).Scan(&other); err != nil {
+		return fmt.Errorf("look for other schemas: %w", err)
+	}
+	if other != "" {
+		return elsewhere(other)
 	}
 	return nil
 }

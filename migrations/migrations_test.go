@@ -73,32 +73,80 @@ func TestUpAndDownCanBeRepeated(t *testing.T) {
 	}
 }
 
-// TestCheckRefusesOtherVersions checks that an older, a newer and a half-migrated schema
-// are refused, each with its own advice.
-func TestCheckRefusesOtherVersions(t *testing.T) {
+// TestOtherVersionsAreRefused checks that a newer and a half-migrated schema are refused
+// by Check, Up and Down in the same words, each with its own advice, and that Check
+// refuses an older one.
+func TestOtherVersionsAreRefused(t *testing.T) {
 	t.Parallel()
 	url := testenv.Postgres(t)
 	conn := connect(t, url)
 	if err := migrations.Up(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
+	const reset = `UPDATE schema_migrations SET version = $1, dirty = false`
 	for set, want := range map[string]string{
-		"version = 1": "this build needs", "version = 999": "use a newer build", "dirty = true": "half done",
+		"version = 1":   "this build needs",
+		"version = 999": "use a newer build",
+		"dirty = true":  "half done",
 	} {
-		tx, err := conn.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		t.Run(set, func(t *testing.T) {
+			if _, err := conn.Exec(t.Context(), reset, migrations.Latest); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Exec(t.Context(), "UPDATE schema_migrations SET "+set); err != nil {
+				t.Fatal(err)
+			}
+			checked := migrations.Check(t.Context(), conn)
+			if !errors.Is(checked, migrations.ErrSchema) || !strings.Contains(checked.Error(), want) {
+				t.Fatalf("check: got %v, want ErrSchema with %q", checked, want)
+			}
+			if set == "version = 1" {
+				return // Up and Down may migrate an older schema
+			}
+			for name, migrate := range map[string]func(context.Context, string) error{
+				"up":   migrations.Up,
+				"down": migrations.Down,
+			} {
+				err := migrate(t.Context(), url)
+				if err == nil || err.Error() != checked.Error() {
+					t.Errorf("%s: got %v, want the error of check: %v", name, err, checked)
+				}
+			}
+		})
+	}
+}
+
+// TestTablesInAnotherSchemaAreNotMadeTwice checks that Check and Up name the schema that
+// has the tables, if the URL does not, and create no second set of them in public.
+func TestTablesInAnotherSchemaAreNotMadeTwice(t *testing.T) {
+	t.Parallel()
+	url := testenv.PostgresServer(t).URL()
+	conn := connect(t, url)
+	if _, err := conn.Exec(t.Context(), `CREATE SCHEMA app`); err != nil {
+		t.Fatal(err)
+	}
+	inApp := url + "&search_path=app"
+	if err := migrations.Up(t.Context(), inApp); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{
+		"check": migrations.Check(t.Context(), conn),
+		"up":    migrations.Up(t.Context(), url),
+	} {
+		const want = "public has no tables of StockStream, but these schemas have: app"
+		if !errors.Is(err, migrations.ErrSchema) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want ErrSchema with %q", name, err, want)
 		}
-		if _, err := tx.Exec(t.Context(), "UPDATE schema_migrations SET "+set); err != nil {
-			t.Fatal(err)
-		}
-		if err := migrations.Check(t.Context(), tx); !errors.Is(err, migrations.ErrSchema) ||
-			!strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, want ErrSchema with %q", set, err, want)
-		}
-		if err := tx.Rollback(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	}
+	if err := migrations.Check(t.Context(), connect(t, inApp)); err != nil {
+		t.Errorf("with the schema in the URL: %v", err)
+	}
+	if got := objects(t, conn); got != "" {
+		t.Errorf("public has the tables %s, want none", got)
+	}
+	if err := migrations.Up(t.Context(), url+"&search_path=nosuch"); err == nil ||
+		!strings.Contains(err.Error(), "does not exist: create it") {
+		t.Errorf("up in a schema that does not exist: got %v, want the advice to create it", err)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/httpapi"
 	"github.com/stockstream/stockstream/internal/logonce"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/migrations"
@@ -84,8 +85,12 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	}
 	// The time limit is for a Redis that does not respond, while Close would block.
 	a.onClose(func() { _ = wait.AtMost(time.Second, a.redis.Close) })
-	if a.postgres, err = pgxpool.New(ctx, config.DatabaseURL); err != nil {
-		return a, fmt.Errorf("database URL: %w", err)
+	pool, err := postgres.ParsePoolURL(config.DatabaseURL)
+	if err != nil {
+		return a, err
+	}
+	if a.postgres, err = pgxpool.NewWithConfig(ctx, pool); err != nil {
+		return a, fmt.Errorf("create the pool of Postgres connections: %w", err)
 	}
 	a.onClose(a.postgres.Close)
 	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands); err != nil {
@@ -148,12 +153,12 @@ func (a *app) addWorkers() (err error) {
 	if err != nil {
 		return fmt.Errorf("create the Watermill router: %w", err)
 	}
-	postgres := a.postgres.Config().ConnConfig
+	session := a.postgres.Config().ConnConfig
 	if a.config.has(roleJournal) {
 		writer := &journal.Writer{Park: deadletters.ParkEntries, Redis: a.redis, Log: a.log}
 		a.workers = append(a.workers, writer.AddTo(a.router, journal.StreamSubscriberConfig{
 			Redis:    a.redis,
-			Postgres: postgres,
+			Postgres: session,
 			Pool:     a.pool,
 			BatchMax: a.config.BatchMax,
 			Keep:     a.config.StreamKeep,
@@ -162,7 +167,7 @@ func (a *app) addWorkers() (err error) {
 	}
 	if a.config.has(roleProjections) {
 		workers := projections.AddTo(a.router, projections.Config{
-			Postgres: postgres,
+			Postgres: session,
 			Pool:     a.pool,
 			BatchMax: a.config.BatchMax,
 			Log:      a.log,
@@ -218,7 +223,10 @@ func (a *app) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		if !a.awaitSchema(ctx) {
+		if err := a.awaitSchema(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
 			return nil
 		}
 		group.Go(func() error { return a.runWorkers(ctx) })
@@ -235,23 +243,23 @@ func (a *app) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// awaitSchema waits until the schema is at this build's version. It returns false if ctx
-// ended first.
-func (a *app) awaitSchema(ctx context.Context) bool {
+// awaitSchema waits until the schema is at this build's version, or ctx ends. It fails
+// with postgres.ErrPooler, which no waiting changes.
+func (a *app) awaitSchema(ctx context.Context) error {
 	var failure logonce.Last
 	for {
-		err := migrations.Check(ctx, a.postgres)
-		if err == nil {
-			return true
+		err := postgres.ExplainConnect(migrations.Check(ctx, a.postgres))
+		if err == nil || ctx.Err() != nil {
+			return nil //nolint:nilerr // the end of ctx is no failure
 		}
-		if ctx.Err() != nil {
-			return false
+		if errors.Is(err, postgres.ErrPooler) {
+			return err
 		}
 		if failure.Changes(err.Error()) {
 			a.log.Error("waiting for Postgres", "error", err)
 		}
 		if wait.For(ctx, schemaInterval) != nil {
-			return false
+			return nil
 		}
 	}
 }

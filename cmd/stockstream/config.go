@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/pflag"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -89,10 +89,10 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 func (c *Config) Validate() error {
 	errs := []error{c.Commands.Validate()}
 	if err := redisclient.Check(c.RedisURL); err != nil {
-		errs = append(errs, fmt.Errorf("STOCKSTREAM_REDIS_URL: %w", err))
+		errs = append(errs, fmt.Errorf("STOCKSTREAM_REDIS_URL (--redis-url): %w", err))
 	}
-	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
-		errs = append(errs, fmt.Errorf("database URL: %w", err))
+	if _, err := postgres.ParseURL(c.DatabaseURL); err != nil {
+		errs = append(errs, err)
 	}
 	if len(c.Roles) == 0 {
 		errs = append(errs, errors.New("roles: name at least one"))

@@ -38,8 +38,8 @@ func TestInvalidSettingsStopTheStart(t *testing.T) {
 				"--log-format", "xml",
 			},
 			says: []string{
-				"redis URL",
-				"database URL",
+				"STOCKSTREAM_REDIS_URL",
+				"STOCKSTREAM_DATABASE_URL",
 				`roles: "clerk" is not one of api, journal`,
 				"batch max 0",
 				"stream keep",
@@ -53,7 +53,25 @@ func TestInvalidSettingsStopTheStart(t *testing.T) {
 				"--redis-url", "redis://:s3cret@host:port/0",
 				"--database-url", "postgres://app:s3cret@host:port/x",
 			},
-			says: []string{"redis URL", "database URL"},
+			says: []string{"STOCKSTREAM_REDIS_URL", "STOCKSTREAM_DATABASE_URL"},
+		},
+		"a password with a special character": {
+			environ: []string{
+				"STOCKSTREAM_REDIS_URL=redis://:s3cret#x@host:6379/0",
+				"STOCKSTREAM_DATABASE_URL=postgres://app:s3cret#x@host:5432/inventory",
+			},
+			says: []string{"STOCKSTREAM_REDIS_URL", "STOCKSTREAM_DATABASE_URL", "percent-encoding"},
+		},
+		"a password that looks like a port": {
+			environ: []string{
+				"STOCKSTREAM_REDIS_URL=redis://app:1234#s3cret@host:6379/0",
+				"STOCKSTREAM_DATABASE_URL=postgres://app:1234/s3cret@host:5432/inventory",
+			},
+			says: []string{"STOCKSTREAM_REDIS_URL", "STOCKSTREAM_DATABASE_URL"},
+		},
+		"a password in key and value form": {
+			environ: []string{"STOCKSTREAM_DATABASE_URL=host=x password = s3cret port=zz"},
+			says:    []string{"STOCKSTREAM_DATABASE_URL"},
 		},
 		"relations": {
 			args: []string{"--hold-ttl", "2h", "--keep-memory", "1m"},

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/migrations"
 )
@@ -18,7 +19,7 @@ import (
 func redisClient(config *Config) (redis.UniversalClient, error) {
 	client, err := redisclient.Open(config.RedisURL)
 	if err != nil {
-		return nil, fmt.Errorf("STOCKSTREAM_REDIS_URL: %w", err)
+		return nil, fmt.Errorf("STOCKSTREAM_REDIS_URL (--redis-url): %w", err)
 	}
 	return client, nil
 }
@@ -42,10 +43,14 @@ func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 
 // connect opens one connection to Postgres, for a command that runs to its end.
 func connect(ctx context.Context, config *Config) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(ctx, config.DatabaseURL)
+	session, err := postgres.ParseURL(config.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, session)
 	if err != nil {
 		const advice = "set STOCKSTREAM_DATABASE_URL or --database-url to its address"
-		return nil, fmt.Errorf("connect to Postgres (%s): %w", advice, err)
+		return nil, fmt.Errorf("connect to Postgres (%s): %w", advice, postgres.ExplainConnect(err))
 	}
 	return conn, nil
 }
@@ -75,20 +80,10 @@ func connectToLatestSchema(ctx context.Context, config *Config) (*pgx.Conn, erro
 	return conn, nil
 }
 
-// postgresConfig returns the connection settings for parts that open Postgres connections
-// themselves.
-func postgresConfig(config *Config) (*pgx.ConnConfig, error) {
-	postgres, err := pgx.ParseConfig(config.DatabaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
-	}
-	return postgres, nil
-}
-
-// latestSchemaConfig returns postgresConfig, after checking that the schema is at this
-// build's version.
+// latestSchemaConfig returns the connection settings for parts that open Postgres
+// connections themselves, after checking that the schema is at this build's version.
 func latestSchemaConfig(ctx context.Context, config *Config) (*pgx.ConnConfig, error) {
-	postgres, err := postgresConfig(config)
+	session, err := postgres.ParseURL(config.DatabaseURL)
 	if err != nil {
 		return nil, err
 	}
@@ -96,5 +91,5 @@ func latestSchemaConfig(ctx context.Context, config *Config) (*pgx.ConnConfig, e
 	if err != nil {
 		return nil, err
 	}
-	return postgres, conn.Close(ctx)
+	return session, conn.Close(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/migrations"
 	"github.com/stockstream/stockstream/projections"
 	"github.com/stockstream/stockstream/projections/rebuild"
@@ -68,12 +69,12 @@ func migrateUp(ctx context.Context, config *Config) error {
 // migrateDown drops the read tables, including old ones and those of an interrupted
 // rebuild, and then all other tables.
 func migrateDown(ctx context.Context, config *Config) error {
-	postgres, err := postgresConfig(config)
+	session, err := postgres.ParseURL(config.DatabaseURL)
 	if err != nil {
 		return err
 	}
 	for _, p := range projections.BuiltIn() {
-		err := rebuild.DropOld(ctx, rebuild.Config{Postgres: postgres}, p)
+		err := rebuild.DropOld(ctx, rebuild.Config{Postgres: session}, p)
 		if err != nil && !errors.Is(err, rebuild.ErrNoOldTables) {
 			return err
 		}

@@ -24,6 +24,16 @@ func redisServer() (string, error) {
 	return path, nil
 }
 
+func pgbouncerProgram() (string, error) {
+	// Debian's folder of servers may be missing in PATH.
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("pgbouncer is not installed: run `make deps` (Debian and Homebrew: pgbouncer)")
+}
+
 // postgresProgram returns the path of one of Postgres's programs. Debian and Homebrew
 // keep those of the server in a directory per version, which is not in PATH.
 func postgresProgram(name string) (string, error) {

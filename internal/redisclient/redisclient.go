@@ -15,7 +15,7 @@ import (
 
 // Forms describes the URLs that Open accepts.
 const Forms = "redis://host:port/db, redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port " +
-	"(rediss instead of redis for TLS), or unix:///path"
+	"(rediss instead of redis for TLS), or unix:///path, with special characters in percent-encoding"
 
 // errURL never quotes the URL, which may contain a password.
 var errURL = errors.New("not a valid Redis URL; want " + Forms)
@@ -71,7 +71,7 @@ func IsCluster(rawURL string) bool {
 
 func parse(rawURL string) (e endpoint, err error) {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
-	if !ok {
+	if !ok || strings.Contains(rawURL, "#") { // a "#" in a password ends the host for net/url
 		return e, errURL
 	}
 	base, kind, _ := strings.Cut(scheme, "+")

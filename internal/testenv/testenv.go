@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/migrations"
 )
 
@@ -194,10 +195,10 @@ func Connect(t testing.TB, config *pgx.ConnConfig) *pgx.Conn {
 	return conn
 }
 
-// ParseURL returns the connection settings of a database URL.
+// ParseURL returns the settings of the product's sessions for a database URL.
 func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
 	t.Helper()
-	config, err := pgx.ParseConfig(databaseURL)
+	config, err := postgres.ParseURL(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,6 +216,19 @@ func PostgresServer(t testing.TB) *local.Postgres {
 	t.Cleanup(func() { stopServer(t, p.Stop) })
 	keepIfFailed(t, "psql '"+p.URL()+"'")
 	return p
+}
+
+// PgBouncer starts a PgBouncer in front of a Postgres, for one test. It returns the
+// database's URL through it. settings are lines of its configuration, such as "pool_mode
+// = transaction".
+func PgBouncer(t testing.TB, server *local.Postgres, settings ...string) string {
+	t.Helper()
+	b, err := local.StartPgBouncer(context.Background(), server, settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopServer(t, b.Stop) })
+	return b.URL()
 }
 
 func execute(t testing.TB, databaseURL, sql string) {
