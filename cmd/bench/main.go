@@ -119,7 +119,7 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 func startServers(ctx context.Context) (*servers, error) {
-	dir, err := os.MkdirTemp("", "stockstream-bench-")
+	dir, err := local.TempDir("stockstream-bench-")
 	if err != nil {
 		return nil, err
 	}

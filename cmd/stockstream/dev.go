@@ -53,7 +53,11 @@ func runDev(ctx context.Context, config *Config, options devOptions, out, errOut
 	if err := local.CheckInstalled(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(options.dir, 0o700); err != nil {
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o711 // Postgres runs as another user, who must be able to enter
+	}
+	if err := os.MkdirAll(options.dir, mode); err != nil {
 		return fmt.Errorf("create the data directory: %w", err)
 	}
 	unlock, err := lockDirectory(options.dir)

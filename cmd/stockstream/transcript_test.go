@@ -74,7 +74,7 @@ type devRun struct{ dir, http, redis, postgres string }
 func startDev(t *testing.T) devRun {
 	t.Helper()
 	d := devRun{
-		dir:      t.TempDir(),
+		dir:      testenv.TempDir(t),
 		http:     freeAddr(t),
 		redis:    freeAddr(t),
 		postgres: freeAddr(t),

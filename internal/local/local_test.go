@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -70,7 +72,7 @@ func TestErrorNamesThePortThatIsTaken(t *testing.T) {
 	_, port, _ := net.SplitHostPort(addr)
 	_, redisErr := local.StartRedis(t.Context(), local.RedisOptions{Dir: t.TempDir(), Addr: addr})
 	_, postgresErr := local.StartPostgres(t.Context(),
-		local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "pg"), Addr: addr})
+		local.PostgresOptions{Dir: filepath.Join(testenv.TempDir(t), "pg"), Addr: addr})
 	for name, err := range map[string]error{"redis": redisErr, "postgres": postgresErr} {
 		if err == nil || !strings.Contains(err.Error(), "port "+port+" is taken") {
 			t.Errorf("%s: got %v, want an error that says the port is taken", name, err)
@@ -90,7 +92,7 @@ func TestStartFailsIfAnotherServerHasThePort(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is taken") {
 		t.Errorf("redis: got %v, want an error that says the port is taken", err)
 	}
-	dir := t.TempDir()
+	dir := testenv.TempDir(t)
 	otherPostgres, err := local.StartPostgres(t.Context(), local.PostgresOptions{
 		Dir: filepath.Join(dir, "one"),
 	})
@@ -111,7 +113,7 @@ func TestStartFailsIfAnotherServerHasThePort(t *testing.T) {
 // again on its data, and that the remains of an interrupted initdb do not disturb it.
 func TestPostgresKeepsItsDataOverAStop(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "postgres")
+	dir := filepath.Join(testenv.TempDir(t), "postgres")
 	// an interrupted start leaves this directory behind
 	if err := os.MkdirAll(dir+".new", 0o700); err != nil {
 		t.Fatal(err)
@@ -134,5 +136,72 @@ func TestPostgresKeepsItsDataOverAStop(t *testing.T) {
 	}
 	if !strings.Contains(again.URL(), "app@") || !strings.Contains(again.URL(), "/inventory") {
 		t.Errorf("URL %s, want the user app and the database inventory", again.URL())
+	}
+}
+
+// stranger starts a program with the name of a server that works elsewhere, and writes
+// its pid into pidFile. It returns a channel that is closed when the program ends.
+func stranger(t *testing.T, name, pidFile string) (ended <-chan struct{}) {
+	t.Helper()
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(sleep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, name)
+	if err := os.WriteFile(program, content, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "600")
+	cmd.Dir = dir
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-done
+	})
+	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+// TestStalePidFileEndsNoOtherProgram checks that a pid file whose pid belongs to a server
+// on another directory does not end that server.
+func TestStalePidFileEndsNoOtherProgram(t *testing.T) {
+	t.Parallel()
+	dir := testenv.TempDir(t)
+	redisEnded := stranger(t, "redis-server", filepath.Join(dir, "redis.pid"))
+	startRedis(t, local.RedisOptions{Dir: dir})
+
+	options := local.PostgresOptions{Dir: filepath.Join(dir, "postgres")}
+	server, err := local.StartPostgres(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	postgresEnded := stranger(t, "postgres", filepath.Join(options.Dir, "postmaster.pid"))
+	// Postgres itself refuses the directory while a process of its user has that pid.
+	if server, err := local.StartPostgres(t.Context(), options); err == nil {
+		t.Cleanup(func() { _ = server.Kill() })
+	}
+	select {
+	case <-redisEnded:
+		t.Error("StartRedis ended another program")
+	case <-postgresEnded:
+		t.Error("StartPostgres ended another program")
+	default:
 	}
 }

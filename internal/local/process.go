@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -257,10 +258,10 @@ func (t *tail) String() string {
 	return string(t.end)
 }
 
-// endLeftover stops a server that an earlier parent left running on the same directory.
-// It reads the pid from the server's pid file, and ignores it if no process or another
-// program has that pid now.
-func endLeftover(pidFile, name string) error {
+// endLeftover stops a server that an earlier parent left running on the data directory
+// dir. It reads the pid from the server's pid file. The file may be old, and another
+// program may have that pid now, so it stops only a process that works in dir.
+func endLeftover(pidFile, name, dir string) error {
 	content, err := os.ReadFile(pidFile) //nolint:gosec // below the directory that the caller named
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -270,13 +271,13 @@ func endLeftover(pidFile, name string) error {
 	}
 	line, _, _ := strings.Cut(string(content), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil || !runs(pid, name) {
+	if err != nil || !runsIn(pid, name, dir) {
 		return nil //nolint:nilerr // a file without a pid belongs to no process
 	}
 	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
 		return fmt.Errorf("stop the %s that an earlier process left running (pid %d): %w", name, pid, err)
 	}
-	for deadline := time.Now().Add(readyTimeout); runs(pid, name); time.Sleep(readyInterval) {
+	for deadline := time.Now().Add(readyTimeout); runsIn(pid, name, dir); time.Sleep(readyInterval) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the %s that an earlier process left running (pid %d) does not stop; stop it and try again", name, pid)
 		}
@@ -284,14 +285,22 @@ func endLeftover(pidFile, name string) error {
 	return nil
 }
 
-// runs reports whether a process with this pid exists, is no zombie, and runs the named
-// program.
-func runs(pid int, name string) bool {
-	ps := exec.Command("ps", "-o", "stat=,args=", "-p", strconv.Itoa(pid)) //nolint:gosec // a number
+// runsIn reports whether a process with this pid exists, is no zombie, runs the named
+// program, and has dir as its working directory, as both servers have.
+func runsIn(pid int, name, dir string) bool {
+	ps := exec.Command("ps", "-o", "stat=,comm=", "-p", strconv.Itoa(pid)) //nolint:gosec // a number
 	out, err := ps.Output()
 	if err != nil {
 		return false
 	}
-	isZombie := strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
-	return !isZombie && strings.Contains(string(out), name)
+	state, program, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
+	if strings.HasPrefix(state, "Z") || filepath.Base(strings.TrimSpace(program)) != name {
+		return false
+	}
+	works, err := os.Stat(workingDirectory(pid))
+	if err != nil {
+		return false
+	}
+	own, err := os.Stat(dir)
+	return err == nil && os.SameFile(works, own)
 }

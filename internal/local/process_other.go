@@ -4,6 +4,8 @@ package local
 
 import (
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -17,9 +19,15 @@ func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Setpgid = true
 }
 
-// asUser makes the child run as another user.
-func asUser(cmd *exec.Cmd, uid, gid uint32, _ bool) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
+// workingDirectory returns the path of a process's working directory, or "" if lsof does
+// not show it.
+func workingDirectory(pid int) string {
+	lsof := exec.Command("lsof", "-a", "-d", "cwd", "-Fn", "-p", strconv.Itoa(pid)) //nolint:gosec // a number
+	out, _ := lsof.Output()
+	for line := range strings.Lines(string(out)) {
+		if path, found := strings.CutPrefix(strings.TrimSpace(line), "n"); found {
+			return path
+		}
+	}
+	return ""
 }
-
-func canPassCapabilities() bool { return false }

@@ -48,7 +48,7 @@ func StartRedis(ctx context.Context, options RedisOptions) (*Redis, error) {
 		return nil, err
 	}
 	options.Dir = dir
-	if err := endLeftover(filepath.Join(dir, "redis.pid"), "redis-server"); err != nil {
+	if err := endLeftover(filepath.Join(dir, "redis.pid"), "redis-server", dir); err != nil {
 		return nil, err
 	}
 	r := &Redis{process: &process{name: "redis-server", log: &tail{next: options.Log}}, options: options}

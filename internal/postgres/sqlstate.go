@@ -12,6 +12,7 @@ const (
 	SerializationFailure  = "40001"
 	DeadlockDetected      = "40P01"
 	InsufficientPrivilege = "42501"
+	InvalidAuthorization  = "28000" // among others: the role does not exist
 	UndefinedTable        = "42P01"
 	LockNotAvailable      = "55P03" // lock_timeout passed before the lock was free
 )

@@ -114,7 +114,7 @@ type sharedPostgres struct {
 
 func (s *sharedPostgres) start() (*local.Postgres, error) {
 	s.once.Do(func() {
-		if s.dir, s.err = os.MkdirTemp("", "stockstream-test-"); s.err != nil {
+		if s.dir, s.err = local.TempDir("stockstream-test-"); s.err != nil {
 			return
 		}
 		s.server, s.err = local.StartPostgres(context.Background(), local.PostgresOptions{
@@ -205,10 +205,33 @@ func ParseURL(t testing.TB, databaseURL string) *pgx.ConnConfig {
 	return config
 }
 
+// TempDir returns a temporary directory that the user of Postgres may enter. It is
+// removed when the test ends.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := local.TempDir("stockstream-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// Superuser returns the URL of the Postgres that the tests of a package share, as its
+// superuser.
+func Superuser(t testing.TB) string {
+	t.Helper()
+	server, err := shared.start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server.SuperuserURL()
+}
+
 // PostgresServer starts a Postgres server for one test, which may kill it.
 func PostgresServer(t testing.TB) *local.Postgres {
 	t.Helper()
-	options := local.PostgresOptions{Dir: filepath.Join(t.TempDir(), "postgres")}
+	options := local.PostgresOptions{Dir: filepath.Join(TempDir(t), "postgres")}
 	p, err := local.StartPostgres(context.Background(), options)
 	if err != nil {
 		t.Fatal(err)

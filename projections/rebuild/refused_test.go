@@ -172,19 +172,19 @@ func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	// schema.
 	owner := f.liveSchema() + "_owner"
 	reader := f.liveSchema() + "_reader"
+	asSuperuser := func(sql string) {
+		conn, err := pgx.Connect(context.Background(), testenv.Superuser(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(context.Background(), sql); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
 	for _, role := range []string{owner, reader} {
-		f.exec(`CREATE ROLE ` + role)
-		t.Cleanup(func() {
-			conn, err := pgx.ConnectConfig(context.Background(), f.postgres)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close(context.Background())
-			drop := `DROP OWNED BY ` + role + ` CASCADE; DROP ROLE ` + role
-			if _, err := conn.Exec(context.Background(), drop); err != nil {
-				t.Error(err)
-			}
-		})
+		asSuperuser(`CREATE ROLE ` + role + `; GRANT ` + role + ` TO app`)
+		t.Cleanup(func() { asSuperuser(`DROP OWNED BY ` + role + ` CASCADE; DROP ROLE ` + role) })
 	}
 	f.exec(`GRANT CREATE ON SCHEMA ` + f.liveSchema() + ` TO ` + owner)
 	f.exec(`GRANT USAGE ON SCHEMA ` + f.liveSchema() + ` TO ` + reader)

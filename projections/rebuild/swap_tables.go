@@ -77,18 +77,23 @@ func (s schemas) moveTable(ctx context.Context, tx pgx.Tx, table string) error {
 	if err != nil {
 		return err
 	}
-	var statements []string
 	if exists {
-		rows, err := tx.Query(ctx, copyRightsQuery, live, shadow)
-		if err != nil {
+		if _, err := tx.Exec(ctx, `ALTER TABLE `+live+` SET SCHEMA `+quote(s.old)); err != nil {
 			return err
 		}
-		if statements, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-			return err
-		}
-		statements = append(statements, `ALTER TABLE `+live+` SET SCHEMA `+quote(s.old))
 	}
-	statements = append(statements, `ALTER TABLE `+shadow+` SET SCHEMA `+quote(s.live))
+	if _, err := tx.Exec(ctx, `ALTER TABLE `+shadow+` SET SCHEMA `+quote(s.live)); err != nil || !exists {
+		return err
+	}
+	// The owner may lack rights on the shadow schema, so the rights come after the move.
+	rows, err := tx.Query(ctx, copyRightsQuery, pgx.Identifier{s.old, table}.Sanitize(), live)
+	if err != nil {
+		return err
+	}
+	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {
 			return err
