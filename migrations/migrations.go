@@ -84,7 +84,7 @@ func explain(m *migrate.Migrate, err error) error {
 	}
 	var dirty migrate.ErrDirty
 	if errors.As(err, &dirty) {
-		return judge(uint(dirty.Version), true) //nolint:gosec // a dirty version is above 0
+		return judge(uint(dirty.Version), true)
 	}
 	if version, _, versionErr := m.Version(); versionErr == nil && version > Latest {
 		return judge(version, false)

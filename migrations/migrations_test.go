@@ -76,7 +76,7 @@ func TestUpAndDownCanBeRepeated(t *testing.T) {
 // TestOtherVersionsAreRefused checks that a newer and a half-migrated schema are refused
 // by Check, Up and Down in the same words, each with its own advice, and that Check
 // refuses an older one.
-func TestOtherVersionsAreRefused(t *testing.T) {
+func TestOtherVersionsAreRefused(t *testing.T) { //nolint:tparallel // the cases share a schema
 	t.Parallel()
 	url := testenv.Postgres(t)
 	conn := connect(t, url)

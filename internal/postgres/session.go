@@ -171,7 +171,7 @@ func isShared(ctx context.Context, conn *pgconn.PgConn, pid string, config *pgx.
 	if err != nil {
 		return false, err
 	}
-	defer other.Close(ctx)
+	defer other.Close(ctx) //nolint:errcheck // it has written nothing
 	const ask = `SELECT pg_backend_pid()`
 	for range sharedRounds {
 		if _, err := other.Exec(ctx, `BEGIN`).ReadAll(); err != nil {
