@@ -227,7 +227,7 @@ func (a *app) run(ctx context.Context) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // a shutdown is no failure
 		}
 		group.Go(func() error { return a.runWorkers(ctx) })
 		group.Go(func() error { return a.runAudits(ctx) })
@@ -259,7 +259,7 @@ func (a *app) awaitSchema(ctx context.Context) error {
 			a.log.Error("waiting for Postgres", "error", err)
 		}
 		if wait.For(ctx, schemaInterval) != nil {
-			return nil
+			return nil //nolint:nilerr // a shutdown is no failure
 		}
 	}
 }
