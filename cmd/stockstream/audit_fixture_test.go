@@ -12,7 +12,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/audit"
-	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -79,7 +78,7 @@ func (s *fixture) auditWaiting(full bool, wait time.Duration) *audit.Report {
 	report, err := audit.Run(s.ctx, audit.Config{
 		Postgres: testenv.ParseURL(s.t, s.dbURL),
 		Redis:    s.redis,
-		Pool:     events.MainPool,
+		Pool:     s.pool,
 		Wait:     wait,
 		LockWait: 30 * time.Second,
 	}, full)

@@ -32,8 +32,8 @@ func (f failoverServers) replicaOf(primary *local.Redis) *local.Redis {
 	return f.pair[0]
 }
 
-// TestSentinelFailoverSellsNoUnitTwice has the Sentinels promote a replica that lags, again
-// and again, while two processes sell.
+// TestSentinelFailoverSellsNoUnitTwice has the Sentinels promote a replica that lags,
+// again and again, while two processes sell.
 func TestSentinelFailoverSellsNoUnitTwice(t *testing.T) {
 	t.Parallel()
 	sentinel := testenv.RedisSentinel(t, 1)
@@ -98,9 +98,11 @@ func (s *fixture) sellThroughFailovers(servers failoverServers) {
 		for i, p := range processes {
 			s.awaitSale(p, fmt.Sprintf("after-%d-%d", round, i))
 			took := time.Since(killed)
-			s.t.Logf("failover %d: process %d sells again after %s", round+1, i+1, took.Round(10*time.Millisecond))
+			s.t.Logf("failover %d: process %d sells again after %s",
+				round+1, i+1, took.Round(10*time.Millisecond))
 			if took > reopenMax {
-				s.t.Errorf("failover %d: process %d sells again after %s, want at most %s", round+1, i+1, took, reopenMax)
+				s.t.Errorf("failover %d: process %d sold nothing for %s, want at most %s",
+					round+1, i+1, took, reopenMax)
 			}
 		}
 		if err := primary.Start(s.ctx); err != nil {
