@@ -28,18 +28,18 @@ type Adjustment struct {
 }
 
 func (c AdjustStock) validate() error {
-	var f faults
-	f.sku(c.SKU)
+	var f Faults
+	f.SKU("sku", c.SKU)
 	if c.Delta == 0 {
-		f.add("delta", "must not be 0")
+		f.Add("delta", "must not be 0")
 	}
 	f.between("delta", c.Delta, -DeltaMax, DeltaMax)
 	f.name("reason", c.Reason, reasonMax)
 	if c.Reason == events.ReasonExternal {
-		f.add("reason", "must not be %q, the reason of changes made directly in Redis", events.ReasonExternal)
+		f.Add("reason", "must not be %q, the reason of changes made directly in Redis", events.ReasonExternal)
 	}
 	f.name("idempotency_key", c.IdempotencyKey, keyMax)
-	return f.err()
+	return f.Err()
 }
 
 // Fingerprint hashes the request without its idempotency key.
@@ -81,9 +81,9 @@ func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, e
 // Available returns how many units of a SKU could be reserved now. Its errors are
 // *ValidationError, ErrUnknownSKU, ErrStateInvalid, ErrNotReady and ErrUnavailable.
 func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
-	var f faults
-	if f.sku(sku); f.err() != nil {
-		return 0, f.err()
+	var f Faults
+	if f.SKU("sku", sku); f.Err() != nil {
+		return 0, f.Err()
 	}
 	if !s.gate.IsOpen() {
 		return 0, ErrNotReady

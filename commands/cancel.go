@@ -31,9 +31,9 @@ type Cancellation struct {
 }
 
 func (c Cancel) validate() error {
-	var f faults
-	f.name("hold_id", c.HoldID, holdIDMax)
-	return f.err()
+	var f Faults
+	f.HoldID("hold_id", c.HoldID)
+	return f.Err()
 }
 
 // outcome returns the status in which the hold ends, and the reason that its event names.

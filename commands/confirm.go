@@ -28,10 +28,10 @@ type Confirmation struct {
 }
 
 func (c Confirm) validate() error {
-	var f faults
-	f.name("hold_id", c.HoldID, holdIDMax)
+	var f Faults
+	f.HoldID("hold_id", c.HoldID)
 	f.name("payment_ref", c.PaymentRef, paymentRefMax)
-	return f.err()
+	return f.Err()
 }
 
 // Confirm turns a hold into an order, before the hold's deadline. Its errors are

@@ -34,13 +34,13 @@ type Reservation struct {
 }
 
 func (c Reserve) validate(config Config) error {
-	var f faults
-	f.sku(c.SKU)
+	var f Faults
+	f.SKU("sku", c.SKU)
 	f.between("qty", c.Qty, 1, QtyMax)
 	f.name("user_id", c.UserID, userIDMax)
 	f.name("idempotency_key", c.IdempotencyKey, keyMax)
 	f.ttl(c.TTL, config.HoldTTLMax)
-	return f.err()
+	return f.Err()
 }
 
 // Fingerprint hashes the request without its idempotency key. A request for the default

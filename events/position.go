@@ -20,8 +20,9 @@ func (p Position) String() string { return p.Pool + ":" + strconv.FormatInt(p.Se
 func ParsePosition(s string) (Position, error) {
 	pool, seq, found := strings.Cut(s, ":")
 	n, err := strconv.ParseInt(seq, 10, 64)
-	if !found || pool == "" || err != nil || n < 0 {
+	p := Position{Pool: pool, Seq: n}
+	if !found || pool == "" || err != nil || n < 0 || p.String() != s {
 		return Position{}, fmt.Errorf("position %q: want pool:seq, as in main:42", s)
 	}
-	return Position{Pool: pool, Seq: n}, nil
+	return p, nil
 }

@@ -17,10 +17,14 @@ const (
 )
 
 // handle adapts a handler that returns an error to Gin. It answers an error with its
-// problem document.
-func (a *api) handle(handler func(*gin.Context) error) gin.HandlerFunc {
+// problem document. params are the query parameters that the route has.
+func (a *api) handle(handler func(*gin.Context) error, params ...string) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		if err := handler(c); err != nil {
+		err := checkQuery(c, params)
+		if err == nil {
+			err = handler(c)
+		}
+		if err != nil {
 			a.fail(c, err)
 		}
 	}

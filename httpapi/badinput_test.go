@@ -49,7 +49,7 @@ func badBodies() []badRequest {
 	tooLarge := reservation("user_id", `"`+strings.Repeat("x", 70_000)+`"`)
 	twoValues := reservation("", "") + "{}"
 	return []badRequest{
-		{"no body", "POST /holds", "", 415, "WRONG_CONTENT_TYPE", "application/json"},
+		{"no body", "POST /holds", "", 400, "MALFORMED_BODY", "ends in the middle"},
 		{"empty JSON body", "POST /holds", " ", 400, "MALFORMED_BODY", "ends in the middle"},
 		{"not JSON", "POST /holds", "sku=shirt", 400, "MALFORMED_BODY", "byte 1"},
 		{"cut off", "POST /holds", `{"sku":`, 400, "MALFORMED_BODY", "ends in the middle"},
@@ -57,6 +57,14 @@ func badBodies() []badRequest {
 		{"null", "POST /holds", `null`, 400, "INVALID_REQUEST", ""},
 		{"two values", "POST /holds", twoValues, 400, "MALFORMED_BODY", "more than one"},
 		{"unknown field", "POST /holds", reservation("discount", "1"), 400, "MALFORMED_BODY", "discount"},
+		{"capitals", "POST /holds", `{"sku":"shirt","qty":1,"QTY":7}`, 400, "MALFORMED_BODY", `"QTY"`},
+		{"a folded letter", "POST /holds", `{"ſku":"shirt"}`, 400, "MALFORMED_BODY", `"ſku"`},
+		{"repeated", "POST /holds", `{"qty":5,"qty":1}`, 400, "MALFORMED_BODY", `"qty" is there twice`},
+		{"escaped", "POST /holds", `{"qty":5,"\u0071ty":1}`, 400, "MALFORMED_BODY", `"qty" is there twice`},
+		{"capitals, adjust", "POST /stock/a/adjustments", `{"Delta":1}`, 400, "MALFORMED_BODY", `"Delta"`},
+		{"capitals, confirm", "POST /holds/confirm", `{"Hold_ID":"h"}`, 400, "MALFORMED_BODY", `"Hold_ID"`},
+		{"capitals, cancel", "POST /holds/h/cancel", `{"Hold_ID":"h"}`, 400, "MALFORMED_BODY", `"Hold_ID"`},
+		{"no fields", "POST /ops/projections/holds/drop-old", `{"all":1}`, 400, "MALFORMED_BODY", `"all"`},
 		{"too large", "POST /holds", tooLarge, 413, "BODY_TOO_LARGE", "65536"},
 	}
 }
@@ -98,6 +106,7 @@ func badTargets() []badRequest {
 		addZero  = `{"delta":0,"reason":"r","idempotency_key":"k"}`
 		addOne   = `{"delta":1,"reason":"r","idempotency_key":"k"}`
 	)
+	tooLong := strings.Repeat("x", 69)
 	return []badRequest{
 		{"confirm without payment", "POST /holds/h1/confirm", `{}`, 400, "INVALID_REQUEST", "payment_ref"},
 		{"two hold ids", "POST /holds/h1/confirm", twoHolds, 400, "INVALID_REQUEST", "hold_id differs"},
@@ -106,6 +115,17 @@ func badTargets() []badRequest {
 		{"delta 0", "POST /stock/shirt/adjustments", addZero, 400, "INVALID_REQUEST", "delta"},
 		{"malformed sku in the path", "POST /stock/a%2Fb/adjustments", addOne, 400, "INVALID_REQUEST", "sku"},
 		{"malformed sku to read", "GET /stock/%20", "", 400, "INVALID_REQUEST", "sku"},
+		{"hold with NUL", "GET /holds/h1%00", "", 400, "INVALID_REQUEST", "hold_id"},
+		{"hold with broken UTF-8", "GET /holds/h1%ff", "", 400, "INVALID_REQUEST", "hold_id"},
+		{"events of a hold with NUL", "GET /holds/h1%00/events", "", 400, "INVALID_REQUEST", "hold_id"},
+		{"order with NUL", "GET /orders/ord_h1%00", "", 400, "INVALID_REQUEST", "order_id"},
+		{"order that is too long", "GET /orders/" + tooLong, "", 400, "INVALID_REQUEST", "order_id"},
+		{"order of a hold with NUL", "GET /orders?hold_id=h1%00", "", 400, "INVALID_REQUEST", "hold_id"},
+		{"hours of a sku with NUL", "GET /stock/shirt%00/hours", "", 400, "INVALID_REQUEST", "sku"},
+		{"hours of a sku with a slash", "GET /stock/a%2Fb/hours", "", 400, "INVALID_REQUEST", "sku"},
+		{"events of a sku with NUL", "GET /stock/shirt%00/events", "", 400, "INVALID_REQUEST", "sku"},
+		{"cancel a hold with NUL", "POST /holds/h1%00/cancel", "", 400, "INVALID_REQUEST", "hold_id"},
+		{"stock with broken UTF-8", "GET /stock/shirt%ff", "", 400, "INVALID_REQUEST", "sku"},
 		{"unknown route", "GET /nothing/here", "", 404, "UNKNOWN_ROUTE", ""},
 		{"trailing slash", "POST /holds/", reservation("", ""), 404, "UNKNOWN_ROUTE", ""},
 		{"wrong method", "DELETE /holds", "", 405, "WRONG_METHOD", ""},
@@ -142,6 +162,8 @@ func TestBadHeadersAreRefusedWithTheirFault(t *testing.T) {
 		status              int
 		code, says          string
 	}{
+		{"Content-Type", "", withKey, 415, "WRONG_CONTENT_TYPE", ""},
+		{"Content-Encoding", "gzip", withKey, 400, "INVALID_REQUEST", "Content-Encoding"},
 		{"Content-Type", "text/plain", withKey, 415, "WRONG_CONTENT_TYPE", ""},
 		{"Content-Type", "application/json; charset=latin1", withKey, 415, "WRONG_CONTENT_TYPE", ""},
 		{"Idempotency-Key", "other", withKey, 400, "INVALID_REQUEST", "differs"},
@@ -156,6 +178,93 @@ func TestBadHeadersAreRefusedWithTheirFault(t *testing.T) {
 			says:   test.says,
 		}
 		s.wantRefused(bad, test.header, test.value)
+	}
+}
+
+// TestContradictingHeadersAreRefused checks that two values of a header that the API
+// reads are refused if they differ, and accepted if they are equal.
+func TestContradictingHeadersAreRefused(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
+	for name, values := range map[string][2]string{
+		"Content-Type":    {"application/json", "text/plain"},
+		"Idempotency-Key": {"k", "k2"},
+		"X-Request-Id":    {"r1", "r2"},
+		"Traceparent":     {"t1", "t2"},
+	} {
+		first, second := values[0], values[1]
+		bad := badRequest{
+			name:   "two values of " + name,
+			target: "POST /holds",
+			body:   reservation("", ""),
+			status: http.StatusBadRequest,
+			code:   "INVALID_REQUEST",
+			says:   name,
+		}
+		s.wantRefused(bad, name, first, name, second)
+		bad.name = "the second value of " + name + " is right"
+		s.wantRefused(bad, name, second, name, first)
+		r := s.post("/holds", reservation("", ""), name, first, name, first)
+		r.want(t, "twice the same "+name, 201, "")
+	}
+}
+
+// TestBadQueryParametersAreRefused checks that a parameter which is unknown, repeated,
+// empty or not encoded is refused by its name, on every kind of route.
+func TestBadQueryParametersAreRefused(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for target, field := range map[string]string{
+		"GET /events?typ=HOLD_CREATED":          "typ",
+		"GET /events?SKU=x":                     "SKU",
+		"GET /events?sku[]=x":                   "sku[]",
+		"GET /events?sku=x&sku=x":               "sku",
+		"GET /events?hold=x&sku=":               "sku",
+		"GET /events?limit":                     "limit",
+		"GET /events?sku=a;b":                   "sku",
+		"GET /events?sku=x;limit=1":             "sku",
+		"GET /events?sku=%zz":                   "sku",
+		"GET /events?%zz=1":                     "%zz",
+		"GET /events?hold_id=h":                 "hold_id",
+		"GET /events?sku=a+b":                   "sku",
+		"GET /events?sku=a%20b":                 "sku",
+		"GET /events?sku=j%C3%B6n":              "sku",
+		"GET /events?sku=a/b":                   "sku",
+		"GET /events?hold=x%20y":                "hold",
+		"GET /events?after=main:01":             "after",
+		"GET /stock/shirt/events?sku=other":     "sku",
+		"GET /stock/shirt?live":                 "live",
+		"GET /stock/shirt/hours?until=x":        "until",
+		"GET /stock/shirt/hours?from=":          "from",
+		"GET /holds/h1?verbose":                 "verbose",
+		"GET /orders?hold_id=h1&hold_id=h2":     "hold_id",
+		"GET /orders?hold_id=":                  "hold_id",
+		"GET /ops/projections?name=holds":       "name",
+		"GET /readyz?verbos":                    "verbos",
+		"GET /readyz?verbose=0":                 "verbose",
+		"GET /livez?verbose":                    "verbose",
+		"POST /holds?dry_run=1":                 "dry_run",
+		"POST /ops/projections/x/rebuild?dry=1": "dry",
+	} {
+		bad := badRequest{
+			name:   target,
+			target: target,
+			status: http.StatusBadRequest,
+			code:   "INVALID_REQUEST",
+			says:   field + " ",
+		}
+		if strings.HasPrefix(target, "POST") {
+			bad.body = reservation("", "")
+		}
+		s.wantRefused(bad)
+	}
+	for _, path := range []string{
+		"/readyz?verbose=1", "/readyz?verbose=true", "/events?&limit=1&", "/events?sku=a%2Bb",
+	} {
+		if r := s.get(path); r.status != 200 {
+			t.Errorf("%s: got %d %s, want 200", path, r.status, r.raw)
+		}
 	}
 }
 
@@ -231,6 +340,45 @@ func FuzzReserve(f *testing.F) {
 		}
 		if r.status != 201 && r.text("title") == "" {
 			t.Errorf("%q: got %d %s, want a problem with a title", body, r.status, r.raw)
+		}
+	})
+}
+
+// FuzzCheckNames compares checkNames with the names that encoding/json reads, in bodies
+// that decodeObject accepts.
+func FuzzCheckNames(f *testing.F) {
+	f.Add([]byte(reservation("ttl_seconds", "60")))
+	f.Add([]byte(`{"sku":"a","SKU":"b"}`))
+	f.Add([]byte(`{"sku":"a\\\"\\","s\u006bu":"b" , "qty" : 1}`))
+	f.Add([]byte(`{"user_id":"\"qty\":1,","qty":1,"qty":2}`))
+	f.Add([]byte("{\"\u017fku\":\"a\", \"\u212a\":1}"))
+	f.Add([]byte(`{"":1}`))
+	f.Add([]byte(` null`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var request ReserveRequest
+		if decodeObject(json.NewDecoder(bytes.NewReader(body)), &request) != nil {
+			return
+		}
+		known := []string{"sku", "qty", "user_id", "ttl_seconds", "idempotency_key"}
+		var seen []string
+		wrong := ""
+		decoder := json.NewDecoder(bytes.NewReader(body))
+		for i := 0; ; i++ { // the brace, and then a name and a value in turn
+			token, err := decoder.Token()
+			if err != nil {
+				break
+			}
+			name, isText := token.(string)
+			if i%2 == 0 || !isText {
+				continue
+			}
+			if !slices.Contains(known, name) || slices.Contains(seen, name) {
+				wrong = name
+			}
+			seen = append(seen, name)
+		}
+		if err := checkNames(body); (err != nil) != (wrong != "") {
+			t.Errorf("%q: got %v, but encoding/json reads the names %q", body, err, seen)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -22,10 +23,16 @@ const (
 	smallBodyMaxBytes = 1 << 10
 )
 
-// decode reads the request's body into a struct. The body must be one JSON object without
-// unknown fields, and nothing may follow it. If emptyAllowed, an empty body counts as an
-// empty object.
+// decode reads the request's body into a struct whose fields are no objects or lists. The
+// body must be one JSON object without unknown or repeated fields, and nothing may follow
+// it. If emptyAllowed, an empty body counts as an empty object.
+//
+// The content type must be JSON even then. A web page cannot send that to another origin
+// without asking first.
 func decode(c *gin.Context, into any, emptyAllowed bool) error {
+	if err := requireJSON(c); err != nil {
+		return err
+	}
 	body, err := readBody(c)
 	if err != nil {
 		return err
@@ -33,15 +40,18 @@ func decode(c *gin.Context, into any, emptyAllowed bool) error {
 	if len(body) == 0 && emptyAllowed {
 		return nil
 	}
-	if err := requireJSON(c); err != nil {
-		return err
+	if decodeObject(fastjson.NewDecoder(bytes.NewReader(body)), into) != nil {
+		// The slower encoding/json decides about all bodies that goccy/go-json refuses,
+		// and explains their faults.
+		if err := decodeObject(json.NewDecoder(bytes.NewReader(body)), into); err != nil {
+			return err
+		}
 	}
-	if decodeObject(fastjson.NewDecoder(bytes.NewReader(body)), into) == nil {
-		return nil
-	}
-	// The slower encoding/json decides about all other bodies, and explains their faults.
-	return decodeObject(json.NewDecoder(bytes.NewReader(body)), into)
+	return checkNames(body)
 }
+
+// decodeNothing requires an empty body, or an empty object.
+func decodeNothing(c *gin.Context) error { return decode(c, &struct{}{}, true) }
 
 // jsonDecoder is a decoder of encoding/json or of goccy/go-json.
 type jsonDecoder interface {
@@ -60,6 +70,84 @@ func decodeObject(decoder jsonDecoder, into any) error {
 		return &requestError{codeMalformed, "the body has more than one JSON value"}
 	}
 	return nil
+}
+
+// checkNames refuses names in capitals and repeated names, in an object that decodeObject
+// accepted. The decoders ignore the case of a name, and of two values they keep the last.
+// All names of this API are in lower case.
+func checkNames(object []byte) error {
+	seen := make([][]byte, 0, 8)
+	for {
+		name, rest, found := nextName(object)
+		if !found {
+			return nil
+		}
+		if !isLowerCase(name) {
+			detail := fmt.Sprintf("unknown field %q: names are in lower case", name)
+			return &requestError{codeMalformed, detail}
+		}
+		for _, other := range seen {
+			if bytes.Equal(other, name) {
+				return &requestError{codeMalformed, fmt.Sprintf("the field %q is there twice", name)}
+			}
+		}
+		seen = append(seen, name)
+		object = rest
+	}
+}
+
+func isLowerCase(name []byte) bool {
+	for _, b := range name {
+		if (b < 'a' || b > 'z') && b != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// nextName returns the first name in a valid JSON text, without its escapes, and the text
+// after it. A name is a string before a colon.
+func nextName(text []byte) (name, rest []byte, found bool) {
+	for {
+		quote := bytes.IndexByte(text, '"')
+		if quote < 0 {
+			return nil, nil, false
+		}
+		inside := text[quote+1:]
+		end := stringEnd(inside)
+		text = inside[min(end+1, len(inside)):]
+		for len(text) > 0 && text[0] <= ' ' { // white space
+			text = text[1:]
+		}
+		if len(text) > 0 && text[0] == ':' {
+			return unescape(inside[:end]), text, true
+		}
+	}
+}
+
+// stringEnd returns the index of the quote that ends a string.
+func stringEnd(text []byte) int {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			return i
+		case '\\':
+			i++ // the next character belongs to the escape
+		}
+	}
+	return len(text)
+}
+
+// unescape returns the inside of a JSON string without its escapes.
+func unescape(inside []byte) []byte {
+	if bytes.IndexByte(inside, '\\') < 0 {
+		return inside
+	}
+	var text string
+	if json.Unmarshal(slices.Concat([]byte{'"'}, inside, []byte{'"'}), &text) != nil {
+		return inside // has a backslash, so it is not the name of a field
+	}
+	return []byte(text)
 }
 
 var errBodyTooLarge = &requestError{codeTooLarge, fmt.Sprintf("a body may have %d bytes", bodyMaxBytes)}

@@ -14,6 +14,7 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 )
 
 // EventAnswer is one event of the journal.
@@ -67,31 +68,32 @@ func NewEventAnswer(r *journal.Recorded) EventAnswer {
 // allEvents serves GET /events?type=…&sku=…&hold=…: the events of the journal that match
 // all filters given.
 func (a *api) allEvents(c *gin.Context) error {
-	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
-		q.SKU = nameParam(c, "sku", faults)
-		q.HoldID = nameParam(c, "hold", faults)
+	return a.history(c, func(q *journal.HistoryQuery, f *commands.Faults) {
+		if q.SKU = c.Query("sku"); q.SKU != "" {
+			f.SKU("sku", q.SKU)
+		}
+		if q.HoldID = c.Query("hold"); q.HoldID != "" {
+			f.HoldID("hold", q.HoldID)
+		}
 	})
 }
 
 // stockEvents serves GET /stock/{sku}/events. For a SKU without events it answers an
 // empty page, not 404.
 func (a *api) stockEvents(c *gin.Context) error {
-	return a.history(c, func(q *journal.HistoryQuery, faults *[]commands.FieldError) {
+	return a.history(c, func(q *journal.HistoryQuery, f *commands.Faults) {
 		q.SKU = c.Param("sku")
-		if q.SKU == "" || q.SKU != cleanText(q.SKU) {
-			*faults = append(*faults, commands.FieldError{Field: "sku", Message: notAName})
-		}
+		f.SKU("sku", q.SKU)
 	})
 }
 
 // holdEvents serves GET /holds/{id}/events. It answers 404 if the journal has no event of
 // the hold.
 func (a *api) holdEvents(c *gin.Context) error {
-	id := c.Param("id")
-	if id == "" || id != cleanText(id) {
-		return errNoHistory
-	}
-	return a.history(c, func(q *journal.HistoryQuery, _ *[]commands.FieldError) { q.HoldID = id })
+	return a.history(c, func(q *journal.HistoryQuery, f *commands.Faults) {
+		q.HoldID = c.Param("id")
+		f.HoldID("hold_id", q.HoldID)
+	})
 }
 
 // errNoHistory is returned for a hold without events in the journal.
@@ -101,9 +103,6 @@ var errNoHistory = &requestError{
 		"and events of detached partitions are not shown",
 }
 
-// notAName is the fault of a name that is empty or that Postgres cannot store.
-const notAName = "must be valid UTF-8 without NUL characters, and not empty"
-
 const (
 	historyLimit    = 100
 	historyLimitMax = 1000
@@ -111,18 +110,21 @@ const (
 
 // history answers with a page of the journal. narrow adds the route's own filters to the
 // query.
-func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *[]commands.FieldError)) error {
-	var faults []commands.FieldError
-	q := a.historyQuery(c, &faults)
-	narrow(&q, &faults)
-	if len(faults) > 0 {
-		return &commands.ValidationError{Fields: faults}
+func (a *api) history(c *gin.Context, narrow func(*journal.HistoryQuery, *commands.Faults)) error {
+	var f commands.Faults
+	q := a.historyQuery(c, &f)
+	narrow(&q, &f)
+	if f.Err() != nil {
+		return f.Err()
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
 	page, err := journal.ReadHistory(ctx, a.Postgres, q)
 	if err == nil && c.Param("id") != "" && len(page.Events) == 0 {
 		err = a.requireHold(ctx, q)
+	}
+	if err == nil && q.After > page.End {
+		err = a.requireInLog(ctx, q.After)
 	}
 	if err != nil {
 		return historyError(err)
@@ -155,11 +157,28 @@ func (a *api) requireHold(ctx context.Context, q journal.HistoryQuery) error {
 	return err
 }
 
+// requireInLog returns an error if Redis's log ends before a seq at which the journal has
+// not arrived. A client that waits for the events after it has mixed up two
+// installations, or it read events that were lost since. If Redis does not say where its
+// log ends, the seq may be right.
+func (a *api) requireInLog(ctx context.Context, seq int64) error {
+	ctx, cancel := context.WithTimeout(ctx, logHeadTimeout)
+	defer cancel()
+	head, err := stream.ReadHead(ctx, a.Redis, a.Pool)
+	if err != nil || !head.Exists || seq <= head.Seq {
+		return nil //nolint:nilerr // history does not need Redis
+	}
+	return invalid("after", "is beyond the end of the log, "+a.position(head.Seq))
+}
+
+const logHeadTimeout = time.Second
+
 // historyError turns an error of the journal into one with a code of this package.
 func historyError(err error) error {
 	var known *requestError
+	var invalid *commands.ValidationError
 	switch {
-	case errors.As(err, &known):
+	case errors.As(err, &known), errors.As(err, &invalid):
 		return err
 	case errors.Is(err, journal.ErrDetached):
 		return &requestError{
@@ -179,10 +198,7 @@ func (a *api) position(seq int64) string {
 
 // historyQuery reads the query parameters that all history routes share: after, limit and
 // type.
-func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journal.HistoryQuery {
-	add := func(field, message string) {
-		*faults = append(*faults, commands.FieldError{Field: field, Message: message})
-	}
+func (a *api) historyQuery(c *gin.Context, f *commands.Faults) journal.HistoryQuery {
 	q := journal.HistoryQuery{
 		Pool:  a.Pool.Name(),
 		Limit: historyLimit,
@@ -191,29 +207,18 @@ func (a *api) historyQuery(c *gin.Context, faults *[]commands.FieldError) journa
 	if after := c.Query("after"); after != "" {
 		position, err := events.ParsePosition(after)
 		if err != nil || position.Pool != q.Pool {
-			add("after", "must be a position in the log, such as "+a.position(42))
+			f.Add("after", "must be a position in the log, such as %s", a.position(42))
 		}
 		q.After = position.Seq
 	}
 	if limit := c.Query("limit"); limit != "" {
 		var err error
 		if q.Limit, err = strconv.Atoi(limit); err != nil || q.Limit < 1 || q.Limit > historyLimitMax {
-			add("limit", fmt.Sprintf("must be from 1 to %d", historyLimitMax))
+			f.Add("limit", "must be from 1 to %d", historyLimitMax)
 		}
 	}
 	if q.Type != "" && !events.Known(q.Type) {
-		add("type", fmt.Sprintf("must be one of %v", events.Types()))
+		f.Add("type", "must be one of %v", events.Types())
 	}
 	return q
-}
-
-// nameParam returns a name from the query string, "" if it is not given. It rejects a
-// name that Postgres cannot store: cleaning it could leave "", which would select all
-// events.
-func nameParam(c *gin.Context, field string, faults *[]commands.FieldError) string {
-	name := c.Query(field)
-	if name != cleanText(name) {
-		*faults = append(*faults, commands.FieldError{Field: field, Message: notAName})
-	}
-	return name
 }

@@ -181,9 +181,14 @@ type HoldAnswer struct {
 }
 
 func (a *api) getHold(c *gin.Context) error {
+	id := c.Param("id")
+	var f commands.Faults
+	if f.HoldID("hold_id", id); f.Err() != nil {
+		return f.Err()
+	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	h, err := projections.FindHold(ctx, a.Postgres, cleanText(c.Param("id")))
+	h, err := projections.FindHold(ctx, a.Postgres, id)
 	if err != nil {
 		return readError(err, codeUnknownHold,
 			"no such hold in the read tables; a new hold appears within a second")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -42,7 +43,11 @@ func (a *api) getHours(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	sku := cleanText(c.Param("sku"))
+	sku := c.Param("sku")
+	var f commands.Faults
+	if f.SKU("sku", sku); f.Err() != nil {
+		return f.Err()
+	}
 	ctx, cancel := readContext(c)
 	defer cancel()
 	found, err := projections.FindSKUHours(ctx, a.Postgres, sku, from, to)

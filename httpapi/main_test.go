@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -127,20 +128,26 @@ func (r reply) number(field string) float64 {
 	return n
 }
 
-// send sends a request. headers are names and values in turn. The content type of a body
-// is JSON unless headers set it.
+// send sends a request. headers are names and values in turn; a repeated name gets
+// several values, and the value "" leaves the header out. The content type of a POST is
+// JSON unless headers set it.
 func (s *testServer) send(method, path, body string, headers ...string) reply {
 	s.t.Helper()
 	request, err := http.NewRequestWithContext(s.ctx, method, s.url+path, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if body != "" {
+	for i := 0; i+1 < len(headers); i += 2 {
+		if name, value := headers[i], headers[i+1]; name == "Host" {
+			request.Host = value
+		} else {
+			request.Header.Add(name, value)
+		}
+	}
+	if _, set := request.Header["Content-Type"]; method == http.MethodPost && !set {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
-	}
+	maps.DeleteFunc(request.Header, func(_ string, values []string) bool { return values[0] == "" })
 	response, err := s.client.Do(request)
 	if err != nil {
 		s.t.Fatal(err)
@@ -180,6 +187,8 @@ func (r reply) want(t testing.TB, step string, status int, code string) {
 		t.Errorf("%s: got %d %s, want %d %s", step, r.status, r.raw, status, code)
 		return
 	}
+	r.wantHeader(t, step, "X-Content-Type-Options", "nosniff")
+	r.wantHeader(t, step, "Cache-Control", "no-store")
 	contentType := "application/json"
 	if status >= 400 {
 		contentType = "application/problem+json"
@@ -202,7 +211,7 @@ func (r reply) want(t testing.TB, step string, status int, code string) {
 }
 
 // wantHeader checks one header of an answer.
-func (r reply) wantHeader(t *testing.T, step, name, want string) {
+func (r reply) wantHeader(t testing.TB, step, name, want string) {
 	t.Helper()
 	if got := r.header.Get(name); got != want {
 		t.Errorf("%s: %s: got %q, want %q", step, name, got, want)

@@ -150,6 +150,9 @@ func (a *api) changeOld(
 	if err != nil {
 		return err
 	}
+	if err := decodeNothing(c); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), opsTimeout)
 	defer cancel()
 	seq, err := change(ctx, p)

@@ -3,11 +3,11 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/projections"
 )
 
@@ -24,18 +24,24 @@ type OrderAnswer struct {
 }
 
 func (a *api) getOrder(c *gin.Context) error {
+	id := c.Param("id")
+	var f commands.Faults
+	if f.OrderID("order_id", id); f.Err() != nil {
+		return f.Err()
+	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	order, err := projections.FindOrder(ctx, a.Postgres, cleanText(c.Param("id")))
+	order, err := projections.FindOrder(ctx, a.Postgres, id)
 	return a.answerOrder(c, order, err)
 }
 
 // findOrder serves GET /orders?hold_id=…. The answer is one order, because a hold becomes
 // at most one.
 func (a *api) findOrder(c *gin.Context) error {
-	id := cleanText(c.Query("hold_id"))
-	if id == "" {
-		return invalid("hold_id", "is required: /orders?hold_id=…")
+	id := c.Query("hold_id")
+	var f commands.Faults
+	if f.HoldID("hold_id", id); f.Err() != nil {
+		return f.Err()
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
@@ -67,7 +73,3 @@ func readContext(c *gin.Context) (context.Context, context.CancelFunc) {
 }
 
 const readTimeout = 3 * time.Second
-
-// cleanText removes invalid UTF-8 and NUL characters, which Postgres rejects and no valid
-// id has.
-func cleanText(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "") }

@@ -224,7 +224,9 @@ func TestHealthOnlyServesNoOtherRoutes(t *testing.T) {
 	handler := NewHandler(Config{HealthOnly: true, Log: slog.New(slog.DiscardHandler)})
 	for path, want := range map[string]int{"/livez": 200, "/holds/h1": 404, "/orders/o": 404} {
 		recorder := httptest.NewRecorder()
-		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
+		request := httptest.NewRequest(http.MethodGet, path, nil)
+		request.Host = "localhost"
+		handler.ServeHTTP(recorder, request)
 		if recorder.Code != want {
 			t.Errorf("%s: got %d, want %d", path, recorder.Code, want)
 		}

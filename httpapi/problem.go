@@ -48,6 +48,8 @@ const (
 	codeMalformed         = "MALFORMED_BODY"
 	codeTooLarge          = "BODY_TOO_LARGE"
 	codeContentType       = "WRONG_CONTENT_TYPE"
+	codeWrongHost         = "WRONG_HOST"
+	codeCrossOrigin       = "CROSS_ORIGIN"
 	codeUnknownRoute      = "UNKNOWN_ROUTE"
 	codeWrongMethod       = "WRONG_METHOD"
 	codeUnknownOrder      = "UNKNOWN_ORDER"
@@ -78,6 +80,8 @@ var statuses = map[string]int{
 	codeMalformed:         http.StatusBadRequest,
 	codeTooLarge:          http.StatusRequestEntityTooLarge,
 	codeContentType:       http.StatusUnsupportedMediaType,
+	codeWrongHost:         http.StatusMisdirectedRequest,
+	codeCrossOrigin:       http.StatusForbidden,
 	codeUnknownRoute:      http.StatusNotFound,
 	codeWrongMethod:       http.StatusMethodNotAllowed,
 	codeUnknownOrder:      http.StatusNotFound,

@@ -84,7 +84,7 @@ func (a *api) readyz(c *gin.Context) error {
 		report.Status = "unready"
 		status = http.StatusServiceUnavailable
 	}
-	if _, verbose := c.GetQuery("verbose"); verbose {
+	if _, verbose := c.GetQuery(verboseParam); verbose {
 		a.describe(c.Request.Context(), &report, readyErr)
 	}
 	if status != http.StatusOK {

@@ -29,6 +29,15 @@ type Config struct {
 	Rebuilds    *rebuild.Background
 	// Workers are the workers of this process whose state /readyz?verbose shows.
 	Workers []*worker.Worker
+	// Addr is the address that the API listens on. Its host is accepted in requests, as
+	// are localhost and the loopback addresses. If it is not on loopback, every IP
+	// address is.
+	Addr string
+	// Hosts are further names under which clients reach the API. "*" accepts every host.
+	Hosts []string
+	// CrossOrigin decides which web pages may send commands. If it is nil, only pages of
+	// the API's own origin may.
+	CrossOrigin *http.CrossOriginProtection
 	// Draining is closed when the process is about to stop. /readyz then answers 503,
 	// while commands still work.
 	Draining <-chan struct{}
@@ -39,6 +48,7 @@ type Config struct {
 
 type api struct {
 	Config
+	hosts    hosts
 	failures failureLog
 }
 
@@ -59,14 +69,17 @@ func NewServer(config Config) *http.Server {
 // NewHandler returns the API's routes.
 func NewHandler(config Config) http.Handler {
 	gin.SetMode(gin.ReleaseMode)
-	a := &api{Config: config}
+	if config.CrossOrigin == nil {
+		config.CrossOrigin = http.NewCrossOriginProtection()
+	}
+	a := &api{Config: config, hosts: hostsOf(config.Addr, config.Hosts)}
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
 	engine.UseRawPath = true // an encoded slash belongs to a name and does not divide the path
 	engine.UnescapePathValues = true
 	_ = engine.SetTrustedProxies(nil) // ignore X-Forwarded-For and the like
-	engine.Use(a.recover, a.hangUp, a.echoRequestID)
+	engine.Use(a.recover, answerHeaders, a.hangUp, a.guard, a.echoRequestID)
 	engine.NoRoute(func(c *gin.Context) {
 		a.fail(c, &requestError{codeUnknownRoute, "there is nothing at this path"})
 	})
@@ -74,7 +87,7 @@ func NewHandler(config Config) http.Handler {
 
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		engine.Handle(method, "/livez", a.handle(a.livez))
-		engine.Handle(method, "/readyz", a.handle(a.readyz))
+		engine.Handle(method, "/readyz", a.handle(a.readyz, verboseParam))
 	}
 	if !config.HealthOnly {
 		a.route(engine)
@@ -99,13 +112,13 @@ func (a *api) route(engine *gin.Engine) {
 		})
 	}
 	engine.GET("/holds/:id", a.handle(a.getHold))
-	engine.GET("/holds/:id/events", a.handle(a.holdEvents))
+	engine.GET("/holds/:id/events", a.handle(a.holdEvents, "after", "limit", "type"))
 	engine.POST("/stock/:sku/adjustments", a.handle(a.adjust))
 	engine.GET("/stock/:sku", a.handle(a.getStock))
-	engine.GET("/stock/:sku/events", a.handle(a.stockEvents))
-	engine.GET("/stock/:sku/hours", a.handle(a.getHours))
-	engine.GET("/events", a.handle(a.allEvents))
+	engine.GET("/stock/:sku/events", a.handle(a.stockEvents, "after", "limit", "type"))
+	engine.GET("/stock/:sku/hours", a.handle(a.getHours, "from", "to"))
+	engine.GET("/events", a.handle(a.allEvents, "after", "limit", "type", "sku", "hold"))
 	engine.GET("/orders/:id", a.handle(a.getOrder))
-	engine.GET("/orders", a.handle(a.findOrder))
+	engine.GET("/orders", a.handle(a.findOrder, "hold_id"))
 	a.routeProjections(engine)
 }

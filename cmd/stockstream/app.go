@@ -114,6 +114,10 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 		Watched:  projections.BuiltIn(),
 		Log:      log,
 	})
+	crossOrigin, err := config.crossOrigin()
+	if err != nil {
+		return a, err
+	}
 	a.server = httpapi.NewServer(httpapi.Config{
 		Commands:    a.commands,
 		Ready:       a.ready,
@@ -124,6 +128,9 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 		Rebuilds:    a.rebuilds,
 		Workers:     a.workers,
 		Draining:    a.draining,
+		Addr:        config.HTTPAddr,
+		Hosts:       config.HTTPHosts,
+		CrossOrigin: crossOrigin,
 		HealthOnly:  !config.has(roleAPI),
 		Log:         log,
 	})

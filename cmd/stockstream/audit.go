@@ -83,7 +83,7 @@ func printAudit(out io.Writer, report *audit.Report, form output) error {
 		report.Verdict, report.From, report.Seq,
 		c.Events, c.SKUs, c.Holds, c.Entries, time.Duration(report.TookMs)*time.Millisecond)
 	for _, text := range report.Incomplete {
-		fmt.Fprintln(out, "incomplete:", text)
+		fmt.Fprintln(out, "incomplete:", printable(text))
 	}
 	table := newTable(out)
 	printFindingsTable(table, "DIFFERENT", report.Differences)
@@ -131,7 +131,8 @@ func printFindingsTable(out io.Writer, heading string, found audit.Findings) {
 	fmt.Fprintf(out, "%s\tKIND\tKEY\tSEQ\tEXPECTED\tFOUND\tBECAUSE\n", heading)
 	for _, d := range found.First {
 		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
-			d.Store, d.Kind, d.Key, d.Seq, orDash(d.Expected), orDash(d.Found), orDash(d.Because))
+			d.Store, d.Kind, printable(d.Key), d.Seq, printable(orDash(d.Expected)),
+			printable(orDash(d.Found)), printable(orDash(d.Because)))
 	}
 	if rest := found.Count - len(found.First); rest > 0 {
 		fmt.Fprintf(out, "and %d more\n", rest)

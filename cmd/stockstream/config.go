@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/httpapi"
 	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/internal/worker"
@@ -22,6 +24,8 @@ import (
 // test checks the table in the docs against them.
 type Config struct {
 	HTTPAddr    string
+	HTTPHosts   []string
+	HTTPOrigins []string
 	RedisURL    string
 	DatabaseURL string
 	Roles       []string
@@ -62,6 +66,10 @@ func defaultConfig() *Config {
 
 func (c *Config) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.HTTPAddr, "http-addr", c.HTTPAddr, "address to listen on; port 0 takes a free one")
+	f.StringSliceVar(&c.HTTPHosts, "http-hosts", c.HTTPHosts,
+		"further hosts under which clients reach the service, such as shop.internal; * for every host")
+	f.StringSliceVar(&c.HTTPOrigins, "http-origins", c.HTTPOrigins,
+		"other origins whose web pages may send commands, such as https://shop.example")
 	f.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "Redis that decides: redis://, redis+sentinel:// or redis+cluster:// (rediss… for TLS), or unix://")
 	f.StringVar(&c.DatabaseURL, "database-url", c.DatabaseURL, "Postgres that records")
 	f.StringSliceVar(&c.Roles, "roles", c.Roles, "what this process does")
@@ -88,6 +96,14 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 // Validate returns an error that lists every invalid setting.
 func (c *Config) Validate() error {
 	errs := []error{c.Commands.Validate()}
+	for _, name := range c.HTTPHosts {
+		if err := httpapi.CheckHostName(name); err != nil {
+			errs = append(errs, fmt.Errorf("http hosts: %w", err))
+		}
+	}
+	if _, err := c.crossOrigin(); err != nil {
+		errs = append(errs, fmt.Errorf("http origins: %w", err))
+	}
 	if err := redisclient.Check(c.RedisURL); err != nil {
 		errs = append(errs, fmt.Errorf("STOCKSTREAM_REDIS_URL (--redis-url): %w", err))
 	}
@@ -121,6 +137,16 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("log format %q: want text or json", c.LogFormat))
 	}
 	return errors.Join(errs...)
+}
+
+// crossOrigin returns the check of the pages that send requests.
+func (c *Config) crossOrigin() (*http.CrossOriginProtection, error) {
+	protection := http.NewCrossOriginProtection()
+	var errs []error
+	for _, origin := range c.HTTPOrigins {
+		errs = append(errs, protection.AddTrustedOrigin(origin))
+	}
+	return protection, errors.Join(errs...)
 }
 
 func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }

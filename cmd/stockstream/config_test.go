@@ -28,6 +28,8 @@ func TestInvalidSettingsStopTheStart(t *testing.T) {
 		},
 		"bad values": {
 			args: []string{
+				"--http-hosts", "shop.example:80,https://shop.example,",
+				"--http-origins", "shop.example",
 				"--redis-url", "ftp://x",
 				"--database-url", "postgres://%zz",
 				"--roles", "api,clerk",
@@ -40,6 +42,10 @@ func TestInvalidSettingsStopTheStart(t *testing.T) {
 			says: []string{
 				"STOCKSTREAM_REDIS_URL",
 				"STOCKSTREAM_DATABASE_URL",
+				`http hosts: "shop.example:80": want a host's name`,
+				`http hosts: "https://shop.example"`,
+				`http hosts: ""`,
+				`http origins: invalid origin "shop.example"`,
 				`roles: "clerk" is not one of api, journal`,
 				"batch max 0",
 				"stream keep",

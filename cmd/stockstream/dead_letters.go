@@ -55,8 +55,8 @@ func printLetters(out io.Writer, letters []deadletters.Letter) error {
 	for _, l := range letters {
 		lastFailed := l.LastFailed.UTC().Format(time.RFC3339)
 		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%.100q\n",
-			l.ID, l.Source, orDash(l.SequenceKey), seqOrDash(l.Seq), orDash(string(l.EventType)),
-			l.Attempts, lastFailed, l.Error)
+			l.ID, printable(l.Source), printable(orDash(l.SequenceKey)), seqOrDash(l.Seq),
+			printable(orDash(string(l.EventType))), l.Attempts, lastFailed, l.Error)
 	}
 	return table.Flush()
 }

@@ -64,7 +64,7 @@ func printFindings(out io.Writer, findings []finding, form output) error {
 	table := newTable(out)
 	for _, f := range findings {
 		found := strings.Join(strings.Fields(f.Found), " ") // errors of pgx contain line breaks and tabs
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, found, f.Advice)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", f.Verdict, f.Name, printable(found), f.Advice)
 	}
 	return table.Flush()
 }

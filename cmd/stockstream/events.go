@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/httpapi"
@@ -44,6 +43,16 @@ func (h *historyFlags) add(cmd *cobra.Command) {
 func (h *historyFlags) read(unset int64) error {
 	h.query.Pool = events.MainPool.Name()
 	h.query.After = unset
+	var f commands.Faults
+	if h.query.SKU != "" {
+		f.SKU("sku", h.query.SKU)
+	}
+	if h.query.HoldID != "" {
+		f.HoldID("hold", h.query.HoldID)
+	}
+	if f.Err() != nil {
+		return f.Err()
+	}
 	if h.query.Type != "" && !events.Known(h.query.Type) {
 		return fmt.Errorf("type %q: want one of %v", h.query.Type, events.Types())
 	}
@@ -99,6 +108,9 @@ func listEvents(
 		q.Limit = min(left, eventsPageMax)
 		page, err := journal.ReadHistory(ctx, conn, q)
 		if err != nil {
+			return "", err
+		}
+		if err := q.CheckEnd(page.End); err != nil {
 			return "", err
 		}
 		if err := show(page.Events); err != nil {
@@ -226,15 +238,4 @@ func causedBy(r *journal.Recorded) string {
 		return "request " + correlation
 	}
 	return orDash(causation)
-}
-
-// printable replaces control characters, so that text from a buyer cannot control an
-// operator's terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
 }

@@ -81,11 +81,14 @@ func TestEventsListShowsAHoldsHistory(t *testing.T) {
 		t.Errorf("--limit 4: got %q, want no hint, since there are four events", out)
 	}
 	for flags, text := range map[string]string{
-		"-o xml":       "want table or json",
-		"--type SOLD":  "SOLD",
-		"--after 7":    "pool:seq",
-		"--after eu:7": "the only pool is main",
-		"--limit 0":    "at least 1",
+		"-o xml":         "want table or json",
+		"--type SOLD":    "SOLD",
+		"--after 7":      "pool:seq",
+		"--after eu:7":   "the only pool is main",
+		"--limit 0":      "at least 1",
+		"--after main:5": "beyond the end of the journal: main:5 is after main:4",
+		"--sku a/b":      "sku may contain only",
+		"--hold a\x00":   "hold may contain only",
 	} {
 		s.wantError("events list "+flags, text)
 	}
@@ -195,5 +198,6 @@ func TestEventsTailFailsIfItCannotStart(t *testing.T) {
 	s := newFixture(t)
 	s.wantError("events tail --database-url postgres://app@127.0.0.1:1/inventory", "connect")
 	s.wantError("events tail --type SOLD", "SOLD")
+	s.wantError("events tail --after main:1", "beyond the end of the journal")
 	s.wantError("events tail -o xml", "want table or json")
 }

@@ -243,9 +243,7 @@ func (s *fixture) send(method, url, body string) (status int, answer map[string]
 	if err != nil {
 		return 0, nil, err
 	}
-	if body != "" {
-		request.Header.Set("Content-Type", "application/json")
-	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := s.client.Do(request)
 	if err != nil {
 		return 0, nil, err

@@ -72,7 +72,7 @@ func printPartitions(out io.Writer, reports []journal.PartitionReport) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "PART\tSTATE\tFROM\tTO\tEVENTS\tMIB\tFIRST\tLAST\tNEEDED BY")
 	for _, r := range reports {
-		neededBy := orDash(strings.Join(namesOf(r.NeededBy), ", "))
+		neededBy := printable(orDash(strings.Join(namesOf(r.NeededBy), ", ")))
 		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n",
 			r.Name, r.State, r.First, r.Last, r.Events, float64(r.Bytes)/(1<<20),
 			timeOrDash(r.FirstAt), timeOrDash(r.LastAt), neededBy)

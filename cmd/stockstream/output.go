@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -45,9 +49,12 @@ func newTable(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out,
 
 // printLines prints each value as one line of JSON.
 func printLines[T any](out io.Writer, values []T) error {
-	encoder := json.NewEncoder(out)
 	for i := range values {
-		if err := encoder.Encode(values[i]); err != nil {
+		raw, err := json.Marshal(values[i])
+		if err != nil {
+			return err
+		}
+		if err := printJSON(out, raw); err != nil {
 			return err
 		}
 	}
@@ -56,9 +63,47 @@ func printLines[T any](out io.Writer, values []T) error {
 
 // printDocument prints one value as indented JSON.
 func printDocument(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	raw, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return printJSON(out, raw)
+}
+
+// printJSON prints JSON and a line break. It escapes DEL and the control characters from
+// U+0080 to U+009F, which JSON allows in strings: some terminals obey them.
+func printJSON(out io.Writer, raw []byte) error {
+	line := make([]byte, 0, len(raw)+1)
+	for len(raw) > 0 {
+		r, size := utf8.DecodeRune(raw)
+		if r >= 0x7f && r <= 0x9f {
+			line = fmt.Appendf(line, `\u%04x`, r)
+		} else {
+			line = append(line, raw[:size]...)
+		}
+		raw = raw[size:]
+	}
+	_, err := out.Write(append(line, '\n'))
+	return err
+}
+
+// printable escapes all characters that are not visible, as \x1b is written for ESC.
+// Stored text may come from buyers. It must not control an operator's terminal, nor end
+// the cell of a table.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
+		return s
+	}
+	var escaped strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			escaped.WriteRune(r)
+			continue
+		}
+		quoted := strconv.QuoteRune(r)
+		escaped.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return escaped.String()
 }
 
 func orDash(s string) string {

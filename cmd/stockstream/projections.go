@@ -238,7 +238,7 @@ func printProjection(out io.Writer, all []rebuild.Status) error {
 			fmt.Fprintf(table, "rebuild\t%s, of %s, begun %s\n",
 				runText(s.Run), strings.Join(s.Run.Projections, ", "), s.Run.Started.Format(time.RFC3339))
 			if s.Run.Error != "" {
-				fmt.Fprintf(table, "\t%s\n", s.Run.Error)
+				fmt.Fprintf(table, "\t%s\n", printable(s.Run.Error))
 			}
 			if s.Run.WaitsFor != nil {
 				fmt.Fprintf(table, "\t%s\n", s.Run.WaitsFor)

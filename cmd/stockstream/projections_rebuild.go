@@ -187,7 +187,7 @@ func (v *rebuildView) end(results []rebuild.Result, err error) {
 
 func (v *rebuildView) line(value any) {
 	if raw, err := json.Marshal(value); err == nil {
-		fmt.Fprintf(v.out, "%s\n", raw)
+		_ = printJSON(v.out, raw)
 	}
 }
 
@@ -195,9 +195,10 @@ func (v *rebuildView) line(value any) {
 // keys with both rows.
 func printDifferences(out io.Writer, list []rebuild.TableDifference) {
 	for _, d := range list {
-		fmt.Fprintf(out, "%s\n", d)
+		fmt.Fprintf(out, "%s\n", printable(d.String()))
 		for _, row := range d.First {
-			fmt.Fprintf(out, "  %s\n    live %s\n    new  %s\n", row.Key, rowText(row.Live), rowText(row.New))
+			fmt.Fprintf(out, "  %s\n    live %s\n    new  %s\n",
+				printable(row.Key), rowText(row.Live), rowText(row.New))
 		}
 	}
 }
@@ -206,5 +207,5 @@ func rowText(row json.RawMessage) string {
 	if row == nil || string(row) == "null" {
 		return "-"
 	}
-	return string(row)
+	return printable(string(row))
 }

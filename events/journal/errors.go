@@ -20,6 +20,10 @@ var ErrDetached = fmt.Errorf("%w: a partition of the journal is detached", ErrHo
 // restored from a backup, so its seqs no longer mean the same events.
 var ErrRewritten = errors.New("the journal is not the one that was followed")
 
+// ErrBeyondEnd is returned for a position after the journal's end. It may belong to
+// another installation.
+var ErrBeyondEnd = errors.New("the position is beyond the end of the journal")
+
 // ErrPartitionNeeded is returned for a partition that must stay attached: a reader has
 // yet to read it, or it is not the oldest.
 var ErrPartitionNeeded = errors.New("the partition is still needed")

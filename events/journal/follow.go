@@ -27,7 +27,8 @@ const (
 //
 // If the connection is lost later on, Follow calls report with the error, connects again
 // and continues after the last event handled. It returns an error only if it cannot
-// continue: the error of handle or of the first connection, ErrDetached, or ErrRewritten.
+// continue: the error of handle or of the first connection, ErrBeyondEnd, ErrDetached, or
+// ErrRewritten.
 func Follow(
 	ctx context.Context,
 	config *pgx.ConnConfig,
@@ -97,6 +98,11 @@ func (f *follower) begin(ctx context.Context, conn *pgx.Conn) error {
 	_, end, err := bounds(ctx, conn, f.query.Pool)
 	if err != nil {
 		return err
+	}
+	if !f.connected {
+		if err := f.query.CheckEnd(end); err != nil {
+			return err
+		}
 	}
 	f.connected = true
 	if f.query.After < 0 {

@@ -170,6 +170,7 @@ func TestFollowSkipsEventsOfOtherTypes(t *testing.T) {
 }
 
 // TestFollowEndsWithItsError checks that Follow ends by itself if the page handler fails,
+// if the position is beyond the journal's end,
 // if the journal has become shorter, if the next events are detached, and if the first
 // connection fails, each with the error that says so.
 func TestFollowEndsWithItsError(t *testing.T) {
@@ -177,6 +178,9 @@ func TestFollowEndsWithItsError(t *testing.T) {
 	f := newFixture(t)
 	f.insertHistory(20)
 	broken := errors.New("broken pipe")
+	if err := <-f.follow(HistoryQuery{After: 21}, nil).done; !errors.Is(err, ErrBeyondEnd) {
+		t.Errorf("position beyond the end: got %v, want ErrBeyondEnd", err)
+	}
 	failing := f.follow(HistoryQuery{}, func([]Recorded) error { return broken })
 	if err := <-failing.done; !errors.Is(err, broken) {
 		t.Errorf("page handler fails: got %v, want its error", err)

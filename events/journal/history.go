@@ -141,6 +141,16 @@ func (q HistoryQuery) checkAttached(first int64) error {
 	return nil
 }
 
+// CheckEnd returns ErrBeyondEnd if the query asks for the events after a seq that is
+// beyond the journal's end.
+func (q HistoryQuery) CheckEnd(end int64) error {
+	if q.After <= end {
+		return nil
+	}
+	return fmt.Errorf("%w: %s is after %s",
+		ErrBeyondEnd, events.Position{Pool: q.Pool, Seq: q.After}, events.Position{Pool: q.Pool, Seq: end})
+}
+
 // bounds returns the first and the last seq of a pool's journal, or 0 and 0 if it is
 // empty.
 func bounds(ctx context.Context, db postgres.Querier, pool string) (first, end int64, err error) {
