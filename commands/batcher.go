@@ -67,6 +67,8 @@ const (
 var (
 	errQueueFull = fmt.Errorf("%d commands are already waiting for Redis", queuedMax)
 	errClosed    = errors.New("the service is closed")
+
+	errWaitedTooLong = errors.New("the command waited for its call until its deadline")
 )
 
 func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, gate *Gate) *batcher {
@@ -102,7 +104,7 @@ func (b *batcher) decide(ctx context.Context, d *decision, event [4]string) erro
 		d.answer = s.answer
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return &unknownOutcomeError{ctx.Err()}
 	}
 }
 
@@ -179,7 +181,7 @@ func (b *batcher) next() (batch []*submission, due bool) {
 		switch {
 		case s.ctx.Err() != nil: // decide has returned already
 		case now.After(s.deadline):
-			s.done <- context.DeadlineExceeded
+			s.done <- errWaitedTooLong
 		default:
 			batch = append(batch, s)
 		}
@@ -200,14 +202,18 @@ func (b *batcher) call(batch []*submission) error {
 		keys = append(keys, s.keys...)
 		args = append(args, s.command)
 	}
-	reply, err := b.send(ctx, keys, args)
+	reply, repeated, err := b.send(ctx, keys, args)
 	if err != nil {
+		if repeated {
+			return &unknownOutcomeError{err}
+		}
 		return err
 	}
 	common, answers, err := parseReply(reply)
 	if err != nil {
-		return err
+		return &unknownOutcomeError{err}
 	}
+	common.repeated = repeated
 	if common.status != statusDecided { // the script refused the whole call
 		for _, s := range batch {
 			s.answer = common
@@ -216,10 +222,14 @@ func (b *batcher) call(batch []*submission) error {
 	}
 	b.gate.Acknowledge(common.epoch, common.seq)
 	if len(answers) != len(batch) {
-		return fmt.Errorf("the script answered %d of %d commands", len(answers), len(batch))
+		err := fmt.Errorf("the script answered %d of %d commands", len(answers), len(batch))
+		return &unknownOutcomeError{err}
 	}
 	for i, s := range batch {
 		s.answer, s.fault = parseAnswer(common, answers[i])
+		if s.fault != nil && repeated {
+			s.fault = &unknownOutcomeError{s.fault}
+		}
 	}
 	return nil
 }
@@ -231,21 +241,30 @@ func (b *batcher) call(batch []*submission) error {
 // Each try carries the highest position that is acknowledged by then. The Redis client
 // must not repeat the call by itself: it would repeat the position of the first try, and
 // a promoted replica that lacks the events acknowledged since would accept it.
-func (b *batcher) send(ctx context.Context, keys []string, args []any) ([]any, error) {
+//
+// repeated reports whether a try that failed may have been decided nevertheless. Then the
+// error of the last try does not tell the outcome.
+func (b *batcher) send(
+	ctx context.Context, keys []string, args []any,
+) (reply []any, repeated bool, err error) {
 	run := decideScript.EvalSha
 	for try := 1; ; try++ {
 		args[0], args[1] = b.gate.Acknowledged()
-		reply, err := run(ctx, b.client, keys, args...).Slice()
+		reply, err = run(ctx, b.client, keys, args...).Slice()
 		switch {
+		case err == nil:
+			return reply, repeated, nil
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			run = decideScript.Eval
 			continue
-		case err == nil || try >= triesMax || !mayRepeat(err):
-			return reply, err
+		}
+		repeated = repeated || !decidedNothing(err)
+		if try >= triesMax || !mayRepeat(err) {
+			return nil, repeated, err
 		}
 		pause := rand.N(tryPauseMax << (try - 1)) //nolint:gosec // spreads the tries of several processes
 		if wait.For(ctx, pause) != nil {
-			return nil, err
+			return nil, repeated, err
 		}
 	}
 }
@@ -309,7 +328,7 @@ func parseReply(reply []any) (common answer, answers []any, err error) {
 // parseAnswer parses the answer to one command. It returns a scriptError as well if Redis
 // failed inside the script, on this command.
 func parseAnswer(common answer, reply any) (answer, error) {
-	a := answer{epoch: common.epoch, nowMs: common.nowMs}
+	a := answer{epoch: common.epoch, nowMs: common.nowMs, repeated: common.repeated}
 	var ok [2]bool
 	fields, _ := reply.([]any)
 	if len(fields) >= len(ok) {
@@ -317,7 +336,8 @@ func parseAnswer(common answer, reply any) (answer, error) {
 		a.seq, ok[1] = fields[1].(int64)
 	}
 	if ok != [2]bool{true, true} {
-		return answer{}, fmt.Errorf("the script answered %v, want status, seq and values", reply)
+		err := fmt.Errorf("the script answered %v, want status, seq and values", reply)
+		return answer{}, &unknownOutcomeError{err}
 	}
 	a.values = fields[2:]
 	if a.status == statusFailed {

@@ -76,7 +76,7 @@ func (s *Service) Cancel(ctx context.Context, c Cancel) (Cancellation, error) {
 		Qty:      h.qty,
 		UserID:   h.userID,
 		Status:   status,
-		Replayed: d.answer.status == statusReplayed,
+		Replayed: h.replayed(d.answer),
 		Position: s.position(d.answer),
 	}, nil
 }

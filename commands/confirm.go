@@ -67,7 +67,7 @@ func (s *Service) Confirm(ctx context.Context, c Confirm) (Confirmation, error) 
 		Qty:        h.qty,
 		UserID:     h.userID,
 		PaymentRef: c.PaymentRef,
-		Replayed:   d.answer.status == statusReplayed,
+		Replayed:   h.replayed(d.answer),
 		Position:   s.position(d.answer),
 	}, nil
 }

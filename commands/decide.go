@@ -46,6 +46,9 @@ type answer struct {
 	seq    int64 // of the command's event; the log's last seq if no event was appended
 	nowMs  int64 // Redis's clock
 	values []any
+	// repeated reports whether an earlier try of the same call may have been decided, and
+	// its answer lost.
+	repeated bool
 }
 
 // int returns the i-th value, or 0 if there is no such number.

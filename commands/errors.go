@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -68,14 +69,37 @@ var (
 		Code:   "STALE",
 		Detail: "Redis's log ends before a position that Redis acknowledged earlier",
 	}
-	// ErrUnavailable is returned if Redis did not answer, or answered with an error.
-	// Unless the detail says that nothing was changed, the command may have taken effect.
-	// The same request with the same key gets the answer.
-	ErrUnavailable = &Error{
-		Code:   "UNAVAILABLE",
-		Detail: "Redis gave no answer; send the request again with the same key to learn the outcome",
-	}
+	// ErrUnavailable is returned if Redis did not answer, or answered with an error. The
+	// detail says whether the outcome of a command is unknown.
+	ErrUnavailable = &Error{Code: "UNAVAILABLE", Detail: "Redis gave no answer"}
 )
+
+// The outcomes of a command that was not decided. They are the end of the detail of
+// ErrUnavailable, ErrNotReady, ErrOtherServer and ErrStale.
+const (
+	outcomeNone    = "nothing was changed by this request"
+	outcomeUnknown = "the outcome is unknown: repeat the request with the same Idempotency-Key, if it has one"
+)
+
+// unknownOutcomeError is the error of a command that may have been decided.
+type unknownOutcomeError struct{ error }
+
+func (e *unknownOutcomeError) Unwrap() error { return e.error }
+
+// withOutcome returns err with the outcome in its detail, if it says that the command was
+// not decided.
+func withOutcome(err error, outcome string) error {
+	var e *Error
+	if !errors.As(err, &e) || !RefusesEveryCommand(e) && !errors.Is(e, ErrUnavailable) {
+		return err
+	}
+	complete := *e
+	complete.Detail += "; " + outcome
+	if e == err { //nolint:errorlint // the error itself, not one that it wraps
+		return &complete
+	}
+	return fmt.Errorf("%w: %w", &complete, err)
+}
 
 // refusals maps the scripts' status words to errors. No other code maps them.
 var refusals = map[string]*Error{
@@ -139,12 +163,15 @@ func refusal(pool events.Pool, a answer) error {
 	case statusStateInvalid:
 		e.Detail = invalidKey(pool, a.text(0)).Detail
 	}
-	return &e
+	if a.repeated {
+		return withOutcome(&e, outcomeUnknown)
+	}
+	return withOutcome(&e, outcomeNone)
 }
 
 // cannotDecide lists the prefixes of Redis's errors that a client may see. Redis returns
-// these errors only before a script's first write, so a command that failed with one of
-// them changed nothing.
+// these errors only before a script's first write, so a try that failed with one of them
+// changed nothing.
 var cannotDecide = []string{
 	"OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY",
 	"TRYAGAIN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "UNBLOCKED",
@@ -167,28 +194,69 @@ func unavailable(detail string, err error) error {
 	return fmt.Errorf("%w: %w", &Error{Code: ErrUnavailable.Code, Detail: detail}, err)
 }
 
-// decisionError returns the *Error, wrapping err, for a failed call of the script. It
-// never blames the client's request: the state in Redis is invalid, or Redis is
-// unavailable.
+// decisionError returns the *Error, wrapping err, for a failed call of the decide script,
+// with its outcome. It never blames the client's request: the state in Redis is invalid,
+// or Redis is unavailable.
 func decisionError(err error) error {
 	var known *Error
 	if errors.As(err, &known) {
 		return err
 	}
-	text := replyText(err)
-	if strings.Contains(text, "WRONGTYPE") {
-		var oneCommand scriptError
-		if errors.As(err, &oneCommand) { // the key is one of this command's
-			return fmt.Errorf("%w: %w", ErrStateInvalid, err)
-		}
-		return unavailable("a key of the pool in Redis has the wrong type; nothing was changed", err)
+	var unknown *unknownOutcomeError
+	if errors.As(err, &unknown) || !decidedNothing(err) {
+		return withOutcome(scriptFailure(err), outcomeUnknown)
 	}
+	return withOutcome(scriptFailure(err), outcomeNone)
+}
+
+// scriptFailure returns the *Error for a failed call of a script, without its outcome.
+func scriptFailure(err error) error {
+	text := replyText(err)
+	var oneCommand scriptError
+	if strings.Contains(text, wrongType) && errors.As(err, &oneCommand) { // the key is one of this command's
+		return fmt.Errorf("%w: %w", ErrStateInvalid, err)
+	}
+	detail := ErrUnavailable.Detail
+	if strings.Contains(text, wrongType) {
+		detail = "a key of the pool in Redis has the wrong type"
+	} else if prefix := cannotDecidePrefix(text); prefix != "" {
+		detail = "Redis cannot write at the moment (" + prefix + ")"
+	} else if decidedNothing(err) {
+		detail = "the command could not be sent to Redis"
+	}
+	return unavailable(detail, err)
+}
+
+const wrongType = "WRONGTYPE"
+
+// decidedNothing reports whether an error shows that this try was not decided: it was not
+// sent, or Redis refused it before its first write. Of any other failure the answer may
+// be lost.
+func decidedNothing(err error) bool {
+	var dial *net.OpError
+	var oneCommand scriptError
+	text := replyText(err)
+	switch {
+	case strings.Contains(text, wrongType):
+		return !errors.As(err, &oneCommand) // the prelude checks the pool's keys first
+	case text != "":
+		return cannotDecidePrefix(text) != "" || strings.HasPrefix(text, "NOSCRIPT")
+	case errors.As(err, &dial):
+		return dial.Op == "dial"
+	}
+	return errors.Is(err, errQueueFull) || errors.Is(err, errClosed) || errors.Is(err, errWaitedTooLong) ||
+		errors.Is(err, redis.ErrClosed) || errors.Is(err, redis.ErrPoolTimeout)
+}
+
+// cannotDecidePrefix returns the prefix in cannotDecide that an error of Redis has, or
+// "".
+func cannotDecidePrefix(text string) string {
 	for _, prefix := range cannotDecide {
 		if strings.HasPrefix(text, prefix) {
-			return unavailable("Redis cannot write at the moment ("+prefix+"); nothing was changed", err)
+			return prefix
 		}
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return ""
 }
 
 // readError returns the *Error, wrapping err, for a failed read of a key.

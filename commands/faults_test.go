@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -151,6 +152,140 @@ func TestCommandWithLostAnswerTakesEffectOnce(t *testing.T) {
 		t.Errorf("adjust with a lost answer: got %d available, want %d", adjusted.Available, want)
 	}
 	f.WantStock(t, "shirt", want)
+}
+
+// TestOwnRepeatIsNotReplayed checks that a Confirm or Cancel whose answer was lost does
+// not count as a repeat of an earlier request, and that a later request does, even if its
+// own answer was lost, too.
+func TestOwnRepeatIsNotReplayed(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 2)
+	service, proxy := f.openServiceThroughProxy()
+	if err := service.reads.close(); err != nil { // the proxy must lose no answer to a read
+		t.Fatal(err)
+	}
+	var err error
+	if service.reads, err = newReads(testenv.RedisClient(t, f.Server)); err != nil {
+		t.Fatal(err)
+	}
+	confirm := func(holdID string) (bool, error) {
+		done, err := service.Confirm(f.Ctx, Confirm{HoldID: holdID, PaymentRef: "p"})
+		return done.Replayed, err
+	}
+	cancel := func(holdID string) (bool, error) {
+		done, err := service.Cancel(f.Ctx, Cancel{HoldID: holdID})
+		return done.Replayed, err
+	}
+	for name, command := range map[string]func(string) (bool, error){"confirm": confirm, "cancel": cancel} {
+		holdID := f.hold("shirt", 1)
+		events := len(f.Log())
+		for _, want := range []bool{false, true} {
+			if _, err := service.Reserve(f.Ctx, f.request("sock", 1)); !errors.Is(err, ErrUnknownSKU) {
+				t.Fatal(err) // this request opens a connection
+			}
+			proxy.LoseAnswers(1)
+			replayed, err := command(holdID)
+			if err != nil {
+				t.Errorf("%s with a lost answer: %v", name, err)
+			}
+			if replayed != want {
+				t.Errorf("%s with a lost answer: got Replayed %t, want %t", name, replayed, want)
+			}
+		}
+		f.wantEventCount(t, events+1)
+	}
+}
+
+// TestOutcomeIsUnknownIfAnAnswerWasLost checks that a command which may have taken effect
+// is said to have an unknown outcome, whatever its last try met, and that nothing was
+// changed by a command of which no try can have taken effect.
+func TestOutcomeIsUnknownIfAnAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		prepare []any // a command for the server that the later tries meet
+		want    *Error
+	}{
+		"a Redis that was emptied": {
+			prepare: []any{"PING"},
+			want:    ErrNotReady,
+		},
+		"a Redis that is another server": {
+			prepare: []any{"HSET", events.MainPool.MetaKey(), "epoch", 1, "seq", 9, "server", "x"},
+			want:    ErrOtherServer,
+		},
+		"a Redis that cannot answer": {
+			prepare: []any{"REPLICAOF", "127.0.0.1", "1"},
+			want:    ErrUnavailable,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := openFixture(t)
+			f.stock("shirt", 5)
+			service, proxy := f.openServiceThroughProxy()
+			if _, err := service.Reserve(f.Ctx, f.request("shirt", 1)); err != nil { // opens a connection
+				t.Fatal(err)
+			}
+			other := testenv.Redis(t, "--replica-serve-stale-data", "no")
+			if err := testenv.RedisClient(t, other).Do(f.Ctx, test.prepare...).Err(); err != nil {
+				t.Fatal(err)
+			}
+			proxy.RedirectNew(other.Addr())
+			proxy.LoseAnswers(1)
+			_, err := service.Reserve(f.Ctx, f.request("shirt", 1))
+			wantOutcome(t, "after a lost answer", err, test.want, outcomeUnknown)
+			f.WantStock(t, "shirt", 3)
+			_, err = service.Reserve(f.Ctx, f.request("shirt", 1))
+			wantOutcome(t, "without a lost answer", err, test.want, outcomeNone)
+			f.WantStock(t, "shirt", 3)
+		})
+	}
+}
+
+// TestOutcomeWithoutRedis checks that a command which was never sent changed nothing, and
+// that the outcome is unknown if Redis stays away after an answer was lost.
+func TestOutcomeWithoutRedis(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 5)
+	service, proxy := f.openServiceThroughProxy()
+	if _, err := service.Reserve(f.Ctx, f.request("shirt", 1)); err != nil { // opens a connection
+		t.Fatal(err)
+	}
+	proxy.LoseAnswers(triesMax)
+	_, err := service.Reserve(f.Ctx, f.request("shirt", 1))
+	wantOutcome(t, "every answer is lost", err, ErrUnavailable, outcomeUnknown)
+	f.WantStock(t, "shirt", 3)
+
+	request := f.request("shirt", 1)
+	holdID := f.hold("shirt", 1)
+	if err := f.Server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	away := newService(t, testenv.RedisClient(t, f.Server))
+	away.Gate().Open()
+	_, err = away.Reserve(f.Ctx, request)
+	wantOutcome(t, "reserve while Redis is down", err, ErrUnavailable, outcomeNone)
+	_, err = away.Confirm(f.Ctx, Confirm{HoldID: holdID, PaymentRef: "p"})
+	wantOutcome(t, "confirm while Redis is down", err, ErrUnavailable, outcomeNone)
+	away.Gate().Close(nil)
+	_, err = away.Reserve(f.Ctx, request)
+	wantOutcome(t, "reserve while the gate is closed", err, ErrNotReady, outcomeNone)
+}
+
+// wantOutcome checks the code of a command's error, and the outcome at the end of its
+// detail.
+func wantOutcome(t *testing.T, step string, got error, want *Error, outcome string) {
+	t.Helper()
+	var refused *Error
+	if !errors.As(got, &refused) || refused.Code != want.Code {
+		t.Errorf("%s: got %v, want %s", step, got, want.Code)
+		return
+	}
+	if !strings.HasSuffix(refused.Detail, outcome) {
+		t.Errorf("%s: got the detail %q, want it to end with %q", step, refused.Detail, outcome)
+	}
 }
 
 // TestCommandToSilentRedisFailsInTime checks that a command to a Redis that does not

@@ -19,6 +19,13 @@ type hold struct {
 	status events.HoldStatus
 }
 
+// replayed reports whether the answer to a Confirm or Cancel of this hold, as it was read
+// before, is that of an earlier request. If the hold was active then, and a try of this
+// request may have ended it without an answer, the answer is its own.
+func (h hold) replayed(a answer) bool {
+	return a.status == statusReplayed && (h.status != events.StatusActive || !a.repeated)
+}
+
 // readHold reads a hold from Redis. It fails only if Redis does.
 func (s *Service) readHold(ctx context.Context, holdID string) (hold, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
@@ -44,13 +51,13 @@ func (s *Service) onHold(
 	ctx context.Context, holdID string, build func(hold) (events.Event, *decision),
 ) (hold, *decision, error) {
 	if !s.gate.IsOpen() {
-		return hold{}, nil, ErrNotReady
+		return hold{}, nil, withOutcome(ErrNotReady, outcomeNone)
 	}
 	eventID := events.NewID()
 	for attempt := 1; ; attempt++ {
 		h, err := s.readHold(ctx, holdID)
 		if err != nil {
-			return hold{}, nil, err
+			return hold{}, nil, withOutcome(err, outcomeNone)
 		}
 		event, d := build(h)
 		err = s.decide(ctx, eventID, event, d)

@@ -33,7 +33,7 @@ func (s *Service) Ready(ctx context.Context) error {
 	reply, err := canWriteScript.Run(ctx, s.redis, []string{s.pool.MetaKey()}).StringSlice()
 	switch {
 	case err != nil:
-		return decisionError(err)
+		return scriptFailure(err)
 	case !slices.Equal(reply, []string{statusSameServer}):
 		return ErrOtherServer
 	}

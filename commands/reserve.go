@@ -113,7 +113,7 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 func (s *Service) withPresentStatus(ctx context.Context, r Reservation) (Reservation, error) {
 	hold, err := s.readHold(ctx, r.HoldID)
 	if err != nil {
-		return Reservation{}, err
+		return Reservation{}, withOutcome(err, outcomeUnknown)
 	}
 	if hold.status != "" {
 		r.Status = hold.status

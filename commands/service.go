@@ -131,7 +131,7 @@ func (s *Service) Close() error {
 // values if the script or Redis refused the command.
 func (s *Service) decide(ctx context.Context, eventID string, event events.Event, d *decision) error {
 	if !s.gate.IsOpen() {
-		return ErrNotReady
+		return withOutcome(ErrNotReady, outcomeNone)
 	}
 	msg, err := events.NewMessage(eventID, event)
 	if err != nil {

@@ -29,7 +29,7 @@ func TestForeignHostsAreRefused(t *testing.T) {
 		{"[::]:8080", nil, []string{"10.0.0.7"}, []string{"app"}},
 		{":8080", nil, []string{"10.0.0.7"}, []string{"app"}},
 		{"shop.internal:8080", nil, []string{"Shop.Internal:1", "10.0.0.7"}, []string{"x.shop.internal"}},
-		{"127.0.0.1:1", []string{"app", "Shop.A", "[fe80::2]"}, []string{"app:8", "shop.a", "[fe80::2]"}, nil},
+		{"127.0.0.1:1", []string{"app", "Shop.A", "[fe::2]"}, []string{"app:8", "shop.a", "[fe::2]"}, nil},
 	} {
 		h := hostsOf(test.addr, test.hosts)
 		for _, host := range append(test.allowed, local...) {

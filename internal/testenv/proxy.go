@@ -52,10 +52,15 @@ func (p *Proxy) Silence(silent bool) { p.silent.Store(silent) }
 
 // Redirect forwards new connections to another server, and closes all others.
 func (p *Proxy) Redirect(server string) {
-	p.mu.Lock()
-	p.server = server
-	p.mu.Unlock()
+	p.RedirectNew(server)
 	p.Cut()
+}
+
+// RedirectNew forwards new connections to another server, and keeps all others.
+func (p *Proxy) RedirectNew(server string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.server = server
 }
 
 // Cut closes all connections.
