@@ -68,7 +68,7 @@ var (
 	errQueueFull = fmt.Errorf("%d commands are already waiting for Redis", queuedMax)
 	errClosed    = errors.New("the service is closed")
 
-	errWaitedTooLong = errors.New("the command waited for its call until its deadline")
+	errWaitedTooLong = fmt.Errorf("the command waited too long for its call: %w", context.DeadlineExceeded)
 )
 
 func newBatcher(pool events.Pool, client redis.Scripter, timeout time.Duration, gate *Gate) *batcher {
