@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -13,7 +14,7 @@ import (
 func BenchmarkDecode(b *testing.B) {
 	body := reservation("ttl_seconds", "120")
 	c, _ := gin.CreateTestContext(httptest.NewRecorder())
-	c.Request = httptest.NewRequest("POST", "/holds", nil)
+	c.Request = httptest.NewRequest(http.MethodPost, "/holds", nil)
 	c.Request.Header.Set("Content-Type", "application/json")
 	c.Request.ContentLength = int64(len(body))
 	reader := strings.NewReader(body)
