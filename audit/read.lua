@@ -13,7 +13,7 @@
 local meta_key, due_key, skus = KEYS[1], KEYS[2], tonumber(ARGV[1])
 
 local log = redis.call('HMGET', meta_key, 'epoch', 'seq')
-if not (log[1] and log[2]) then return {} end
+if not (tonumber(log[1]) and tonumber(log[2])) then return {} end
 
 local stock, holds = {}, {}
 for i = 1, skus do

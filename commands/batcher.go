@@ -325,8 +325,9 @@ func parseReply(reply []any) (common answer, answers []any, err error) {
 	return common, answers, nil
 }
 
-// parseAnswer parses the answer to one command. It returns a scriptError as well if Redis
-// failed inside the script, on this command.
+// parseAnswer parses the answer to one command. If Redis failed inside the script, on
+// this command, it also returns an error: a scriptError if nothing was changed, and
+// ErrUnavailable if the event was appended.
 func parseAnswer(common answer, reply any) (answer, error) {
 	a := answer{epoch: common.epoch, nowMs: common.nowMs, repeated: common.repeated}
 	var ok [2]bool
@@ -340,8 +341,11 @@ func parseAnswer(common answer, reply any) (answer, error) {
 		return answer{}, &unknownOutcomeError{err}
 	}
 	a.values = fields[2:]
-	if a.status == statusFailed {
+	switch a.status {
+	case statusFailed:
 		return a, scriptError(a.text(0))
+	case statusBrokenOff:
+		return a, brokenOff(a.text(0))
 	}
 	return a, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -267,6 +268,40 @@ func TestFailedCommandDoesNotAffectTheRestOfItsBatch(t *testing.T) {
 	f.WantStock(t, "shirt", 2)
 	f.wantEventCount(t, 3)
 	f.wantSavedSeq(t, "3")
+}
+
+// TestNothingIsDecidedAfterACommandThatBrokeOff checks that no command is decided after
+// one that failed between its event and its other writes: neither in the same batch nor
+// later. The log keeps the event, and the client is told that the command is recorded.
+func TestNothingIsDecidedAfterACommandThatBrokeOff(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 5)
+	var batch []*submission
+	for n := range 3 {
+		d, event := f.decision(t, events.NewID(), reserveStep(n))
+		if n == 1 {
+			d.args[len(d.args)-1] = "0" // Redis refuses to keep a key for no time
+		}
+		batch = append(batch, newSubmission(f.Ctx, d, event))
+	}
+	if err := f.batcher.call(batch); err != nil {
+		t.Fatal(err)
+	}
+	wantStatuses(t, batch, statusCreated, statusBrokenOff, statusNotReady)
+	batch[1].finish(nil)
+	err := decisionError(<-batch[1].done)
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "recorded the command") {
+		t.Errorf("the command that broke off: got %v, want ErrUnavailable that says it is recorded", err)
+	}
+	f.wantEventCount(t, 3)
+	f.wantSavedSeq(t, "unfinished")
+	wantRefusal(t, ignore(f.Reserve(f.Ctx, f.request("shirt", 1))), ErrNotReady)
+	err = f.Ready(f.Ctx)
+	if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "refused some writes") {
+		t.Errorf("ready: got %v, want ErrNotReady that says why", err)
+	}
+	f.wantEventCount(t, 3)
 }
 
 // TestUnreadableCommandFailsWithAllThatFollow checks that a command that the script

@@ -259,6 +259,15 @@ func cannotDecidePrefix(text string) string {
 	return ""
 }
 
+// brokenOff returns the error of a command whose event is in the log, although Redis
+// refused a later write with the reason given. Redis is then restored from the journal,
+// and a repeated command gets its answer.
+func brokenOff(reason string) error {
+	const detail = "Redis recorded the command, but refused to change its other keys; they are being restored. " +
+		"Send the request again with the same key to get its answer"
+	return unavailable(detail, errors.New(reason))
+}
+
 // readError returns the *Error, wrapping err, for a failed read of a key.
 func (s *Service) readError(err error, key string) error {
 	if strings.Contains(replyText(err), "WRONGTYPE") {

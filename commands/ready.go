@@ -23,6 +23,9 @@ func (s *Service) Ready(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return s.readError(err, s.pool.MetaKey())
+	case head.Unfinished:
+		return fmt.Errorf("%w: Redis refused some writes of a command; it has to be restored from the journal",
+			ErrNotReady)
 	case !head.Exists:
 		return fmt.Errorf("%w: Redis was emptied: it has no log for this pool, which has been in use",
 			ErrNotReady)

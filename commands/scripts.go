@@ -43,6 +43,7 @@ func source(name string) string {
 const (
 	statusDecided             = "DECIDED"
 	statusFailed              = "FAILED"
+	statusBrokenOff           = "BROKEN_OFF"
 	statusCreated             = "CREATED"
 	statusConfirmed           = "CONFIRMED"
 	statusCancelled           = "CANCELLED"

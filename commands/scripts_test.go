@@ -25,6 +25,7 @@ func TestScriptsAnswerTheStatusWordsThatGoKnows(t *testing.T) {
 	known := []string{
 		statusDecided,
 		statusFailed,
+		statusBrokenOff,
 		statusCreated,
 		statusConfirmed,
 		statusCancelled,

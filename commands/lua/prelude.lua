@@ -22,7 +22,12 @@
 --   3. write the other keys.
 --
 -- Redis does not roll a script back after an error. It refuses writes for lack of memory
--- or disk only at a script's first write, so after the append the other writes succeed.
+-- or disk only at a script's first write, so after the append the other writes usually
+-- succeed. They may still fail, for example if the ACL user lacks a right. So the first
+-- append of a call makes the log head unreadable, and the last write of the call makes it
+-- readable again. A call that breaks off in between leaves an unreadable head: commands
+-- are answered NOT_READY until Redis was restored from the journal, which has the events
+-- that the call appended.
 local meta_key, stream_key, due_key = KEYS[1], KEYS[2], KEYS[3]
 local known_epoch, known_seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 
@@ -45,7 +50,6 @@ end
 if log.epoch < known_epoch or (log.epoch == known_epoch and log.seq < known_seq) then
   return {'STALE', log.epoch, log.seq, log.now_ms, {}}
 end
-log.first_seq = log.seq
 local now_text = string.format('%d', log.now_ms) -- formatted once, since that is slow in Redis's Lua
 -- If the due set or the stream has the wrong type, the script fails here, before any
 -- write.
@@ -65,6 +69,10 @@ end
 
 -- Appends an event to the stream, and returns its seq as text.
 local function append(event_id, type, payload, metadata)
+  if not log.unfinished then
+    redis.call('HSET', meta_key, 'seq', 'unfinished')
+    log.unfinished = true
+  end
   local seq_text = string.format('%d', log.seq + 1)
   redis.call('XADD', stream_key, '*', 'event_id', event_id, 'type', type, 'payload', payload,
     'metadata', metadata, 'seq', seq_text, 'at', now_text)
@@ -153,20 +161,17 @@ end
 
 local due = {} -- changes of the due set, by hold_id: the deadline to add (ms, as text), or false to remove the hold
 
--- Writes the log head, the changed stock and the due set, once for all commands of the
--- call. After an append these writes cannot fail: the types of the keys were checked, and
--- Redis checks memory and replicas only before a script's first write.
+-- Writes the changed stock, the due set and, last, the log head, once for all commands of
+-- the call. It fails if Redis refuses a write after an append; the head then stays
+-- unreadable.
 local function save()
-  if log.seq > log.first_seq then
-    local fields = {'seq', log.seq}
-    for sku, stock in pairs(stocks) do
-      if stock.recorded ~= stock.saved_recorded then
-        fields[#fields + 1] = 'stock:' .. sku
-        fields[#fields + 1] = stock.recorded
-      end
-      if stock.available ~= stock.saved_available then redis.call('SET', stock.key, stock.available) end
+  local fields = {'seq', log.seq}
+  for sku, stock in pairs(stocks) do
+    if stock.recorded ~= stock.saved_recorded then
+      fields[#fields + 1] = 'stock:' .. sku
+      fields[#fields + 1] = stock.recorded
     end
-    redis.call('HSET', meta_key, unpack(fields))
+    if stock.available ~= stock.saved_available then redis.call('SET', stock.key, stock.available) end
   end
   local added, removed = {}, {}
   for hold_id, deadline in pairs(due) do
@@ -178,7 +183,11 @@ local function save()
     end
   end
   if #added > 0 then redis.call('ZADD', due_key, unpack(added)) end
-  -- Redis may refuse the ZREM, as it may be the call's first write; then the saga removes
-  -- the hold later.
-  if #removed > 0 then redis.pcall('ZREM', due_key, unpack(removed)) end
+  if #removed > 0 then
+    -- Without an append, the ZREM is the call's first write, and Redis may refuse it; then
+    -- the saga removes the hold later.
+    local remove = log.unfinished and redis.call or redis.pcall
+    remove('ZREM', due_key, unpack(removed))
+  end
+  if log.unfinished then redis.call('HSET', meta_key, unpack(fields)) end
 end

@@ -65,6 +65,9 @@ func (c comparison) isEarlierEpoch() bool {
 
 // lossReason explains why Redis must be restored, or its log moved into a new epoch.
 func (c comparison) lossReason() error {
+	if c.head.Unfinished {
+		return errors.New("Redis refused some writes of a command, after it had recorded the command")
+	}
 	if !c.head.Exists {
 		return fmt.Errorf("Redis was emptied: it has no log for this pool, which has been in use "+
 			"(the journal ends at seq %d)", c.journal.Journaled)
