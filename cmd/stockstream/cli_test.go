@@ -72,7 +72,7 @@ func TestDoctorFindsUnsafeSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.exec(`UPDATE schema_migrations SET version = 1`)
-	out, _ := s.runFailing("doctor -o json", "6 of 23 findings are unsafe")
+	out, _ := s.runFailing("doctor -o json", "6 of 24 findings are unsafe")
 	var findings []finding
 	if err := json.Unmarshal([]byte(out), &findings); err != nil {
 		t.Fatalf("%v in %s", err, out)

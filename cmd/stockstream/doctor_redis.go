@@ -10,6 +10,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/commands/recovery"
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/redisclient"
 )
@@ -48,7 +50,21 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 		examineSetting(ctx, client, "maxmemory-policy", "noeviction",
 			"an evicted stock counter or hold loses units"),
 		examineACL(ctx, client),
+		examineRights(ctx, client, config.pool()),
 	}
+}
+
+// examineRights checks that the user of the URL may do all that the service does.
+func examineRights(ctx context.Context, client *redis.Client, pool events.Pool) finding {
+	const name = "redis rights"
+	err := recovery.CheckRights(ctx, client, pool)
+	switch {
+	case err == nil:
+		return newFinding(name, "every command and key", true, "")
+	case errors.Is(err, recovery.ErrRightsMissing):
+		return newFinding(name, err.Error(), false, "without them, commands are refused")
+	}
+	return unknownFinding(name, err)
 }
 
 // examineSetting checks one setting of redis.conf.

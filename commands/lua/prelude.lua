@@ -183,11 +183,12 @@ local function save()
     end
   end
   if #added > 0 then redis.call('ZADD', due_key, unpack(added)) end
-  if #removed > 0 then
-    -- Without an append, the ZREM is the call's first write, and Redis may refuse it; then
-    -- the saga removes the hold later.
-    local remove = log.unfinished and redis.call or redis.pcall
-    remove('ZREM', due_key, unpack(removed))
+  if not log.unfinished then
+    -- The ZREM is the call's first write, and Redis may refuse it; then the saga removes
+    -- the hold later.
+    if #removed > 0 then redis.pcall('ZREM', due_key, unpack(removed)) end
+    return
   end
-  if log.unfinished then redis.call('HSET', meta_key, unpack(fields)) end
+  if #removed > 0 then redis.call('ZREM', due_key, unpack(removed)) end
+  redis.call('HSET', meta_key, unpack(fields))
 end

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
@@ -17,15 +15,8 @@ import (
 // right but one.
 func (f *fixture) newProcessWithout(command string) *process {
 	f.T.Helper()
-	f.RedisCommand("ACL", "SETUSER", "seller", "on", "nopass", "~*", "&*", "+@all", "-"+command)
-	client := redis.NewClient(&redis.Options{
-		Addr:                  f.Server.Addr(),
-		Username:              "seller",
-		Password:              "any",
-		ContextTimeoutEnabled: true,
-	})
-	f.T.Cleanup(func() { _ = client.Close() })
-	p := f.newProcessOn(client, slog.New(slog.DiscardHandler))
+	f.setUser("~* &* +@all -" + command)
+	p := f.newProcessOn(f.sellerClient(), slog.New(slog.DiscardHandler))
 	p.Gate().Open()
 	return p
 }

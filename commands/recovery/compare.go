@@ -92,8 +92,9 @@ func (c comparison) isSplitBrain() bool {
 	return moved && c.head.Epoch < c.journal.Epoch && !c.isOtherServer()
 }
 
-// compare compares Redis's log with the journal. It fails with ErrUnjournaled, with
-// ErrForked, with ErrSplitBrain, or with the error of the store that did not answer.
+// compare compares Redis's log with the journal. It fails with ErrRightsMissing, with
+// ErrUnjournaled, with ErrForked, with ErrSplitBrain, or with the error of the store that
+// did not answer.
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
@@ -101,6 +102,9 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 		return c, divergenceUnknown, err
 	}
 	if err := checkVersion(c.server.Version); err != nil {
+		return c, divergenceUnknown, err
+	}
+	if err := r.checkRights(ctx); err != nil {
 		return c, divergenceUnknown, err
 	}
 	c.knownEpoch, c.knownSeq = r.gate.Acknowledged()

@@ -14,6 +14,7 @@ package recovery
 
 import (
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,8 +43,9 @@ type Recovery struct {
 	keepMemory time.Duration
 	log        *slog.Logger
 
-	process string       // the name under which this process reports that it sells
-	others  otherSellers // the processes that sell on another Redis
+	process       string       // the name under which this process reports that it sells
+	others        otherSellers // the processes that sell on another Redis
+	rightsUnknown sync.Once    // logs that the rights cannot be checked
 }
 
 // New returns the recovery of one pool. It does nothing until Watch or Rebuild is called.

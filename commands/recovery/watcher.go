@@ -119,8 +119,8 @@ func (w *watcher) comparisonFailed(ctx context.Context, err error) {
 	if ctx.Err() != nil { // the caller asked for the end
 		return
 	}
-	unsafe := errors.Is(err, ErrUnjournaled) || errors.Is(err, ErrForked) ||
-		errors.Is(err, ErrSplitBrain) || errors.Is(err, journal.ErrOtherSeller)
+	unsafe := errors.Is(err, ErrRightsMissing) || errors.Is(err, ErrUnjournaled) ||
+		errors.Is(err, ErrForked) || errors.Is(err, ErrSplitBrain) || errors.Is(err, journal.ErrOtherSeller)
 	if !unsafe {
 		w.disconnect(ctx)
 	}
