@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/stockstream/stockstream/events"
@@ -50,8 +51,9 @@ func (c Reserve) Fingerprint() string {
 }
 
 // Reserve makes a hold if enough units are available. Its errors are *ValidationError,
-// ErrSoldOut, ErrUnknownSKU, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady,
-// ErrOtherServer, ErrStale and ErrUnavailable.
+// ErrSoldOut, ErrUnknownSKU, ErrUnknownHold (a repeated request whose hold Redis no
+// longer has), ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrOtherServer,
+// ErrStale and ErrUnavailable.
 func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	if err := c.validate(s.config); err != nil {
 		return Reservation{}, err
@@ -109,14 +111,34 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 }
 
 // withPresentStatus returns a replayed reservation with the status that its hold has now.
-// A hold that Redis no longer keeps leaves the status as it is.
+// It fails with ErrUnknownHold if Redis no longer has the hold: the hold has ended, and
+// Redis cannot tell how.
 func (s *Service) withPresentStatus(ctx context.Context, r Reservation) (Reservation, error) {
 	hold, err := s.readHold(ctx, r.HoldID)
 	if err != nil {
 		return Reservation{}, withOutcome(err, outcomeUnknown)
 	}
-	if hold.status != "" {
-		r.Status = hold.status
+	if hold.status == "" {
+		return Reservation{}, s.withoutHold(ctx, r.HoldID)
 	}
+	r.Status = hold.status
 	return r, nil
+}
+
+// withoutHold returns the error for a hold whose idempotency key Redis still has:
+// ErrNotReady if Redis was emptied since, and ErrUnknownHold otherwise.
+func (s *Service) withoutHold(ctx context.Context, holdID string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	meta, err := s.reads.hashFields(ctx, s.pool.MetaKey(), "epoch")
+	switch {
+	case err != nil:
+		return s.readError(err, s.pool.MetaKey())
+	case meta[0] == "":
+		return ErrNotReady
+	}
+	return &Error{
+		Code:   ErrUnknownHold.Code,
+		Detail: fmt.Sprintf("this key made the hold %s, which ended too long ago; read it to learn how", holdID),
+	}
 }

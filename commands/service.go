@@ -23,7 +23,9 @@ import (
 type Config struct {
 	HoldTTL    time.Duration // the TTL of a hold if Reserve sets none
 	HoldTTLMax time.Duration // the longest TTL that Reserve may set
-	KeepMemory time.Duration // how long Redis keeps idempotency keys and ended holds
+	// KeepMemory is how long idempotency keys and ended holds are remembered. It applies
+	// to keys that are written from now on; Redis keeps older ones as promised then.
+	KeepMemory time.Duration
 	// Timeout limits each step of a command: the read of its hold, its wait in the queue,
 	// and the call of the script.
 	Timeout time.Duration
@@ -33,12 +35,16 @@ type Config struct {
 // timeouts, and that must stay below the HTTP server's time limit.
 const TimeoutMax = 10 * time.Second
 
+// KeepMemoryMin is the shortest KeepMemory that Validate accepts, and the default. The
+// API promises that the same request gets the same answer for that long.
+const KeepMemoryMin = 24 * time.Hour
+
 // DefaultConfig returns the configuration of a new installation.
 func DefaultConfig() Config {
 	return Config{
 		HoldTTL:    5 * time.Minute,
 		HoldTTLMax: time.Hour,
-		KeepMemory: 24 * time.Hour,
+		KeepMemory: KeepMemoryMin,
 		Timeout:    5 * time.Second,
 	}
 }
@@ -52,6 +58,9 @@ func (c Config) Validate() error {
 	if c.HoldTTLMax < c.HoldTTL {
 		errs = append(errs, fmt.Errorf("longest hold TTL %s: must not be below the default of %s",
 			c.HoldTTLMax, c.HoldTTL))
+	}
+	if c.KeepMemory < KeepMemoryMin {
+		errs = append(errs, fmt.Errorf("memory of keys %s: must be at least %s", c.KeepMemory, KeepMemoryMin))
 	}
 	if c.KeepMemory < c.HoldTTLMax {
 		errs = append(errs, fmt.Errorf("memory of keys %s: must outlast the longest hold TTL of %s",

@@ -153,10 +153,10 @@ func TestInvalidConfigReportsEveryFault(t *testing.T) {
 	}
 	err := invalid.Validate()
 	if err == nil {
-		t.Fatal("got no error, want four faults")
+		t.Fatal("got no error, want five faults")
 	}
-	if got := 1 + strings.Count(err.Error(), "\n"); got != 4 {
-		t.Errorf("got %d faults (%v), want 4", got, err)
+	if got := 1 + strings.Count(err.Error(), "\n"); got != 5 {
+		t.Errorf("got %d faults (%v), want 5", got, err)
 	}
 }
 

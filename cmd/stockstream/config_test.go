@@ -81,7 +81,7 @@ func TestInvalidSettingsStopTheStart(t *testing.T) {
 		},
 		"relations": {
 			args: []string{"--hold-ttl", "2h", "--keep-memory", "1m"},
-			says: []string{"must not be below the default", "must outlast"},
+			says: []string{"must not be below the default", "at least 24h0m0s", "must outlast"},
 		},
 		"no role": {
 			args: []string{"--roles", ""},

@@ -74,11 +74,10 @@ func rebuildRedis(
 		return recovery.Rebuilt{}, err
 	}
 	r := recovery.New(recovery.Config{
-		Pool:       config.pool(),
-		Redis:      client,
-		Postgres:   postgres,
-		KeepMemory: config.Commands.KeepMemory,
-		Log:        slog.New(slog.DiscardHandler), // the progress is printed instead
+		Pool:     config.pool(),
+		Redis:    client,
+		Postgres: postgres,
+		Log:      slog.New(slog.DiscardHandler), // the progress is printed instead
 	})
 	return r.Rebuild(cmd.Context(), options)
 }

@@ -4,7 +4,7 @@
 -- KEYS  stock, hold
 -- ARGV  the fields of the event, then sku (as read from the hold when the event was
 --       built), hold_id, ends_as (CANCELLED for a shopper's request, EXPIRED for the
---       saga's), keep_ms (ms, how long the hold is kept from now on)
+--       saga's), keep_ms (ms, how long the hold is kept from now on, at least)
 -- Answers  CANCELLED or EXPIRED, as ends_as says
 --          REPLAYED, if the hold already ended in the same way
 --          HOLD_CONFIRMED, HOLD_CANCELLED or HOLD_EXPIRED, if it ended in another way
@@ -42,7 +42,7 @@ rules.cancel = {keys = 2, decide = function(k, event_id, type, payload, metadata
 
   local seq_text = append_stock_change(stock, hold.qty, event_id, type, payload, metadata)
   redis.call('HSET', hold_key, 'state', ends_as, 'ended_seq', seq_text)
-  redis.call('PEXPIRE', hold_key, keep_ms)
+  keep_ended(hold_key, hold, keep_ms)
   due[hold_id] = false
   return answer(ends_as)
 end}

@@ -3,7 +3,7 @@
 --
 -- KEYS  hold
 -- ARGV  the fields of the event, then sku (as read from the hold when the event was
---       built), hold_id, payment_ref, keep_ms (ms, how long the hold is kept from now on)
+--       built), hold_id, payment_ref, keep_ms (ms, how long the hold is kept from now on, at least)
 -- Answers  CONFIRMED
 --          REPLAYED, if the hold was confirmed with the same payment_ref
 --          HOLD_CONFIRMED, if it was confirmed with a different one
@@ -26,7 +26,7 @@ rules.confirm = {keys = 1, decide = function(k, event_id, type, payload, metadat
 
   local seq_text = append(event_id, type, payload, metadata)
   redis.call('HSET', hold_key, 'state', 'CONFIRMED', 'payment_ref', payment_ref, 'ended_seq', seq_text)
-  redis.call('PEXPIRE', hold_key, keep_ms)
+  keep_ended(hold_key, hold, keep_ms)
   due[hold_id] = false
   return answer('CONFIRMED')
 end}

@@ -36,6 +36,9 @@ local STOCK_MAX = 1e12 -- units; no adjustment raises a stock above it
 -- STOCK_MAX. The number is below 2^53 and has 14 digits, so Lua and Redis convert it
 -- without loss.
 local STOCK_READABLE = 1e13
+-- ms; how long an ended hold is kept at least. A hold whose idempotency key is kept longer
+-- has that time in its field keep_ms.
+local KEEP_MIN_MS = 24 * 3600 * 1000
 
 local meta = redis.call('HMGET', meta_key, 'epoch', 'seq', 'server')
 local time = redis.call('TIME')
@@ -112,14 +115,31 @@ local ENDED = {CONFIRMED = true, CANCELLED = true, EXPIRED = true} -- the final 
 --   expires_at   ms; deadline is the same as text
 --   payment_ref  false unless the hold is confirmed
 --   ended_seq    seq of the event that ended the hold
+--   keep_ms      ms, how long its idempotency key was kept when the hold was made
 --   invalid      true if no rule could have written these fields
 local function hold_at(hold_key)
-  local found = redis.call('HMGET', hold_key, 'sku', 'qty', 'state', 'expires_at', 'payment_ref', 'ended_seq')
+  local found = redis.call('HMGET', hold_key, 'sku', 'qty', 'state', 'expires_at', 'payment_ref', 'ended_seq',
+    'keep_ms')
   local hold = {sku = found[1], qty = tonumber(found[2]), state = found[3], expires_at = tonumber(found[4]), deadline = found[4],
-    payment_ref = found[5], ended_seq = tonumber(found[6])}
+    payment_ref = found[5], ended_seq = tonumber(found[6]),
+    keep_ms = tonumber(found[7]) or KEEP_MIN_MS}
   local whole = hold.qty and hold.expires_at and string.find(found[2], '^[1-9]%d*$') and string.find(found[4], '^%d+$')
   hold.invalid = not (whole and (hold.state == 'ACTIVE' or ENDED[hold.state] and hold.ended_seq))
   return hold
+end
+
+local NO_FIELDS = {}
+
+-- Returns the fields of a new hold that say how long its idempotency key is kept: none, if
+-- that is the shortest time.
+local function longer_memory(keep_ms)
+  return tonumber(keep_ms) > KEEP_MIN_MS and {'keep_ms', keep_ms} or NO_FIELDS
+end
+
+-- Lets Redis remove an ended hold after keep_ms or, if its idempotency key was promised a
+-- longer memory, after that. So a repeated Reserve always finds its hold.
+local function keep_ended(hold_key, hold, keep_ms)
+  redis.call('PEXPIRE', hold_key, string.format('%.0f', math.max(tonumber(keep_ms), hold.keep_ms)))
 end
 
 -- Returns a UUIDv7 for an event that the script itself makes. It is built from the time

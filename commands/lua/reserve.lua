@@ -36,7 +36,8 @@ rules.reserve = {keys = 3, decide = function(k, event_id, type, payload, metadat
 
   local seq_text = append_stock_change(stock, -qty, event_id, type, payload, metadata)
   local expires_at = string.format('%d', log.now_ms + ttl_ms)
-  redis.call('HSET', hold_key, 'sku', sku, 'qty', qty, 'user_id', user_id, 'state', 'ACTIVE', 'expires_at', expires_at)
+  redis.call('HSET', hold_key, 'sku', sku, 'qty', qty, 'user_id', user_id, 'state', 'ACTIVE', 'expires_at', expires_at,
+    unpack(longer_memory(idem_ttl_ms)))
   redis.call('SET', idem_key, fingerprint .. ' ' .. hold_id .. ' ' .. seq_text .. ' ' .. expires_at, 'PX', idem_ttl_ms)
   due[hold_id] = expires_at
   return answer('CREATED', hold_id, log.now_ms + ttl_ms)

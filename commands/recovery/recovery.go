@@ -26,11 +26,12 @@ import (
 
 // Config names the two stores of one pool. The caller closes the client.
 type Config struct {
-	Pool       events.Pool
-	Redis      redis.UniversalClient
-	Postgres   *pgx.ConnConfig
-	Gate       *commands.Gate // of the service that takes the pool's commands; nil in a process without one
-	KeepMemory time.Duration  // how long ended holds and idempotency keys are kept in Redis
+	Pool     events.Pool
+	Redis    redis.UniversalClient
+	Postgres *pgx.ConnConfig
+	Gate     *commands.Gate // of the service that takes the pool's commands; nil in a process without one
+	// KeepMemory is how long that service remembers ended holds and idempotency keys.
+	KeepMemory time.Duration
 	Log        *slog.Logger
 }
 
@@ -45,7 +46,8 @@ type Recovery struct {
 
 	process       string       // the name under which this process reports that it sells
 	others        otherSellers // the processes that sell on another Redis
-	rightsUnknown sync.Once    // logs that the rights cannot be checked
+	promise       memoryPromise
+	rightsUnknown sync.Once // logs that the rights cannot be checked
 }
 
 // New returns the recovery of one pool. It does nothing until Watch or Rebuild is called.

@@ -56,6 +56,10 @@ func (r *Recovery) newRestorer(
 	case err != nil && !errors.Is(err, journal.ErrHole):
 		return nil, err
 	}
+	keep, err := r.memoryToRestore(ctx, lease.Conn)
+	if err != nil {
+		return nil, err
+	}
 	now, err := stream.ReadTime(ctx, r.redis, r.pool)
 	if err != nil {
 		return nil, err
@@ -63,7 +67,7 @@ func (r *Recovery) newRestorer(
 	return &restorer{
 		Recovery: r,
 		lease:    lease,
-		state:    newState(now.UnixMilli(), r.keepMemory),
+		state:    newState(now.UnixMilli(), keep),
 		report:   report,
 	}, nil
 }

@@ -134,6 +134,10 @@ func (w *watcher) comparisonFailed(ctx context.Context, err error) {
 func (w *watcher) sell(ctx context.Context, c comparison) (sells bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
+	if err := w.promiseMemory(limited, w.conn); err != nil {
+		w.comparisonFailed(ctx, err)
+		return false, err
+	}
 	epoch, err := journal.ReportSeller(limited, w.conn, w.pool.Name(), w.process, c.server.ReplicationID)
 	if err != nil {
 		w.comparisonFailed(ctx, err)

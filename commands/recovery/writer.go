@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/stream"
 )
@@ -202,7 +203,11 @@ func (w *keyWriter) holdCommands(ctx context.Context, s *state, out chan<- [][]a
 		if h.state != events.StatusActive {
 			second = []any{"pexpire", key, h.forgetAt - s.nowMs}
 		}
-		if err := batch.add(ctx, h.command(key), second); err != nil {
+		first := h.command(key)
+		if s.keepMs > commands.KeepMemoryMin.Milliseconds() {
+			first = append(first, "keep_ms", s.keepMs)
+		}
+		if err := batch.add(ctx, first, second); err != nil {
 			return err
 		}
 	}
