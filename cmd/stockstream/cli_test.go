@@ -71,15 +71,19 @@ func TestDoctorFindsUnsafeSettings(t *testing.T) {
 	if err := s.redis.Do(s.ctx, "ACL", "SETUSER", "default", "-debug").Err(); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.redis.Set(s.ctx, "session:1", "of another program", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
 	s.exec(`UPDATE schema_migrations SET version = 1`)
-	out, _ := s.runFailing("doctor -o json", "6 of 24 findings are unsafe")
+	out, _ := s.runFailing("doctor -o json", "7 of 25 findings are unsafe")
 	var findings []finding
 	if err := json.Unmarshal([]byte(out), &findings); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
 	for _, f := range findings {
 		_, isUnsafe := unsafe[strings.TrimPrefix(f.Name, "redis ")]
-		isUnsafe = isUnsafe || f.Name == "redis user default" || f.Name == "schema version"
+		isUnsafe = isUnsafe || f.Name == "redis user default" || f.Name == "schema version" ||
+			f.Name == "redis database"
 		if got := f.Verdict == verdictUnsafe; got != isUnsafe {
 			t.Errorf("%s: got unsafe %t, want %t: %+v", f.Name, got, isUnsafe, f)
 		}

@@ -51,7 +51,40 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 			"an evicted stock counter or hold loses units"),
 		examineACL(ctx, client),
 		examineRights(ctx, client, config.pool()),
+		examineDatabase(ctx, client, config.pool()),
 	}
+}
+
+// examineDatabase looks for keys of other programs, among the first keys that a scan
+// returns.
+func examineDatabase(ctx context.Context, client *redis.Client, pool events.Pool) finding {
+	const (
+		name  = "redis database"
+		steps = 100
+		count = 1000 // keys in one step
+	)
+	foreign, example := 0, ""
+	cursor := uint64(0)
+	for range steps {
+		keys, next, err := client.Scan(ctx, cursor, "*", count).Result()
+		if err != nil {
+			return unknownFinding(name, err)
+		}
+		for _, key := range keys {
+			if !pool.HasState(key) && key != pool.StreamKey() && !strings.HasPrefix(key, pool.MetaKey()) {
+				foreign++
+				example = key
+			}
+		}
+		if cursor = next; cursor == 0 {
+			break
+		}
+	}
+	if foreign == 0 {
+		return newFinding(name, "no keys of other programs", true, "")
+	}
+	found := fmt.Sprintf("%d keys of other programs, such as %q", foreign, example)
+	return newFinding(name, found, false, "give StockStream a database of its own: another program's FLUSHDB empties it")
 }
 
 // examineRights checks that the user of the URL may do all that the service does.

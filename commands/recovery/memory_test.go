@@ -49,8 +49,8 @@ func (f *fixture) wantTTL(t *testing.T, key string, want time.Duration, began ti
 }
 
 // TestRestoredKeysKeepTheRestOfTheirTime restores Redis ten hours after its keys were
-// written. It checks that idempotency keys and ended holds are kept for the fourteen hours
-// that were left, and not for a whole day again.
+// written. It checks that idempotency keys and ended holds are kept for the fourteen
+// hours that were left, and not for a whole day again.
 func TestRestoredKeysKeepTheRestOfTheirTime(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
@@ -69,9 +69,9 @@ func TestRestoredKeysKeepTheRestOfTheirTime(t *testing.T) {
 }
 
 // TestRestoreKeepsWhatWasPromised writes keys with a process that remembers them for
-// three days, and lets others restore Redis two days later, with other settings. It checks that
-// the same requests get the same answers, that an ended hold never answers ACTIVE, and
-// that the promise is forgotten when it no longer matters.
+// three days. Other processes restore Redis two days later, with other settings. It
+// checks that the same requests get the same answers, and that an ended hold never
+// answers ACTIVE.
 func TestRestoreKeepsWhatWasPromised(t *testing.T) {
 	t.Parallel()
 	restorers := map[string]func(f *fixture) error{
@@ -101,7 +101,8 @@ func TestRestoreKeepsWhatWasPromised(t *testing.T) {
 			made, err := p.Reserve(f.Ctx, confirmed)
 			must(t, err)
 			must(t, errorOf(p.Reserve(f.Ctx, live)))
-			must(t, errorOf(p.Confirm(f.Ctx, commands.Confirm{HoldID: made.HoldID, PaymentRef: "p"})))
+			payment := commands.Confirm{HoldID: made.HoldID, PaymentRef: "p"}
+			must(t, errorOf(p.Confirm(f.Ctx, payment)))
 			f.JournalEverything()
 			f.execute(`UPDATE events SET at = at - interval '2 days'`)
 			f.RedisCommand("FLUSHALL")

@@ -78,7 +78,7 @@ func (f *populatedFixture) rollBack() {
 	f.RedisCommand("HSET", f.Pool.MetaKey(), "seq", 5, "stock:shirt", 17, "stock:coat", 4)
 	f.RedisCommand("DEL", "hold:"+f.expiringHold, "idem:opening")
 	f.RedisCommand("SET", "stock:shirt", 17)
-	f.RedisCommand("SET", "idem:never", "made up")
+	f.RedisCommand("SET", "idem:never", "made-up hold 6 1")
 }
 
 // wantRestored checks that Redis has its contents, and that repeated commands get their

@@ -181,7 +181,9 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 		return err
 	}
 	r.report(RestoreProgress{Step: StepRemove})
-	err = writer.removeKeys(ctx, func(keys int64) { r.report(RestoreProgress{Step: StepRemove, Done: keys}) })
+	err = writer.removeKeys(ctx, r.state, func(keys int64) {
+		r.report(RestoreProgress{Step: StepRemove, Done: keys})
+	})
 	if err != nil {
 		return err
 	}

@@ -76,9 +76,14 @@ func (w *keyWriter) ifEntitled(ctx context.Context, do func(tx *redis.Tx) error)
 	return err
 }
 
-// removeKeys deletes every key of the pool that the scripts derive from its events. It
-// calls removed with the number of keys deleted so far.
-func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) error {
+// removeKeys deletes every key of the pool that the scripts derive from its events, and
+// no key of another program (see ownKeys). It calls removed with the number of keys
+// deleted so far.
+func (w *keyWriter) removeKeys(ctx context.Context, s *state, removed func(keys int64)) error {
+	recorded, err := w.recordedStock(ctx)
+	if err != nil {
+		return fmt.Errorf("read the closed log: %w", err)
+	}
 	var cursor uint64
 	var total int64
 	for {
@@ -90,14 +95,8 @@ func (w *keyWriter) removeKeys(ctx context.Context, removed func(keys int64)) er
 			if err != nil {
 				return err
 			}
-			old = old[:0]
-			for _, key := range keys {
-				if w.pool.HasState(key) {
-					old = append(old, key)
-				}
-			}
-			if len(old) == 0 {
-				return nil
+			if old, err = w.ownKeys(ctx, tx, s, recorded, keys); err != nil || len(old) == 0 {
+				return err
 			}
 			_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
 				return pipe.Unlink(ctx, old...).Err()

@@ -80,7 +80,7 @@ func (f *populatedFixture) beginRestore() (*restorer, *keyWriter) {
 func (f *populatedFixture) writes(s *state, w *keyWriter) map[string]error {
 	return map[string]error{
 		"write":  w.writeKeys(f.Ctx, s, func(int) {}),
-		"remove": w.removeKeys(f.Ctx, func(int64) {}),
+		"remove": w.removeKeys(f.Ctx, s, func(int64) {}),
 		"trim":   w.trimStream(f.Ctx, afterAll),
 	}
 }
@@ -143,7 +143,7 @@ func TestSupersededRestorerChangesNothing(t *testing.T) {
 	keys := []string{f.Pool.MetaKey(), f.Pool.NextMetaKey()}
 	err := f.recovery.runStep(f.Ctx, beginRestoreScript, statusBegun, keys, lateWriter.epoch, 0)
 	wantError(t, "late begin", err, errSuperseded)
-	must(t, writer.removeKeys(f.Ctx, func(int64) {}))
+	must(t, writer.removeKeys(f.Ctx, late.state, func(int64) {}))
 	must(t, writer.writeKeys(f.Ctx, late.state, func(int) {}))
 	wantLateRefused()
 	must(t, late.publish(f.Ctx, writer))
