@@ -37,9 +37,9 @@ func (f *fixture) wantTTL(t *testing.T, key string, want time.Duration) {
 	}
 }
 
-// TestEndedHoldOutlivesItsKey makes a hold with one setting of the memory and ends it with
-// another. It checks that the idempotency key is kept as it was promised, and that the
-// hold is kept at least as long, so that a repeated reservation is told its status.
+// TestEndedHoldOutlivesItsKey makes a hold with one setting of the memory and ends it
+// with another. It checks that the idempotency key is kept as it was promised, and that
+// the hold is kept at least as long, so that a repeated reservation is told its status.
 func TestEndedHoldOutlivesItsKey(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
