@@ -90,7 +90,8 @@ func TestRebuildRepairsHealthyRedisOnlyOnRequest(t *testing.T) {
 	f.RedisCommand("HSET", "hold:"+f.activeHold, "qty", 99)
 	f.RedisCommand("DEL", "hold:"+f.confirmedHold)
 	f.RedisCommand("ZADD", "holds:due", 1, "never-was")
-	f.RedisCommand("SET", "hold:odd", "a string")
+	f.RedisCommand("HSET", "hold:odd",
+		"sku", "x", "qty", 1, "user_id", "u", "state", "ACTIVE", "expires_at", 1)
 	f.RedisCommand("SET", "unrelated", "kept")
 	options.EvenHealthy = true
 	done, err := f.newProcess().recovery.Rebuild(f.Ctx, options)
