@@ -343,9 +343,9 @@ func parseAnswer(common answer, reply any) (answer, error) {
 	a.values = fields[2:]
 	switch a.status {
 	case statusFailed:
-		return a, scriptError(a.text(0))
+		return a, scriptError(a.firstText())
 	case statusBrokenOff:
-		return a, brokenOff(a.text(0))
+		return a, brokenOff(a.firstText())
 	}
 	return a, nil
 }

@@ -60,12 +60,12 @@ func (a answer) int(i int) int64 {
 	return n
 }
 
-// text returns the i-th value, or "" if there is no such string.
-func (a answer) text(i int) string {
-	if i >= len(a.values) {
+// firstText returns the first value, or "" if there is no such string.
+func (a answer) firstText() string {
+	if len(a.values) == 0 {
 		return ""
 	}
-	s, _ := a.values[i].(string)
+	s, _ := a.values[0].(string)
 	return s
 }
 

@@ -161,7 +161,7 @@ func refusal(pool events.Pool, a answer) error {
 	case statusSoldOut, statusInsufficientStock, statusStockLimit:
 		e.Available = a.int(0)
 	case statusStateInvalid:
-		e.Detail = invalidKey(pool, a.text(0)).Detail
+		e.Detail = invalidKey(pool, a.firstText()).Detail
 	}
 	if a.repeated {
 		return withOutcome(&e, outcomeUnknown)

@@ -94,7 +94,7 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	}
 	expiresAtMs := d.answer.int(1)
 	r := Reservation{
-		HoldID:    d.answer.text(0),
+		HoldID:    d.answer.firstText(),
 		SKU:       c.SKU,
 		Qty:       c.Qty,
 		UserID:    c.UserID,

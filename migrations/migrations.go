@@ -172,7 +172,7 @@ const otherSchemas = `
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relname = 'schema_migrations' AND current_schema() = 'public'
 	  AND to_regclass('public.schema_migrations') IS NULL
-	  AND to_regclass(quote_ident(n.nspname) || '.checkpoints') IS NOT NULL`
+	  AND EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = n.oid AND t.relname = 'checkpoints')`
 
 // elsewhere returns ErrSchema for tables that are in another schema than public.
 func elsewhere(other string) error {

@@ -85,12 +85,8 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	}
 	// The time limit is for a Redis that does not respond, while Close would block.
 	a.onClose(func() { _ = wait.AtMost(time.Second, a.redis.Close) })
-	pool, err := postgres.ParsePoolURL(config.DatabaseURL)
-	if err != nil {
+	if a.postgres, err = postgresPool(ctx, config); err != nil {
 		return a, err
-	}
-	if a.postgres, err = pgxpool.NewWithConfig(ctx, pool); err != nil {
-		return a, fmt.Errorf("create the pool of Postgres connections: %w", err)
 	}
 	a.onClose(a.postgres.Close)
 	if a.commands, err = commands.NewService(a.pool, a.redis, config.Commands); err != nil {
@@ -135,6 +131,19 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 		Log:         log,
 	})
 	return a, nil
+}
+
+// postgresPool returns a pool of connections, which need not be open yet.
+func postgresPool(ctx context.Context, config *Config) (*pgxpool.Pool, error) {
+	settings, err := postgres.ParsePoolURL(config.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, settings)
+	if err != nil {
+		return nil, fmt.Errorf("create the pool of Postgres connections: %w", err)
+	}
+	return pool, nil
 }
 
 // onClose registers a function that close will call.

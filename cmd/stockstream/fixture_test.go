@@ -59,8 +59,8 @@ type fixture struct {
 	redisURL string
 	pool     events.Pool
 	dbURL    string
-	db     *pgx.Conn
-	client *http.Client
+	db       *pgx.Conn
+	client   *http.Client
 }
 
 func newFixture(t *testing.T) *fixture {

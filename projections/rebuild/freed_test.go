@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stockstream/stockstream/internal/postgres"
+	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
 	"github.com/stockstream/stockstream/projections"
 )
@@ -48,35 +48,26 @@ func TestRefusedSessionFailsTheRebuild(t *testing.T) {
 	f.project(heldUnits(1))
 	role := f.liveSchema() + "_limited"
 	database := f.queryText(`SELECT quote_ident(current_database())`)
-	f.exec(`CREATE ROLE ` + role + ` LOGIN`)
-	t.Cleanup(func() {
-		conn, err := pgx.ConnectConfig(context.Background(), f.postgres)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close(context.Background())
-		drop := `DROP OWNED BY ` + role + ` CASCADE; DROP ROLE ` + role
-		if _, err := conn.Exec(context.Background(), drop); err != nil {
-			t.Error(err)
-		}
-	})
+	asSuperuser(t, `CREATE ROLE `+role+` LOGIN; GRANT `+role+` TO app`)
+	t.Cleanup(func() { asSuperuser(t, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role) })
 	f.exec(`GRANT CREATE ON DATABASE ` + database + ` TO ` + role)
 	f.exec(`GRANT ALL ON SCHEMA ` + f.liveSchema() + ` TO ` + role)
 	f.exec(`GRANT ALL ON ALL TABLES IN SCHEMA ` + f.liveSchema() + ` TO ` + role)
 	f.exec(`ALTER TABLE held_units OWNER TO ` + role)
 	config := f.rebuildConfig()
-	config.Postgres = f.postgres.Copy()
+	config.Postgres = testenv.ParseURL(t, testenv.Superuser(t)) // the socket, where every role may connect
+	config.Postgres.RuntimeParams = f.postgres.RuntimeParams
 	config.Postgres.User = role
 	const tooManyConnections = "53300"
 	for limit := range sessionsOfRebuild {
-		f.exec(fmt.Sprintf(`ALTER ROLE %s CONNECTION LIMIT %d`, role, limit))
+		asSuperuser(t, fmt.Sprintf(`ALTER ROLE %s CONNECTION LIMIT %d`, role, limit))
 		_, err := f.rebuild(config, heldUnits(1))
 		if !postgres.IsCode(err, tooManyConnections) {
 			t.Errorf("with %d sessions: got %v, want SQLSTATE %s", limit, err, tooManyConnections)
 		}
 		f.requireFreed(fmt.Sprintf("with %d sessions", limit))
 	}
-	f.exec(`ALTER ROLE ` + role + ` CONNECTION LIMIT -1`)
+	asSuperuser(t, `ALTER ROLE `+role+` CONNECTION LIMIT -1`)
 	if _, err := f.rebuild(config, heldUnits(1)); err != nil {
 		t.Errorf("without a limit: %v", err)
 	}

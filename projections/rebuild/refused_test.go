@@ -172,19 +172,9 @@ func TestNewTableKeepsOwnerAndGrants(t *testing.T) {
 	// schema.
 	owner := f.liveSchema() + "_owner"
 	reader := f.liveSchema() + "_reader"
-	asSuperuser := func(sql string) {
-		conn, err := pgx.Connect(context.Background(), testenv.Superuser(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close(context.Background())
-		if _, err := conn.Exec(context.Background(), sql); err != nil {
-			t.Errorf("%s: %v", sql, err)
-		}
-	}
 	for _, role := range []string{owner, reader} {
-		asSuperuser(`CREATE ROLE ` + role + `; GRANT ` + role + ` TO app`)
-		t.Cleanup(func() { asSuperuser(`DROP OWNED BY ` + role + ` CASCADE; DROP ROLE ` + role) })
+		asSuperuser(t, `CREATE ROLE `+role+`; GRANT `+role+` TO app`)
+		t.Cleanup(func() { asSuperuser(t, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role) })
 	}
 	f.exec(`GRANT CREATE ON SCHEMA ` + f.liveSchema() + ` TO ` + owner)
 	f.exec(`GRANT USAGE ON SCHEMA ` + f.liveSchema() + ` TO ` + reader)
@@ -219,4 +209,17 @@ func sortedBytes(text string) string {
 	sorted := []byte(text)
 	slices.Sort(sorted)
 	return string(sorted)
+}
+
+// asSuperuser runs statements that the role of the service may not run.
+func asSuperuser(t *testing.T, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), testenv.Superuser(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), sql); err != nil {
+		t.Errorf("%s: %v", sql, err)
+	}
 }
