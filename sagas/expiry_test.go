@@ -1,13 +1,11 @@
 package sagas
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -214,7 +212,7 @@ func TestHoldsOfABrokenCounterStayDue(t *testing.T) {
 		f.hold(fmt.Sprint("k", i), true)
 	}
 	f.redis.Set(f.ctx, "stock:shirt", "1,000", 0)
-	log := &testLog{}
+	log := &testenv.LogBuffer{}
 	x := f.expiry()
 	x.Log = slog.New(slog.NewTextHandler(log, nil))
 	var saga *worker.Worker
@@ -282,24 +280,6 @@ func TestBackOffSkipsKeptHolds(t *testing.T) {
 	if got := pace.begin(now); got != allDue {
 		t.Errorf("when no hold is kept: begins after %d, want a sweep of all due holds", got)
 	}
-}
-
-// testLog collects log lines; it may be used concurrently.
-type testLog struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *testLog) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(line)
-}
-
-func (l *testLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // TestOnlyPermanentErrorsAreParked checks that a hold is dead-lettered and leaves the due

@@ -96,9 +96,9 @@ func TestEventsListShowsAHoldsHistory(t *testing.T) {
 
 // tail runs `stockstream events tail` until stop is called. stop returns the command's
 // error.
-func (s *fixture) tail(args ...string) (out, errOut *syncBuffer, stop func() error) {
+func (s *fixture) tail(args ...string) (out, errOut *testenv.LogBuffer, stop func() error) {
 	s.t.Helper()
-	out, errOut = &syncBuffer{}, &syncBuffer{}
+	out, errOut = &testenv.LogBuffer{}, &testenv.LogBuffer{}
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.t.Cleanup(cancel)
 	database, err := url.Parse(s.dbURL)

@@ -196,7 +196,7 @@ func freeAddr(t *testing.T) string {
 type service struct {
 	fixture *fixture
 	url     string
-	log     *syncBuffer
+	log     *testenv.LogBuffer
 	stop    func() error // stops it and waits until it has ended; may be called again
 }
 
@@ -205,7 +205,7 @@ func (s *fixture) serve(args ...string) *service {
 	s.t.Helper()
 	addr := freeAddr(s.t)
 	ctx, cancel := context.WithCancel(s.ctx)
-	v := &service{fixture: s, url: "http://" + addr, log: &syncBuffer{}}
+	v := &service{fixture: s, url: "http://" + addr, log: &testenv.LogBuffer{}}
 	done := make(chan error, 1)
 	go func() {
 		done <- run(ctx, append([]string{"serve", "--http-addr", addr}, args...), s.environ(), v.log, v.log)
@@ -340,7 +340,7 @@ func queryValue[T any](s *fixture, sql string, args ...any) T {
 type program struct {
 	cmd  *exec.Cmd
 	url  string
-	log  *syncBuffer
+	log  *testenv.LogBuffer
 	done chan error
 }
 
@@ -352,7 +352,7 @@ func (s *fixture) program(addr string, args ...string) *program {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	p := &program{url: "http://" + addr, log: &syncBuffer{}, done: make(chan error, 1)}
+	p := &program{url: "http://" + addr, log: &testenv.LogBuffer{}, done: make(chan error, 1)}
 	p.cmd = exec.Command(self, append([]string{"serve", "--http-addr", addr}, args...)...)
 	p.cmd.Env = append(s.environ(), asProgram+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
@@ -368,22 +368,4 @@ func (s *fixture) program(addr string, args ...string) *program {
 func (p *program) kill() {
 	_ = p.cmd.Process.Signal(syscall.SIGKILL)
 	p.done <- <-p.done
-}
-
-// syncBuffer is a buffer for a log that one goroutine writes and another reads.
-type syncBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }

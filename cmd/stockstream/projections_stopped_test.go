@@ -21,7 +21,7 @@ import (
 type stoppedRebuild struct {
 	s      *fixture
 	cmd    *exec.Cmd
-	out    *syncBuffer
+	out    *testenv.LogBuffer
 	reader pgx.Tx
 }
 
@@ -44,7 +44,7 @@ func (s *fixture) stopRebuild() *stoppedRebuild {
 	r := &stoppedRebuild{
 		s:      s,
 		cmd:    exec.Command(self, "projections", "rebuild", "holds"),
-		out:    &syncBuffer{},
+		out:    &testenv.LogBuffer{},
 		reader: reader,
 	}
 	r.cmd.Env = append(s.environ(), asProgram+"=1", absenceMax+"=5s")

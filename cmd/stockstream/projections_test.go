@@ -194,7 +194,7 @@ func TestKillRebuildKeepsTheReadTables(t *testing.T) {
 	for range 10 {
 		cmd := exec.Command(self, "projections", "rebuild", "--all")
 		cmd.Env = append(s.environ(), asProgram+"=1")
-		var log syncBuffer
+		var log testenv.LogBuffer
 		cmd.Stdout, cmd.Stderr = &log, &log
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -80,7 +80,7 @@ func startDev(t *testing.T) devRun {
 		postgres: freeAddr(t),
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	var out syncBuffer
+	var out testenv.LogBuffer
 	done := make(chan error, 1)
 	go func() {
 		args := []string{

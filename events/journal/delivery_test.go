@@ -35,7 +35,7 @@ func TestHandlerFaultIsInTheStatus(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			f.insertAdjustments(1)
-			var log logBuffer
+			var log testenv.LogBuffer
 			config := f.subscriberConfig("reader", NewPageCache(events.MainPool))
 			config.Log = slog.New(slog.NewTextHandler(&log, nil))
 			s := NewSubscriber(config)
@@ -49,7 +49,8 @@ func TestHandlerFaultIsInTheStatus(t *testing.T) {
 			}
 			if test.panics {
 				testenv.Eventually(t, 10*time.Second, func() (bool, string) {
-					return log.count("delivery_test.go") > 0, "the log has no stack that names this file"
+					named := strings.Contains(log.String(), "delivery_test.go")
+					return named, "the log has no stack that names this file"
 				})
 			}
 		})

@@ -306,23 +306,3 @@ func assertRunning(t *testing.T, w *worker.Worker) {
 		t.Errorf("worker: got error %q, want none", status.Error)
 	}
 }
-
-// logBuffer collects the log of a test.
-type logBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-// count returns how often the log contains a text.
-func (l *logBuffer) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), text)
-}

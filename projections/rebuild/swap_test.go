@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -33,7 +32,7 @@ func TestSwapWaitsForAReader(t *testing.T) {
 	if _, err := tx.Exec(f.ctx, `SELECT   * FROM held_units`); err != nil {
 		t.Fatal(err)
 	}
-	var log testLog
+	var log testenv.LogBuffer
 	var reported reports
 	config := f.rebuildConfig()
 	config.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -194,24 +193,6 @@ func TestRestoreNamesTheHolderOfTheLock(t *testing.T) {
 	if held {
 		t.Error("the lease is still held")
 	}
-}
-
-// testLog collects log lines; it may be used concurrently.
-type testLog struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *testLog) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(line)
-}
-
-func (l *testLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // reports collects the progress reports of a rebuild; it may be used concurrently.
