@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/internal/local"
-	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -125,7 +124,8 @@ func (s *fixture) killWithLag(primary, replica *local.Redis) time.Time {
 		s.t.Fatal(err)
 	}
 	// Otherwise the buffers of the connection would still bring the replica everything.
-	if err := s.command(primary, "CLIENT", "KILL", "TYPE", "replica"); err != nil {
+	kill := []any{"CLIENT", "KILL", "TYPE", "replica"}
+	if err := testenv.RedisClient(s.t, primary).Do(s.ctx, kill...).Err(); err != nil {
 		s.t.Fatal(err)
 	}
 	<-time.After(350 * time.Millisecond) // sales that the replica lacks
@@ -151,22 +151,12 @@ func (s *fixture) awaitSale(p *service, key string) {
 // awaitReplica waits until a replica has everything that its primary has.
 func (s *fixture) awaitReplica(primary, replica *local.Redis) {
 	s.t.Helper()
+	client := testenv.RedisClient(s.t, replica)
+	_, port, _ := strings.Cut(primary.Addr(), ":")
 	testenv.Eventually(s.t, time.Minute, func() (bool, string) {
-		client := testenv.RedisClient(s.t, replica)
 		info, err := client.Info(s.ctx, "replication").Result()
-		_, port, _ := strings.Cut(primary.Addr(), ":")
 		follows := strings.Contains(info, "master_port:"+port+"\r\n") &&
 			strings.Contains(info, "master_link_status:up")
 		return follows, fmt.Sprintf("%v %s", err, info)
 	})
-}
-
-// command sends a command to one server.
-func (s *fixture) command(server *local.Redis, args ...any) error {
-	client, err := redisclient.Open(server.URL())
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return client.Do(s.ctx, args...).Err()
 }

@@ -67,7 +67,12 @@ func (f *fixture) newProcessWithLog(log *slog.Logger) *process {
 // newProcessOn returns a process with its own client of Redis.
 func (f *fixture) newProcessOn(client *redis.Client, log *slog.Logger) *process {
 	f.T.Helper()
-	service, err := commands.NewService(f.Pool, client, commands.DefaultConfig())
+	return f.newProcessWith(client, commands.DefaultConfig(), log)
+}
+
+func (f *fixture) newProcessWith(client *redis.Client, config commands.Config, log *slog.Logger) *process {
+	f.T.Helper()
+	service, err := commands.NewService(f.Pool, client, config)
 	if err != nil {
 		f.T.Fatal(err)
 	}
@@ -83,7 +88,7 @@ func (f *fixture) newProcessOn(client *redis.Client, log *slog.Logger) *process 
 			Redis:      client,
 			Postgres:   f.Postgres,
 			Gate:       service.Gate(),
-			KeepMemory: commands.DefaultConfig().KeepMemory,
+			KeepMemory: config.KeepMemory,
 			Log:        log,
 		}),
 	}
@@ -117,16 +122,25 @@ func (f *fixture) reconcile(p *process) error {
 // watch runs the watcher of p until the test ends.
 func (f *fixture) watch(p *process) {
 	f.T.Helper()
+	f.startWatch(p)
+}
+
+// startWatch runs the watcher of p until stop is called, or the test ends.
+func (f *fixture) startWatch(p *process) (stop func()) {
+	f.T.Helper()
 	ctx, cancel := context.WithCancel(f.Ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		p.recovery.Watch(ctx)
 	}()
-	f.T.Cleanup(func() {
+	stop = func() {
 		cancel()
 		<-ended
-	})
+		p.Gate().Close(context.Canceled)
+	}
+	f.T.Cleanup(stop)
+	return stop
 }
 
 // awaitReady waits until p takes commands.

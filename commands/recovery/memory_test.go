@@ -16,25 +16,7 @@ func (f *fixture) newProcessThatKeeps(keep time.Duration) *process {
 	f.T.Helper()
 	config := commands.DefaultConfig()
 	config.KeepMemory = keep
-	client := testenv.RedisClient(f.T, f.Server)
-	service, err := commands.NewService(f.Pool, client, config)
-	must(f.T, err)
-	f.T.Cleanup(func() {
-		if err := service.Close(); err != nil {
-			f.T.Errorf("close the service: %v", err)
-		}
-	})
-	return &process{
-		Service: service,
-		recovery: New(Config{
-			Pool:       f.Pool,
-			Redis:      client,
-			Postgres:   f.Postgres,
-			Gate:       service.Gate(),
-			KeepMemory: keep,
-			Log:        slog.New(slog.DiscardHandler),
-		}),
-	}
+	return f.newProcessWith(testenv.RedisClient(f.T, f.Server), config, slog.New(slog.DiscardHandler))
 }
 
 // wantTTL checks that a key expires in want, give or take two seconds and the time that

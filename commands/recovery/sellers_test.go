@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -19,24 +18,6 @@ import (
 func (f *fixture) newProcessOnServer(server *local.Redis) *process {
 	f.T.Helper()
 	return f.newProcessOn(testenv.RedisClient(f.T, server), slog.New(slog.DiscardHandler))
-}
-
-// startWatch runs the watcher of p until stop is called, or the test ends.
-func (f *fixture) startWatch(p *process) (stop func()) {
-	f.T.Helper()
-	ctx, cancel := context.WithCancel(f.Ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		p.recovery.Watch(ctx)
-	}()
-	stop = func() {
-		cancel()
-		<-ended
-		p.Gate().Close(context.Canceled)
-	}
-	f.T.Cleanup(stop)
-	return stop
 }
 
 // awaitClosed waits until p is not ready for the reason want.

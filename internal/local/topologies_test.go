@@ -40,29 +40,40 @@ func TestClusterPromotesAReplicaOfAKilledMaster(t *testing.T) {
 	if got := cluster.URL(); got != want {
 		t.Errorf("URL %s, want %s", got, want)
 	}
-	master := clusterMaster(t, cluster)
+	promoted := failOver(t, clusterMaster(t, cluster), func(ctx context.Context) (*local.Redis, error) {
+		return cluster.MasterOf(ctx, slot)
+	})
+	if got := clusterMaster(t, cluster); got != promoted {
+		t.Errorf("%s serves the slot, want the promoted node %s", got.Addr(), promoted.Addr())
+	}
+}
+
+// failOver writes to a master and kills it. It waits until present, which finds the
+// present master, finds one that has the data and takes writes. Then it starts the killed
+// node again, waits until it is a replica, and returns the promoted node.
+func failOver(
+	t *testing.T, master *local.Redis, present func(context.Context) (*local.Redis, error),
+) (promoted *local.Redis) {
+	t.Helper()
 	write(t, master)
 	if err := master.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	var promoted *local.Redis
 	testenv.Eventually(t, failoverTimeout, func() (bool, string) {
 		var err error
-		if promoted, err = cluster.MasterOf(t.Context(), slot); err != nil {
+		if promoted, err = present(t.Context()); err != nil {
 			return false, err.Error()
 		}
 		return overwrite(t, promoted)
 	})
 	if promoted == master {
-		t.Error("the killed master still serves its slots")
+		t.Error("the killed node is still the master")
 	}
 	if err := master.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	awaitReplica(t, master)
-	if got := clusterMaster(t, cluster); got != promoted {
-		t.Errorf("%s serves the slot, want the promoted node %s", got.Addr(), promoted.Addr())
-	}
+	return promoted
 }
 
 // TestSentinelsPromoteAReplicaOfAKilledMaster kills the master of three Sentinels, and
@@ -77,26 +88,7 @@ func TestSentinelsPromoteAReplicaOfAKilledMaster(t *testing.T) {
 	if got := trio.URL(); got != want {
 		t.Errorf("URL %s, want %s", got, want)
 	}
-	master := trio.Nodes[0]
-	write(t, master)
-	if err := master.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	var promoted *local.Redis
-	testenv.Eventually(t, failoverTimeout, func() (bool, string) {
-		var err error
-		if promoted, err = trio.Master(t.Context()); err != nil {
-			return false, err.Error()
-		}
-		return overwrite(t, promoted)
-	})
-	if promoted == master {
-		t.Error("the Sentinels still call the killed node the master")
-	}
-	if err := master.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	awaitReplica(t, master)
+	promoted := failOver(t, trio.Nodes[0], trio.Master)
 	if err := promoted.Kill(); err != nil {
 		t.Fatal(err)
 	}
