@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -51,7 +52,7 @@ func (w *keyWriter) ownKeys(
 		return nil, err
 	}
 	for key, hold := range holds {
-		if hold.Err() == nil && hasAllFields(hold.Val()) {
+		if hold.Err() == nil && !slices.Contains(hold.Val(), nil) {
 			own = append(own, key)
 		}
 	}
@@ -63,15 +64,6 @@ func (w *keyWriter) ownKeys(
 		}
 	}
 	return own, nil
-}
-
-func hasAllFields(values []any) bool {
-	for _, value := range values {
-		if value == nil {
-			return false
-		}
-	}
-	return true
 }
 
 // recordedStock returns the fields of the closed log head, which names every SKU that the

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/logonce"
 	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
@@ -99,8 +100,8 @@ func (w *watcher) lookOnce(ctx context.Context) (reconciled bool, err error) {
 		w.comparisonFailed(ctx, err)
 		return false, nil
 	case divergence == divergenceNone && c.head.Epoch == c.journal.Epoch:
-		if sells, err := w.sell(ctx, c); sells || err != nil {
-			return false, nil //nolint:nilerr // sell has handled it
+		if epochRaised := w.sell(ctx, c); !epochRaised {
+			return false, nil
 		}
 	case divergence == divergenceLost, divergence == divergenceEpoch, divergence == divergenceServer:
 		w.gate.Close(c.lossReason())
@@ -130,26 +131,33 @@ func (w *watcher) comparisonFailed(ctx context.Context, err error) {
 }
 
 // sell reports that this process sells on the server that was compared, and opens the
-// gate. It returns false if the epoch was raised since the comparison.
-func (w *watcher) sell(ctx context.Context, c comparison) (sells bool, err error) {
-	limited, cancel := context.WithTimeout(ctx, compareTimeout)
-	defer cancel()
-	if err := w.promiseMemory(limited, w.conn); err != nil {
+// gate. If the epoch was raised since the comparison, it leaves the gate as it is and
+// returns true.
+func (w *watcher) sell(ctx context.Context, c comparison) (epochRaised bool) {
+	epoch, err := w.report(ctx, c.server)
+	switch {
+	case err != nil:
 		w.comparisonFailed(ctx, err)
-		return false, err
-	}
-	epoch, err := journal.ReportSeller(limited, w.conn, w.pool.Name(), w.process, c.server.ReplicationID)
-	if err != nil {
-		w.comparisonFailed(ctx, err)
-		return false, err
-	}
-	w.reported = true
-	if epoch != c.head.Epoch {
-		return false, nil
+		return false
+	case epoch != c.head.Epoch:
+		return true
 	}
 	w.gate.Acknowledge(c.head.Epoch, c.head.Seq)
 	w.openGate()
-	return true, nil
+	return false
+}
+
+// report tells Postgres that this process sells on a server and how long it remembers
+// keys, and returns the pool's epoch.
+func (w *watcher) report(ctx context.Context, server stream.Server) (epoch int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	if err := w.promiseMemory(ctx, w.conn); err != nil {
+		return 0, err
+	}
+	epoch, err = journal.ReportSeller(ctx, w.conn, w.pool.Name(), w.process, server.ReplicationID)
+	w.reported = w.reported || err == nil
+	return epoch, err
 }
 
 // withdraw removes the report that this process sells. If Postgres does not answer, the

@@ -23,6 +23,7 @@ var ErrOtherSeller = errors.New("another process sells on another Redis")
 
 // ReportSeller records that a process sells on a server, and returns the pool's epoch, or
 // 0 if Postgres has no record of the pool.
+//
 // The process may sell only if that is the epoch of its log. ReportSeller and RaiseEpoch
 // both lock the pool's record. So either RaiseEpoch finds the seller, or the seller finds
 // the raised epoch.

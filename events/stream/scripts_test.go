@@ -12,5 +12,5 @@ import (
 // key.
 func TestEveryScriptHasAFullHeader(t *testing.T) {
 	t.Parallel()
-	commandstest.CheckScriptHeaders(t, commandstest.ReadScripts(t, os.DirFS("."), 2))
+	commandstest.CheckScriptHeaders(t, commandstest.ReadScripts(t, os.DirFS("."), 3))
 }

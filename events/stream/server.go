@@ -16,6 +16,9 @@ import (
 //go:embed lua/server.lua
 var serverSource string
 
+//go:embed lua/time.lua
+var timeSource string
+
 //go:embed lua/scan_keys.lua
 var scanKeysSource string
 
@@ -23,6 +26,7 @@ var scanKeysSource string
 // pool, where a plain TIME, INFO or SCAN would go to any node.
 var (
 	serverScript   = redis.NewScript(serverSource)
+	timeScript     = redis.NewScript(timeSource)
 	scanKeysScript = redis.NewScript(scanKeysSource)
 )
 
@@ -42,9 +46,9 @@ var ErrClusterNode = errors.New("this Redis is a node of a Redis Cluster: " +
 // ReadServer returns the Redis that has a pool's keys. It fails with ErrClusterNode, or
 // with an error of Redis.
 func ReadServer(ctx context.Context, client redis.Scripter, pool events.Pool) (Server, error) {
-	reply, err := runServer(ctx, client, pool)
+	reply, err := askPool(ctx, client, pool, serverScript, 4)
 	if err != nil {
-		return Server{}, err
+		return Server{}, fmt.Errorf("ask which Redis answers: %w", err)
 	}
 	found := Server{
 		RunID:         reply[0],
@@ -63,30 +67,31 @@ func ReadServer(ctx context.Context, client redis.Scripter, pool events.Pool) (S
 
 // ReadTime returns the time of the Redis that has a pool's keys, in whole milliseconds.
 func ReadTime(ctx context.Context, client redis.Scripter, pool events.Pool) (time.Time, error) {
-	reply, err := runServer(ctx, client, pool)
-	if err != nil {
-		return time.Time{}, err
-	}
-	ms, err := strconv.ParseInt(reply[4], 10, 64)
+	reply, err := askPool(ctx, client, pool, timeScript, 2)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read Redis's clock: %w", err)
 	}
-	return time.UnixMilli(ms), nil
+	seconds, secondsErr := strconv.ParseInt(reply[0], 10, 64)
+	micros, microsErr := strconv.ParseInt(reply[1], 10, 64)
+	if err := errors.Join(secondsErr, microsErr); err != nil {
+		return time.Time{}, fmt.Errorf("read Redis's clock: %w", err)
+	}
+	return time.UnixMilli(seconds*1000 + micros/1000), nil
 }
 
-func runServer(ctx context.Context, client redis.Scripter, pool events.Pool) ([]string, error) {
-	reply, err := serverScript.Run(ctx, client, []string{pool.MetaKey()}).StringSlice()
+// askPool runs a script that answers with a number of texts, on the Redis that has a
+// pool's keys.
+func askPool(
+	ctx context.Context, client redis.Scripter, pool events.Pool, script *redis.Script, texts int,
+) ([]string, error) {
+	reply, err := script.Run(ctx, client, []string{pool.MetaKey()}).StringSlice()
 	if _, moved := redis.IsMovedError(err); moved {
 		return nil, ErrClusterNode
 	}
-	if err != nil {
-		return nil, fmt.Errorf("ask which Redis answers: %w", err)
+	if err == nil && len(reply) != texts {
+		err = fmt.Errorf("got %v, want %d texts", reply, texts)
 	}
-	const values = 5
-	if len(reply) != values {
-		return nil, fmt.Errorf("ask which Redis answers: got %v, want %d values", reply, values)
-	}
-	return reply, nil
+	return reply, err
 }
 
 // ScanKeys is one step of a SCAN over the Redis that has a pool's keys. It visits about

@@ -13,12 +13,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Forms describes the URLs that Open accepts.
-const Forms = "redis://host:port/db, redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port " +
+// forms describes the URLs that Open accepts.
+const forms = "redis://host:port/db, redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port " +
 	"(rediss instead of redis for TLS), or unix:///path, with special characters in percent-encoding"
 
 // errURL never quotes the URL, which may contain a password.
-var errURL = errors.New("not a valid Redis URL; want " + Forms)
+var errURL = errors.New("not a valid Redis URL; want " + forms)
 
 // slotsInterval is how old a cluster client's map of slots may get. go-redis reloads the
 // map when a node answers MOVED, which a dead node does not do.
@@ -165,7 +165,7 @@ func parseCluster(base, rest string) (*redis.ClusterOptions, error) {
 func splitHosts(base, rest, defaultPort string) (u *url.URL, hosts []string, err error) {
 	authority := rest
 	tail := ""
-	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
 		authority, tail = rest[:i], rest[i:]
 	}
 	login := ""
