@@ -61,8 +61,8 @@ func (s *dueSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *me
 	return s.Start(ctx, s.run)
 }
 
-// run sweeps the due set every dueInterval until a sweep fails. It reports the holds that
-// stay due because a key is invalid in the worker's status, and logs them once.
+// run sweeps the due set every dueInterval until a sweep fails. If holds stay due because
+// a key is invalid, the worker's status says so, and the log says it once.
 func (s *dueSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
 	tick := time.NewTicker(dueInterval)
 	defer tick.Stop()
