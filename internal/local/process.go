@@ -95,16 +95,23 @@ func (p *process) Pause() error { return p.Signal(syscall.SIGSTOP) }
 func (p *process) Resume() error { return p.Signal(syscall.SIGCONT) }
 
 // stop sends the signal ask and waits until the child has exited. A paused child goes on
-// first. If ctx ends before the child has exited, stop kills it.
+// first. It asks again every second, because Redis ignores the signal while it writes its
+// first append-only file. If ctx ends before the child has exited, stop kills it.
 func (p *process) stop(ctx context.Context, ask syscall.Signal) error {
-	if err := errors.Join(p.Signal(ask), p.Resume()); err != nil {
-		return err
-	}
-	select {
-	case <-p.Done():
-		return nil
-	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("%s did not stop in time and was killed", p.name), p.Kill())
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		if err := errors.Join(p.Signal(ask), p.Resume()); err != nil {
+			return err
+		}
+		select {
+		case <-p.Done():
+			return nil
+		case <-ctx.Done():
+			slow := fmt.Errorf("%s did not stop in time and was killed; its log ends with:\n%s", p.name, p.log)
+			return errors.Join(slow, p.Kill())
+		case <-again.C:
+		}
 	}
 }
 
