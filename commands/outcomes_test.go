@@ -3,6 +3,7 @@ package commands
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -378,5 +379,40 @@ func wantKeptForADay(t *testing.T, f *fixture, key string) {
 	got := f.Operator.PTTL(f.Ctx, key).Val()
 	if got < 23*time.Hour || got > 24*time.Hour {
 		t.Errorf("%s: got dropped after %s, want 24h", key, got)
+	}
+}
+
+// TestHoldOfAnOlderBuildStillEnds checks that a hold whose id is a UUID without the
+// prefix, as older builds made them, can be confirmed and cancelled, and that new holds
+// have the prefix.
+func TestHoldOfAnOlderBuildStillEnds(t *testing.T) {
+	t.Parallel()
+	f := openFixture(t)
+	f.stock("shirt", 2)
+	olderHold := func() string {
+		id := f.hold("shirt", 1)
+		old, found := strings.CutPrefix(id, "H-")
+		if !found {
+			t.Errorf("new hold: got the id %s, want it to begin with H-", id)
+		}
+		f.RedisCommand("RENAME", f.Pool.HoldKey(id), f.Pool.HoldKey(old))
+		f.RedisCommand("ZADD", f.Pool.DueKey(), f.Operator.ZScore(f.Ctx, f.Pool.DueKey(), id).Val(), old)
+		f.RedisCommand("ZREM", f.Pool.DueKey(), id)
+		return old
+	}
+	confirmed := olderHold()
+	order, err := f.Confirm(f.Ctx, Confirm{HoldID: confirmed, PaymentRef: "p"})
+	if err != nil {
+		t.Errorf("confirm: %v", err)
+	}
+	if order.OrderID != "ord_"+confirmed {
+		t.Errorf("confirm: got order %s, want ord_%s", order.OrderID, confirmed)
+	}
+	if err := f.cancel(olderHold()); err != nil {
+		t.Errorf("cancel: %v", err)
+	}
+	f.WantStock(t, "shirt", 1)
+	if got := f.Operator.ZCard(f.Ctx, f.Pool.DueKey()).Val(); got != 0 {
+		t.Errorf("holds:due has %d holds, want 0: both have ended", got)
 	}
 }

@@ -58,7 +58,7 @@ func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	if err := c.validate(s.config); err != nil {
 		return Reservation{}, err
 	}
-	holdID := events.NewID()
+	holdID := s.pool.NewHoldID()
 	ttl := c.TTL
 	if ttl == 0 {
 		ttl = s.config.HoldTTL

@@ -1,6 +1,10 @@
 package events
 
-import "strings"
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
 
 // Pool is the unit of atomicity and of order: one slot in a Redis Cluster, one stream,
 // one sequence of seqs. Only its methods build the names of Redis keys; scripts receive
@@ -16,6 +20,22 @@ type Pool struct {
 
 // MainPool is the pool that every installation starts with.
 var MainPool = Pool{name: "main"}
+
+// poolName matches the names of pools. A name is part of hold ids, table names and hash
+// tags, so it has no separators, and differs from a seq.
+var poolName = regexp.MustCompile(`^[a-z][a-z0-9]{1,15}$`)
+
+// NewPool returns the pool with a name: 2 to 16 lowercase letters and digits, a letter
+// first.
+func NewPool(name string) (Pool, error) {
+	switch {
+	case name == MainPool.name:
+		return MainPool, nil
+	case !poolName.MatchString(name):
+		return Pool{}, fmt.Errorf("pool %q: want 2 to 16 lowercase letters and digits, a letter first", name)
+	}
+	return Pool{name: name, prefix: "{" + name + "}:"}, nil
+}
 
 // ConsumerGroup is the consumer group on the stream whose position shows how far the
 // journal has read.
