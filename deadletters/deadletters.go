@@ -23,8 +23,8 @@ import (
 type Letter struct {
 	ID     int64  // assigned by Postgres
 	Source string // SourceJournal, SourceSaga, or the name of a projection
-	// MessageKey identifies the message within its source: an event id, or a stream id if
-	// the entry is no event.
+	// MessageKey identifies the message within its source and pool: an event id, or a
+	// stream id if the entry is no event.
 	MessageKey string
 	// SequenceKey is shared by the messages that must be handled in order, such as those
 	// of one hold; "" if the message may be handled in any order.

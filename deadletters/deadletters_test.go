@@ -125,10 +125,17 @@ func TestParkingAMessageAgainCountsAnAttempt(t *testing.T) {
 	}
 	letter.Error = "second"
 	park(ctx, t, conn, letter)
-	letter.Source = "orders" // another source's letter of the same message
-	park(ctx, t, conn, letter)
+	ofAnotherSource := letter
+	ofAnotherSource.Source = "orders"
+	ofAnotherPool := letter // two pools may have the same stream id
+	ofAnotherPool.Pool = "eu"
+	park(ctx, t, conn, ofAnotherSource, ofAnotherPool)
 
-	got := wantLetters(ctx, t, conn, Filter{Source: "holds"}, 1)[0]
+	letters := wantLetters(ctx, t, conn, Filter{Source: "holds"}, 2)
+	if other := letters[1]; other.Pool != "eu" || other.Attempts != 1 {
+		t.Errorf("the other pool's letter: got pool %s and %d attempts, want eu and 1", other.Pool, other.Attempts)
+	}
+	got := letters[0]
 	if got.Attempts != 2 {
 		t.Errorf("attempts: got %d, want 2", got.Attempts)
 	}

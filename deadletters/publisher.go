@@ -139,7 +139,7 @@ const insertLetters = `
 	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::jsonb[], $9::text[], $10::text[])
 	    WITH ORDINALITY AS l (source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack, ordinal)
 	ORDER BY ordinal
-	ON CONFLICT (source, message_key) DO UPDATE SET
+	ON CONFLICT (source, pool, message_key) DO UPDATE SET
 	    attempts = d.attempts + 1, last_failed_at = now(), error = excluded.error, stack = excluded.stack, status = 'parked'`
 
 // storable replaces invalid UTF-8 and removes NUL bytes, because a Postgres text can

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 
 	"github.com/golang-migrate/migrate/v4"
+	"github.com/golang-migrate/migrate/v4/database"
 	driver "github.com/golang-migrate/migrate/v4/database/pgx/v5"
 	"github.com/golang-migrate/migrate/v4/source"
 	"github.com/golang-migrate/migrate/v4/source/iofs"
@@ -43,15 +44,20 @@ func latest() uint {
 // once. It fails with ErrSchema if the schema is newer than Latest, if a migration was
 // left half done, or if the tables are in another schema.
 func Up(ctx context.Context, databaseURL string) error {
-	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Up() })
+	return run(ctx, databaseURL, 1, source.Driver.Prev)
 }
 
 // Down reverts all migrations, which drops the journal.
 func Down(ctx context.Context, databaseURL string) error {
-	return run(ctx, databaseURL, func(m *migrate.Migrate) error { return m.Down() })
+	return run(ctx, databaseURL, -1, source.Driver.Next)
 }
 
-func run(ctx context.Context, databaseURL string, do func(*migrate.Migrate) error) (err error) {
+// run applies all migrations, up with the step 1 or down with -1. before returns the
+// version that the schema had before a migration, given the version that golang-migrate
+// records for it.
+func run(
+	ctx context.Context, databaseURL string, step int, before func(source.Driver, uint) (uint, error),
+) (err error) {
 	config, err := postgres.ParseURL(databaseURL)
 	if err != nil {
 		return err
@@ -64,13 +70,24 @@ func run(ctx context.Context, databaseURL string, do func(*migrate.Migrate) erro
 	if err := checkSchemaName(ctx, db); err != nil {
 		return err
 	}
-	m, err := open(db)
+	src, err := iofs.New(files, ".")
 	if err != nil {
 		return fmt.Errorf("prepare migrations: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
-	defer stop()
-	err = explain(m, do(m))
+	m, err := open(db, src)
+	if err != nil {
+		return fmt.Errorf("prepare migrations: %w", err)
+	}
+	// One at a time: golang-migrate reads later ones ahead, and leaks them if one fails.
+	for err == nil {
+		if err = ctx.Err(); err == nil {
+			err = m.Steps(step)
+		}
+	}
+	err = explain(m, err)
+	if failed := new(database.Error); errors.As(err, failed) {
+		err = errors.Join(err, clean(m, src, before))
+	}
 	sourceErr, databaseErr := m.Close()
 	return errors.Join(err, sourceErr, databaseErr)
 }
@@ -79,9 +96,6 @@ func run(ctx context.Context, databaseURL string, do func(*migrate.Migrate) erro
 // golang-migrate has its lock, because the schema is dirty while another process
 // migrates.
 func explain(m *migrate.Migrate, err error) error {
-	if err == nil || errors.Is(err, migrate.ErrNoChange) {
-		return nil
-	}
 	var dirty migrate.ErrDirty
 	if errors.As(err, &dirty) {
 		return judge(uint(dirty.Version), true)
@@ -89,14 +103,31 @@ func explain(m *migrate.Migrate, err error) error {
 	if version, _, versionErr := m.Version(); versionErr == nil && version > Latest {
 		return judge(version, false)
 	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, migrate.ErrNoChange) { // none is left
+		return nil
+	}
 	return fmt.Errorf("migrate: %w", err)
 }
 
-func open(db *sql.DB) (*migrate.Migrate, error) {
-	src, err := iofs.New(files, ".")
-	if err != nil {
-		return nil, err
+// clean records that the schema is at the version before a failed migration. Each
+// migration is one transaction, so Postgres has rolled it back, and it can be applied
+// again.
+func clean(m *migrate.Migrate, src source.Driver, before func(source.Driver, uint) (uint, error)) error {
+	recorded, dirty, err := m.Version()
+	if err != nil || !dirty {
+		return err
 	}
+	version, err := before(src, recorded)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m.Force(database.NilVersion) // the first migration failed
+	}
+	if err != nil {
+		return err
+	}
+	return m.Force(int(version))
+}
+
+func open(db *sql.DB, src source.Driver) (*migrate.Migrate, error) {
 	dst, err := driver.WithInstance(db, &driver.Config{})
 	if err != nil {
 		return nil, err

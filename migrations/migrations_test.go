@@ -53,7 +53,7 @@ func TestUpAndDownCanBeRepeated(t *testing.T) {
 		})
 	}
 	both.Wait()
-	const want = "audit_holds audit_hours audit_skus audits checkpoints dead_letters dead_letters_id_seq detached_parts events events_1 memory_promises pools processed_events rebuilds rebuilds_id_seq sellers"
+	const want = "audit_holds audit_hours audit_skus audits checkpoints dead_letters dead_letters_id_seq detached_parts events events_1 events_main memory_promises pools processed_events rebuilds rebuilds_id_seq sellers"
 	for range 2 {
 		if err := migrations.Up(t.Context(), url); err != nil {
 			t.Fatalf("up again: %v", err)

@@ -43,11 +43,16 @@ func TestDetachedPartitionStopsProjection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.exec(`DROP TABLE events_1`)
-	f.exec(`CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (3)`)
-	f.exec(`CREATE TABLE events_3 PARTITION OF events FOR VALUES FROM (3) TO (101)`)
+	f.exec(`CREATE TABLE events_1 PARTITION OF events_main FOR VALUES FROM (1) TO (3)`)
+	f.exec(`CREATE TABLE events_3 PARTITION OF events_main FOR VALUES FROM (3) TO (101)`)
 	f.journal(created("a", 1), created("b", 1), created("c", 1))
 	stream := journal.ReaderPosition{Name: "stream", Pool: "main", Seq: 3}
-	partition := journal.Partition{Name: "events_1", First: 1, Last: 2}
+	partition := journal.Partition{
+		Pool:  "main",
+		Name:  "events_1",
+		First: 1,
+		Last:  2,
+	}
 	if _, err := journal.DetachPartition(f.ctx, f.db, partition, stream); err != nil {
 		t.Fatal(err)
 	}

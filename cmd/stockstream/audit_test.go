@@ -136,7 +136,7 @@ func TestAuditContinuesAfterADetach(t *testing.T) {
 	s := newAuditFixture(t)
 	s.wantCleanAudit(false)
 	s.exec(`DELETE FROM events WHERE seq <= 6`)
-	s.exec(`INSERT INTO detached_parts (part, first_seq, last_seq, events, digest) VALUES ('events_1', 1, 6, 6, '')`)
+	s.exec(`INSERT INTO detached_parts (pool, part, first_seq, last_seq, events, digest) VALUES ('main', 'events_1', 1, 6, 6, '')`)
 	s.redisCommand("DEL inventory.events")
 	s.wantCleanAudit(false)
 	s.wantError("audit --full", "stockstream journal attach")

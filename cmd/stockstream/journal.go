@@ -54,7 +54,7 @@ func newJournalPartitions(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reports, err := journal.DescribePartitions(cmd.Context(), conn, readers)
+			reports, err := journal.DescribePartitions(cmd.Context(), conn, events.MainPool.Name(), readers)
 			if err != nil {
 				return err
 			}
@@ -90,6 +90,7 @@ func namesOf(readers []journal.ReaderPosition) []string {
 
 // partitionJSON is a partition as `parts -o json` prints it.
 type partitionJSON struct {
+	Pool     string     `json:"pool"`
 	Part     string     `json:"part"`
 	State    string     `json:"state"` // attached, detached, or gone (detached, and its table dropped)
 	FirstSeq int64      `json:"first_seq"`
@@ -105,6 +106,7 @@ func printPartitionsJSON(out io.Writer, reports []journal.PartitionReport) error
 	rows := make([]partitionJSON, len(reports))
 	for i, r := range reports {
 		rows[i] = partitionJSON{
+			Pool:     r.Pool,
 			Part:     r.Name,
 			State:    string(r.State),
 			FirstSeq: r.First,

@@ -22,7 +22,7 @@ func (s *fixture) makeSmallPartitions() {
 	for first := 1; first < 20; first += 2 {
 		fmt.Fprintf(&sql, `
 			CREATE TABLE events_%[1]d (LIKE events INCLUDING ALL, CONSTRAINT part_bounds CHECK (seq >= %[1]d AND seq < %[2]d));
-			ALTER TABLE events ATTACH PARTITION events_%[1]d FOR VALUES FROM (%[1]d) TO (%[2]d);`, first,
+			ALTER TABLE events_main ATTACH PARTITION events_%[1]d FOR VALUES FROM (%[1]d) TO (%[2]d);`, first,
 			first+2)
 	}
 	if _, err := s.db.Exec(s.ctx, sql.String()); err != nil {

@@ -23,10 +23,10 @@ func CheckComplete(ctx context.Context, db postgres.Querier, pool string, after 
 	if err != nil || end <= after {
 		return err
 	}
-	if err := checkNoneDetached(ctx, db, after, end); err != nil {
+	if err := checkNoneDetached(ctx, db, pool, after, end); err != nil {
 		return err
 	}
-	attached, err := Partitions(ctx, db)
+	attached, err := Partitions(ctx, db, pool)
 	if err != nil {
 		return err
 	}
@@ -48,10 +48,10 @@ func CheckComplete(ctx context.Context, db postgres.Querier, pool string, after 
 	return fmt.Errorf("%w: the journal has no event %d", ErrHole, missing)
 }
 
-// checkNoneDetached returns ErrDetached if a detached partition has events after one seq
-// and up to another.
-func checkNoneDetached(ctx context.Context, db postgres.Querier, after, end int64) error {
-	detached, err := DetachedPartitions(ctx, db)
+// checkNoneDetached returns ErrDetached if a detached partition of a pool has events
+// after one seq and up to another.
+func checkNoneDetached(ctx context.Context, db postgres.Querier, pool string, after, end int64) error {
+	detached, err := DetachedPartitions(ctx, db, pool)
 	if err != nil {
 		return err
 	}

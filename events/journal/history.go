@@ -173,8 +173,8 @@ func (q HistoryQuery) attachedUntil(
 	}
 	const query = `
 		SELECT coalesce(min(greatest(first_seq - 1, $1)), $3) FROM detached_parts
-		WHERE first_seq > $2 AND first_seq <= $3 AND last_seq > $1`
-	err = db.QueryRow(ctx, query, q.After, first, end).Scan(&seq)
+		WHERE pool = $4 AND first_seq > $2 AND first_seq <= $3 AND last_seq > $1`
+	err = db.QueryRow(ctx, query, q.After, first, end, q.Pool).Scan(&seq)
 	return seq, err
 }
 

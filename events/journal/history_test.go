@@ -221,7 +221,7 @@ func TestHistoryPageEndsBeforeADetachedPartition(t *testing.T) {
 	f.insertHistory(20)
 	f.exec(`DELETE FROM events WHERE seq BETWEEN 6 AND 10`)
 	f.exec(`
-		INSERT INTO detached_parts (part, first_seq, last_seq, events, digest) VALUES ('events_6', 6, 10, 5, '')`)
+		INSERT INTO detached_parts (pool, part, first_seq, last_seq, events, digest) VALUES ('main', 'events_6', 6, 10, 5, '')`)
 	for _, after := range []int64{5, 7, 9} {
 		_, err := ReadHistory(f.ctx, f.db, HistoryQuery{Pool: "main", After: after, Limit: 100})
 		if !errors.Is(err, ErrDetached) {

@@ -39,6 +39,7 @@ type fixture struct {
 	redis  *redis.Client
 	config *pgx.ConnConfig
 	db     *pgx.Conn
+	pool   events.Pool
 	seq    int64 // the seq of the last event that the fixture wrote
 
 	mu     sync.Mutex
@@ -63,9 +64,29 @@ func newFixtureOn(t *testing.T, databaseURL string) *fixture {
 		server: server,
 		redis:  testenv.RedisClient(t, server),
 		config: testenv.ParseURL(t, databaseURL),
+		pool:   events.MainPool,
 	}
 	f.db = f.connect()
 	return f
+}
+
+// inPool returns a fixture for another pool, on the same servers.
+func (f *fixture) inPool(name string) *fixture {
+	f.t.Helper()
+	pool, err := events.NewPool(name)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	other := &fixture{
+		t:      f.t,
+		ctx:    f.ctx,
+		server: f.server,
+		redis:  f.redis,
+		config: f.config,
+		pool:   pool,
+	}
+	other.db = other.connect()
+	return other
 }
 
 // connect opens another connection to the fixture's Postgres schema.
@@ -96,7 +117,7 @@ func (f *fixture) queryInt(sql string, args ...any) int64 {
 func (f *fixture) appendEntry(fields map[string]any) string {
 	f.t.Helper()
 	id, err := f.redis.XAdd(f.ctx, &redis.XAddArgs{
-		Stream: events.MainPool.StreamKey(),
+		Stream: f.pool.StreamKey(),
 		Values: fields,
 	}).Result()
 	if err != nil {
@@ -144,7 +165,7 @@ func eventFields(seq int64) map[string]any {
 // setHead sets the log head in Redis to epoch 1 and the given seq.
 func (f *fixture) setHead(seq int64) {
 	f.t.Helper()
-	if err := f.redis.HSet(f.ctx, events.MainPool.MetaKey(), "epoch", 1, "seq", seq).Err(); err != nil {
+	if err := f.redis.HSet(f.ctx, f.pool.MetaKey(), "epoch", 1, "seq", seq).Err(); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -152,7 +173,7 @@ func (f *fixture) setHead(seq int64) {
 // setGroup sets the last-delivered id of the journal's consumer group.
 func (f *fixture) setGroup(streamID string) {
 	f.t.Helper()
-	err := f.redis.XGroupSetID(f.ctx, events.MainPool.StreamKey(), events.ConsumerGroup, streamID).Err()
+	err := f.redis.XGroupSetID(f.ctx, f.pool.StreamKey(), events.ConsumerGroup, streamID).Err()
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -162,18 +183,18 @@ func (f *fixture) setGroup(streamID string) {
 func (f *fixture) setCheckpoint(name string, seq int64) {
 	f.t.Helper()
 	f.exec(`
-		INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, 'main', $2)
-		ON CONFLICT (projection, pool) DO UPDATE SET seq = $2`, name, seq)
+		INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $3, $2)
+		ON CONFLICT (projection, pool) DO UPDATE SET seq = $2`, name, seq, f.pool.Name())
 }
 
 // streamEntries returns all entries of the stream.
 func (f *fixture) streamEntries() []events.Entry {
 	f.t.Helper()
-	found, err := f.redis.XRange(f.ctx, events.MainPool.StreamKey(), "-", "+").Result()
+	found, err := f.redis.XRange(f.ctx, f.pool.StreamKey(), "-", "+").Result()
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return stream.ParseEntries(events.MainPool, found)
+	return stream.ParseEntries(f.pool, found)
 }
 
 // runJournal runs the journal, which reads at most batchMax entries per batch, until stop
@@ -193,7 +214,7 @@ func (f *fixture) runJournalWith(
 	f.t.Helper()
 	config.Redis = f.redis
 	config.Postgres = f.config
-	config.Pool = events.MainPool
+	config.Pool = f.pool
 	config.Log = log
 	writer := &Writer{
 		Redis: f.redis,
@@ -216,10 +237,11 @@ func (f *fixture) runJournalWith(
 func (f *fixture) awaitJournal(seq int64) {
 	f.t.Helper()
 	const query = `
-		SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = 'journal'), 0), (SELECT count(*) FROM events)`
+		SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = 'journal' AND pool = $1), 0),
+		       (SELECT count(*) FROM events WHERE pool = $1)`
 	testenv.Eventually(f.t, 20*time.Second, func() (bool, string) {
 		var checkpoint, count int64
-		if err := f.db.QueryRow(f.ctx, query).Scan(&checkpoint, &count); err != nil {
+		if err := f.db.QueryRow(f.ctx, query, f.pool.Name()).Scan(&checkpoint, &count); err != nil {
 			return false, err.Error()
 		}
 		detail := fmt.Sprintf("the journal's checkpoint is %d with %d events, want %d for both",
@@ -233,11 +255,11 @@ func (f *fixture) awaitJournal(seq int64) {
 func (f *fixture) awaitAcknowledged() {
 	f.t.Helper()
 	testenv.Eventually(f.t, 10*time.Second, func() (bool, string) {
-		info, err := f.redis.XInfoStream(f.ctx, events.MainPool.StreamKey()).Result()
+		info, err := f.redis.XInfoStream(f.ctx, f.pool.StreamKey()).Result()
 		if err != nil {
 			return false, err.Error()
 		}
-		groups, err := f.redis.XInfoGroups(f.ctx, events.MainPool.StreamKey()).Result()
+		groups, err := f.redis.XInfoGroups(f.ctx, f.pool.StreamKey()).Result()
 		for _, group := range groups {
 			if group.Name == events.ConsumerGroup {
 				atEnd := group.LastDeliveredID == info.LastGeneratedID &&
@@ -290,7 +312,7 @@ func (f *fixture) awaitParked(want int) {
 func (f *fixture) awaitStreamLength(want int64) {
 	f.t.Helper()
 	testenv.Eventually(f.t, 20*time.Second, func() (bool, string) {
-		n, err := f.redis.XLen(f.ctx, events.MainPool.StreamKey()).Result()
+		n, err := f.redis.XLen(f.ctx, f.pool.StreamKey()).Result()
 		return err == nil && n == want, fmt.Sprintf("the stream has %d entries (%v), want %d", n, err, want)
 	})
 }

@@ -6,12 +6,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// Partition is one partition of the table events: the events of every pool in a range of
-// seqs.
+// Partition is one partition of the journal: the events of a pool in a range of seqs.
 type Partition struct {
+	Pool  string
 	Name  string // of its table
 	First int64  // the lowest seq of its range
 	Last  int64  // the highest seq of its range
@@ -22,18 +23,29 @@ type Partition struct {
 // older journal may be larger. Tests set it lower.
 var partitionEvents int64 = 2_000_000
 
-// partitionName returns the name of the partition that begins with a seq.
-func partitionName(first int64) string { return fmt.Sprintf("events_%d", first) }
+// poolTable returns the name of the table that has a pool's events: the partition of
+// events for that pool, which consists of Partitions.
+func poolTable(pool string) string { return "events_" + pool }
 
-// Partitions returns the attached partitions of the journal, in order.
-func Partitions(ctx context.Context, db postgres.Querier) ([]Partition, error) {
+// partitionName returns the name of the partition that begins with a seq. The names of
+// the pool main are those from before there were pools.
+func partitionName(pool string, first int64) string {
+	if pool == events.MainPool.Name() {
+		return fmt.Sprintf("events_%d", first)
+	}
+	return fmt.Sprintf("%s_%d", poolTable(pool), first)
+}
+
+// Partitions returns the attached partitions of a pool's journal, in order. A pool
+// without events has none.
+func Partitions(ctx context.Context, db postgres.Querier, pool string) ([]Partition, error) {
 	const query = `
-		SELECT name, bounds[1]::bigint, bounds[2]::bigint - 1 FROM (
+		SELECT $1, name, bounds[1]::bigint, bounds[2]::bigint - 1 FROM (
 			SELECT relname AS name, regexp_match(pg_get_expr(relpartbound, oid), 'FROM \(''?(\d+)''?\) TO \(''?(\d+)''?\)') AS bounds
 			FROM pg_class JOIN pg_inherits ON inhrelid = oid
-			WHERE inhparent = 'events'::regclass AND NOT inhdetachpending
-		) AS part ORDER BY 2`
-	rows, err := db.Query(ctx, query)
+			WHERE inhparent = to_regclass($2) AND NOT inhdetachpending
+		) AS part ORDER BY 3`
+	rows, err := db.Query(ctx, query, pool, postgres.QuoteIdentifier(poolTable(pool)))
 	if err != nil {
 		return nil, fmt.Errorf("list the partitions of the journal: %w", err)
 	}

@@ -27,8 +27,9 @@ func AttachPartition(
 		if err := checkUnchanged(ctx, tx, attached); err != nil {
 			return err
 		}
-		attach := fmt.Sprintf(`ALTER TABLE events ATTACH PARTITION %s FOR VALUES FROM (%d) TO (%d)`,
-			postgres.QuoteIdentifier(name), attached.First, attached.Last+1)
+		attach := fmt.Sprintf(`ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%d) TO (%d)`,
+			postgres.QuoteIdentifier(poolTable(attached.Pool)), postgres.QuoteIdentifier(name),
+			attached.First, attached.Last+1)
 		if _, err := tx.Exec(ctx, attach); err != nil {
 			return err
 		}
@@ -42,16 +43,14 @@ func AttachPartition(
 }
 
 func findDetached(ctx context.Context, db postgres.Querier, name string) (DetachedPartition, error) {
-	partitions, err := DetachedPartitions(ctx, db)
+	partitions, err := readDetached(ctx, db, `part = $1`, name)
 	if err != nil {
 		return DetachedPartition{}, err
 	}
-	for _, partition := range partitions {
-		if partition.Name == name {
-			return partition, nil
-		}
+	if len(partitions) == 0 {
+		return DetachedPartition{}, errors.New("no such detached partition; `stockstream journal parts` lists them")
 	}
-	return DetachedPartition{}, errors.New("no such detached partition; `stockstream journal parts` lists them")
+	return partitions[0], nil
 }
 
 // checkUnchanged compares the table of a detached partition with the digest taken when it

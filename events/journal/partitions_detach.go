@@ -20,16 +20,27 @@ type DetachedPartition struct {
 	DetachedAt time.Time
 }
 
-// DetachedPartitions returns the partitions that were detached from the journal, in
+// DetachedPartitions returns the partitions that were detached from a pool's journal, in
 // order.
-func DetachedPartitions(ctx context.Context, db postgres.Querier) ([]DetachedPartition, error) {
-	const query = `SELECT part, first_seq, last_seq, events, digest, detached_at FROM detached_parts ORDER BY first_seq`
-	rows, err := db.Query(ctx, query)
+func DetachedPartitions(
+	ctx context.Context, db postgres.Querier, pool string,
+) ([]DetachedPartition, error) {
+	return readDetached(ctx, db, `pool = $1`, pool)
+}
+
+// readDetached returns the detached partitions that match a condition, in order.
+func readDetached(
+	ctx context.Context, db postgres.Querier, condition string, args ...any,
+) ([]DetachedPartition, error) {
+	query := `
+		SELECT pool, part, first_seq, last_seq, events, digest, detached_at FROM detached_parts
+		WHERE ` + condition + ` ORDER BY first_seq`
+	rows, err := db.Query(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list detached partitions: %w", err)
 	}
 	partitions, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d DetachedPartition, err error) {
-		return d, row.Scan(&d.Name, &d.First, &d.Last, &d.Events, &d.Digest, &d.DetachedAt)
+		return d, row.Scan(&d.Pool, &d.Name, &d.First, &d.Last, &d.Events, &d.Digest, &d.DetachedAt)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list detached partitions: %w", err)
@@ -37,11 +48,11 @@ func DetachedPartitions(ctx context.Context, db postgres.Querier) ([]DetachedPar
 	return partitions, nil
 }
 
-// NeededBy returns the readers that have yet to read events of the partition.
+// NeededBy returns the readers of its pool that have yet to read events of the partition.
 func (p Partition) NeededBy(readers []ReaderPosition) []ReaderPosition {
 	var needing []ReaderPosition
 	for _, reader := range readers {
-		if reader.Seq < p.Last {
+		if reader.Pool == p.Pool && reader.Seq < p.Last {
 			needing = append(needing, reader)
 		}
 	}
@@ -63,13 +74,13 @@ func CheckDetachable(partition Partition, readers []ReaderPosition) error {
 		ErrPartitionNeeded, partition.Name, partition.Last, strings.Join(names, "; "))
 }
 
-// DetachPartition detaches the oldest partition from the journal. The partition stays in
-// the database as a table of its own, and a record of its rows is kept for
+// DetachPartition detaches the oldest partition from its pool's journal. The partition
+// stays in the database as a table of its own, and a record of its rows is kept for
 // AttachPartition.
 //
 // It fails with ErrPartitionNeeded unless all of these have read the partition: every
-// reader with a checkpoint, the named readers, and the stream's consumer group, whose
-// position the caller passes. The newest partition always stays.
+// reader with a checkpoint in its pool, the named readers, and the consumer group of the
+// pool's stream, whose position the caller passes. The newest partition always stays.
 func DetachPartition(
 	ctx context.Context, conn *pgx.Conn, partition Partition, stream ReaderPosition, names ...string,
 ) (DetachedPartition, error) {
@@ -93,7 +104,8 @@ func DetachPartition(
 		}
 		// This statement comes last, because it blocks all readers and the Writer until
 		// the transaction ends.
-		_, err = tx.Exec(ctx, `ALTER TABLE events DETACH PARTITION `+postgres.QuoteIdentifier(partition.Name))
+		_, err = tx.Exec(ctx, `ALTER TABLE `+postgres.QuoteIdentifier(poolTable(partition.Pool))+
+			` DETACH PARTITION `+postgres.QuoteIdentifier(partition.Name))
 		return err
 	})
 	if postgres.IsCode(err, postgres.LockNotAvailable) {
@@ -108,7 +120,7 @@ func DetachPartition(
 // checkOldest returns ErrPartitionNeeded unless the partition is the oldest, and not the
 // only one.
 func checkOldest(ctx context.Context, tx pgx.Tx, partition Partition) error {
-	attached, err := Partitions(ctx, tx)
+	attached, err := Partitions(ctx, tx, partition.Pool)
 	if err != nil {
 		return err
 	}
@@ -126,9 +138,9 @@ func (d *DetachedPartition) record(ctx context.Context, tx pgx.Tx) (err error) {
 		return err
 	}
 	const query = `
-		INSERT INTO detached_parts (part, first_seq, last_seq, events, digest) VALUES ($1, $2, $3, $4, $5)
+		INSERT INTO detached_parts (pool, part, first_seq, last_seq, events, digest) VALUES ($1, $2, $3, $4, $5, $6)
 		RETURNING detached_at`
-	return tx.QueryRow(ctx, query, d.Name, d.First, d.Last, d.Events, d.Digest).Scan(&d.DetachedAt)
+	return tx.QueryRow(ctx, query, d.Pool, d.Name, d.First, d.Last, d.Events, d.Digest).Scan(&d.DetachedAt)
 }
 
 // digestPartition counts a partition's rows and adds up a hash of each. It locks the

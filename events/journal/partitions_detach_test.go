@@ -26,7 +26,7 @@ func newPartitionedJournal(t *testing.T) *fixture {
 // passed it.
 func (f *fixture) detach(partition Partition, names ...string) error {
 	f.t.Helper()
-	group, err := GroupPosition(f.ctx, f.redis, events.MainPool)
+	group, err := GroupPosition(f.ctx, f.redis, f.pool)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -72,7 +72,9 @@ func TestDetachOfANeededPartitionIsRefused(t *testing.T) {
 	f.setCheckpoint("orders", 100)
 	f.assertDetachRefused(partitions[0], "needed by hourly, which is at main:0", "hourly")
 	f.assertDetachRefused(partitions[1], "only the oldest")
-	f.assertDetachRefused(Partition{Name: "events_1", First: 1, Last: 50}, "only the oldest")
+	otherBounds := partitions[0]
+	otherBounds.Last = 50
+	f.assertDetachRefused(otherBounds, "only the oldest")
 
 	// The journal is compared with an event that is redelivered because it was not
 	// acknowledged.
@@ -161,7 +163,7 @@ func TestGroupPositionIsBeforeTheFirstUnacknowledgedEvent(t *testing.T) {
 // assertCompleteAfter checks that the journal has every event after a seq.
 func (f *fixture) assertCompleteAfter(seq int64) {
 	f.t.Helper()
-	if err := CheckComplete(f.ctx, f.db, "main", seq); err != nil {
+	if err := CheckComplete(f.ctx, f.db, f.pool.Name(), seq); err != nil {
 		f.t.Errorf("journal after seq %d: got %v, want it complete", seq, err)
 	}
 }
@@ -170,7 +172,7 @@ func (f *fixture) assertCompleteAfter(seq int64) {
 // error that contains a text.
 func (f *fixture) assertDetachedAfter(seq int64, text string) {
 	f.t.Helper()
-	err := CheckComplete(f.ctx, f.db, "main", seq)
+	err := CheckComplete(f.ctx, f.db, f.pool.Name(), seq)
 	if !errors.Is(err, ErrDetached) {
 		f.t.Errorf("journal after seq %d: got %v, want ErrDetached", seq, err)
 		return
@@ -246,7 +248,7 @@ func assertReaderSeesTheHole(t *testing.T, f *fixture) {
 func assertReports(t *testing.T, f *fixture) {
 	t.Helper()
 	reader := ReaderPosition{Name: "x", Pool: "main", Seq: 340}
-	reports, err := DescribePartitions(f.ctx, f.db, []ReaderPosition{reader})
+	reports, err := DescribePartitions(f.ctx, f.db, "main", []ReaderPosition{reader})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +318,7 @@ func TestAttachOfAChangedPartitionIsRefused(t *testing.T) {
 	}
 	f.exec(`ALTER TABLE events_1 RENAME TO elsewhere`)
 	assertRefused("events_1", ErrPartitionGone.Error())
-	reports, err := DescribePartitions(f.ctx, f.db, nil)
+	reports, err := DescribePartitions(f.ctx, f.db, "main", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +342,7 @@ func TestMissingEventsAreAHole(t *testing.T) {
 		"first event":                `DELETE FROM events WHERE seq = 1`,
 		"last event":                 `DELETE FROM events WHERE seq = 350`,
 		"last event of a partition":  `DELETE FROM events WHERE seq = 200`,
-		"partition detached by hand": `ALTER TABLE events DETACH PARTITION events_101`,
+		"partition detached by hand": `ALTER TABLE events_main DETACH PARTITION events_101`,
 		"last partitions":            `DROP TABLE events_301, events_401`,
 	} {
 		t.Run(name, func(t *testing.T) {

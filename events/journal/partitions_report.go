@@ -36,16 +36,16 @@ type PartitionReport struct {
 	NeededBy []ReaderPosition
 }
 
-// DescribePartitions returns a report on each partition, attached and detached, in order.
-// NeededBy is chosen from the given readers.
+// DescribePartitions returns a report on each partition of a pool's journal, attached and
+// detached, in order. NeededBy is chosen from the given readers.
 func DescribePartitions(
-	ctx context.Context, db postgres.Querier, readers []ReaderPosition,
+	ctx context.Context, db postgres.Querier, pool string, readers []ReaderPosition,
 ) ([]PartitionReport, error) {
-	attached, err := Partitions(ctx, db)
+	attached, err := Partitions(ctx, db, pool)
 	if err != nil {
 		return nil, err
 	}
-	detached, err := DetachedPartitions(ctx, db)
+	detached, err := DetachedPartitions(ctx, db, pool)
 	if err != nil {
 		return nil, err
 	}
@@ -87,17 +87,16 @@ func DescribePartitions(
 	return reports, nil
 }
 
-// inspect reads the first and the last event of each pool in the partition. That suffices
-// to count the events, because seqs have no gaps.
+// inspect reads the first and the last event of the partition. That suffices to count the
+// events, because seqs have no gaps.
 func (r *PartitionReport) inspect(ctx context.Context, db postgres.Querier) error {
 	query := fmt.Sprintf(`
-		SELECT coalesce(sum(l.seq - f.seq + 1), 0)::bigint, min(f.at), max(l.at)
-		FROM (SELECT pool FROM checkpoints WHERE projection = $1) AS p,
-		LATERAL (SELECT seq, at FROM %[1]s WHERE pool = p.pool ORDER BY seq LIMIT 1) AS f,
-		LATERAL (SELECT seq, at FROM %[1]s WHERE pool = p.pool ORDER BY seq DESC LIMIT 1) AS l`,
+		SELECT coalesce(sum(l.seq - f.seq + 1), 0)::bigint, min(f.at), max(l.at) FROM
+		(SELECT seq, at FROM %[1]s WHERE pool = $1 ORDER BY seq LIMIT 1) AS f,
+		(SELECT seq, at FROM %[1]s WHERE pool = $1 ORDER BY seq DESC LIMIT 1) AS l`,
 		postgres.QuoteIdentifier(r.Name))
 	var first, last *time.Time
-	if err := db.QueryRow(ctx, query, CheckpointName).Scan(&r.Events, &first, &last); err != nil {
+	if err := db.QueryRow(ctx, query, r.Pool).Scan(&r.Events, &first, &last); err != nil {
 		return fmt.Errorf("inspect partition %s: %w", r.Name, err)
 	}
 	if first != nil && last != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/postgres"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
@@ -27,7 +28,8 @@ func (f *fixture) useSmallPartitions() {
 		if _, err := tx.Exec(f.ctx, `DROP TABLE events_1`); err != nil {
 			return err
 		}
-		return addPartition(f.ctx, tx, 1, 1+partitionEvents)
+		_, err := addPartition(f.ctx, tx, events.MainPool, 1, 1+partitionEvents)
+		return err
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -37,7 +39,7 @@ func (f *fixture) useSmallPartitions() {
 // partitions returns the attached partitions of the journal.
 func (f *fixture) partitions() []Partition {
 	f.t.Helper()
-	partitions, err := Partitions(f.ctx, f.db)
+	partitions, err := Partitions(f.ctx, f.db, f.pool.Name())
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -48,7 +50,7 @@ func (f *fixture) partitions() []Partition {
 func (f *fixture) addPartitions(beyond int64) {
 	f.t.Helper()
 	err := pgx.BeginFunc(f.ctx, f.db, func(tx pgx.Tx) error {
-		_, err := addPartitions(f.ctx, tx, beyond, slog.New(slog.DiscardHandler))
+		_, err := addPartitions(f.ctx, tx, events.MainPool, beyond, slog.New(slog.DiscardHandler))
 		return err
 	})
 	if err != nil {
@@ -65,7 +67,7 @@ func assertContiguous(t *testing.T, partitions []Partition) {
 		if partition.First != next {
 			t.Errorf("partition %s: got the first seq %d, want %d", partition.Name, partition.First, next)
 		}
-		if want := partitionName(partition.First); partition.Name != want {
+		if want := partitionName(partition.Pool, partition.First); partition.Name != want {
 			t.Errorf("partition from seq %d: got the name %s, want %s", partition.First, partition.Name, want)
 		}
 		next = partition.Last + 1
@@ -77,7 +79,12 @@ func assertContiguous(t *testing.T, partitions []Partition) {
 func TestMigrationMakesTheFirstPartition(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	want := []Partition{{Name: "events_1", First: 1, Last: 2_000_000}}
+	want := []Partition{{
+		Pool:  "main",
+		Name:  "events_1",
+		First: 1,
+		Last:  2_000_000,
+	}}
 	if got := f.partitions(); !slices.Equal(got, want) {
 		t.Errorf("partitions: got %+v, want %+v", got, want)
 	}
@@ -153,7 +160,7 @@ func TestConcurrentAddPartitionsSucceed(t *testing.T) {
 		conn := f.connect()
 		processes.Go(func() {
 			err := pgx.BeginFunc(f.ctx, conn, func(tx pgx.Tx) error {
-				end, err := addPartitions(f.ctx, tx, 1000, slog.New(slog.DiscardHandler))
+				end, err := addPartitions(f.ctx, tx, events.MainPool, 1000, slog.New(slog.DiscardHandler))
 				if err == nil && end != 1001 {
 					err = fmt.Errorf("the partitions end before seq %d, want 1001", end)
 				}

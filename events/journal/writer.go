@@ -19,8 +19,8 @@ import (
 // CheckpointName is the name of the journal's own checkpoint.
 const CheckpointName = "journal"
 
-// Writer appends the entries of the stream to the table events: in order, without a hole,
-// each event once. It is the handler behind a StreamSubscriber.
+// Writer appends the entries of one pool's stream to the table events: in order, without
+// a hole, each event once. It is the handler behind a StreamSubscriber.
 type Writer struct {
 	// Park stores entries that are not events as dead letters. It runs in the transaction
 	// that moves the checkpoint past them.
@@ -113,7 +113,7 @@ func (w *Writer) append(
 	}
 	pool := batch.Pool.Name()
 	last := fresh[len(fresh)-1].Seq
-	if err := w.partitions.ensure(ctx, tx, last, w.Log); err != nil {
+	if err := w.partitions.ensure(ctx, tx, batch.Pool, last, w.Log); err != nil {
 		return err
 	}
 	if err := copyEvents(ctx, tx, fresh); err != nil {

@@ -140,7 +140,7 @@ func (s schemas) replaceDeadLetters(
 	resolve, err := tx.Exec(ctx, `
 		UPDATE dead_letters AS d SET status = 'resolved' WHERE source = $1 AND pool = $2 AND status = 'parked'
 		AND NOT EXISTS (SELECT FROM `+letters+
-		` AS n WHERE n.source = d.source AND n.message_key = d.message_key AND n.status = 'parked')`,
+		` AS n WHERE n.source = d.source AND n.pool = d.pool AND n.message_key = d.message_key AND n.status = 'parked')`,
 		projection, pool)
 	if err != nil {
 		return 0, 0, fmt.Errorf("resolve dead letters: %w", err)
@@ -151,7 +151,7 @@ func (s schemas) replaceDeadLetters(
 		SELECT source, message_key, sequence_key, pool, seq, event_type, raw, metadata, error, stack,
 		       attempts, first_failed_at, last_failed_at, status FROM `+letters+
 		` WHERE source = $1 AND pool = $2 ORDER BY seq
-		ON CONFLICT (source, message_key) DO UPDATE SET
+		ON CONFLICT (source, pool, message_key) DO UPDATE SET
 		    status = excluded.status, error = excluded.error, stack = excluded.stack,
 		    attempts = d.attempts + (excluded.last_failed_at > d.last_failed_at)::integer,
 		    last_failed_at = greatest(d.last_failed_at, excluded.last_failed_at)`, projection, pool)
