@@ -41,6 +41,7 @@ var readTables = []readTable{holdsTable, ordersTable, stockLevelsTable, skuHours
 type tableSnapshot struct {
 	tx     pgx.Tx
 	table  string
+	pool   string
 	seq    int64 // the checkpoint: the rows are the result of the events up to here
 	full   bool
 	report func(context.Context, []divergence) error
@@ -143,6 +144,7 @@ func (a *auditor) trySnapshot(
 		return compare(&tableSnapshot{
 			tx:    tx,
 			table: table,
+			pool:  a.pool,
 			seq:   checkpoint,
 			full:  a.full,
 			report: func(ctx context.Context, divergences []divergence) error {
@@ -181,9 +183,9 @@ func (a *auditor) compareTable(ctx context.Context, table readTable) error {
 // are not its task: a full audit compares every row that should exist by its key.
 func (a *auditor) compareRowCount(ctx context.Context, s *tableSnapshot, table readTable) error {
 	want, exact := table.rowCount(a.expected)
-	countRows := `SELECT count(*) FROM ` + pgx.Identifier{table.name}.Sanitize()
+	countRows := `SELECT count(*) FROM ` + pgx.Identifier{table.name}.Sanitize() + ` WHERE pool = $1`
 	var count int64
-	if err := s.tx.QueryRow(ctx, countRows).Scan(&count); err != nil {
+	if err := s.tx.QueryRow(ctx, countRows, s.pool).Scan(&count); err != nil {
 		return fmt.Errorf("count %s: %w", table.name, err)
 	}
 	if count <= want {

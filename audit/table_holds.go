@@ -21,14 +21,14 @@ var holdsTable = readTable{
 	compareEnded: compareHoldRows,
 	rowCount:     func(e *expected) (int64, bool) { return e.totals.holds, true },
 	foreignRows: `
-		SELECT hold_id FROM holds h WHERE NOT EXISTS (
+		SELECT hold_id FROM holds h WHERE pool = $1 AND NOT EXISTS (
 			SELECT FROM events e WHERE e.pool = $1 AND e.seq <= $2
 			AND e.payload->>'hold_id' = h.hold_id AND e.type LIKE 'HOLD_CREATED%') LIMIT $3`,
 }
 
 func compareHoldRows(ctx context.Context, s *tableSnapshot, holds []*expectedHold) error {
 	return matchRows(ctx, s, holds, func(chunk []*expectedHold) (divergences []divergence, err error) {
-		rows, err := readHoldRows(ctx, s.tx, chunk)
+		rows, err := readHoldRows(ctx, s, chunk)
 		if err != nil {
 			return nil, err
 		}
@@ -53,11 +53,12 @@ func compareHoldRows(ctx context.Context, s *tableSnapshot, holds []*expectedHol
 
 // readHoldRows returns the rows of holds, by hold id.
 func readHoldRows(
-	ctx context.Context, tx pgx.Tx, holds []*expectedHold,
+	ctx context.Context, s *tableSnapshot, holds []*expectedHold,
 ) (map[string]projections.Hold, error) {
 	const query = `
-		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds WHERE hold_id = ANY ($1)`
-	rows, err := tx.Query(ctx, query, holdIDs(holds))
+		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds
+		WHERE hold_id = ANY ($1) AND pool = $2`
+	rows, err := s.tx.Query(ctx, query, holdIDs(holds), s.pool)
 	if err != nil {
 		return nil, fmt.Errorf("read holds: %w", err)
 	}

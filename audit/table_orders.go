@@ -22,7 +22,7 @@ var ordersTable = readTable{
 	compareEnded: compareOrderRows,
 	rowCount:     func(e *expected) (int64, bool) { return e.totals.orders, true },
 	foreignRows: `
-		SELECT hold_id FROM orders o WHERE NOT EXISTS (
+		SELECT hold_id FROM orders o WHERE pool = $1 AND NOT EXISTS (
 			SELECT FROM events e WHERE e.pool = $1 AND e.seq <= $2
 			AND e.payload->>'hold_id' = o.hold_id AND e.type LIKE 'HOLD_CONFIRMED%') LIMIT $3`,
 }
@@ -36,7 +36,7 @@ func compareOrderRows(ctx context.Context, s *tableSnapshot, holds []*expectedHo
 		})
 	}
 	return matchRows(ctx, s, holds, func(chunk []*expectedHold) (divergences []divergence, err error) {
-		rows, err := readOrderRows(ctx, s.tx, chunk)
+		rows, err := readOrderRows(ctx, s, chunk)
 		if err != nil {
 			return nil, err
 		}
@@ -65,11 +65,12 @@ func compareOrderRows(ctx context.Context, s *tableSnapshot, holds []*expectedHo
 
 // readOrderRows returns the orders of holds, by hold id. A hold has at most one.
 func readOrderRows(
-	ctx context.Context, tx pgx.Tx, holds []*expectedHold,
+	ctx context.Context, s *tableSnapshot, holds []*expectedHold,
 ) (map[string]projections.Order, error) {
 	const query = `
-		SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders WHERE hold_id = ANY ($1)`
-	rows, err := tx.Query(ctx, query, holdIDs(holds))
+		SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders
+		WHERE hold_id = ANY ($1) AND pool = $2`
+	rows, err := s.tx.Query(ctx, query, holdIDs(holds), s.pool)
 	if err != nil {
 		return nil, fmt.Errorf("read orders: %w", err)
 	}

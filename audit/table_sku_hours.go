@@ -17,7 +17,8 @@ var skuHoursTable = readTable{
 	compareTracked: compareHourRows,
 	rowCount:       func(e *expected) (int64, bool) { return e.hours.rowCount() },
 	foreignRows: `
-		SELECT sku || ' ' || to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM sku_hours s WHERE NOT EXISTS (
+		SELECT sku || ' ' || to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM sku_hours s
+		WHERE pool = $1 AND NOT EXISTS (
 			SELECT FROM events e WHERE e.pool = $1 AND e.seq <= $2 AND e.payload->>'sku' = s.sku AND e.type LIKE 'HOLD%'
 			AND e.at >= s.hour AND e.at < s.hour + interval '1 hour') LIMIT $3`,
 }
@@ -27,7 +28,7 @@ var skuHoursTable = readTable{
 func compareHourRows(ctx context.Context, s *tableSnapshot, e *expected) error {
 	keys := slices.Collect(maps.Keys(e.hours.units))
 	return matchRows(ctx, s, keys, func(keys []hourKey) (divergences []divergence, err error) {
-		rows, err := readHourRows(ctx, s.tx, keys)
+		rows, err := readHourRows(ctx, s, keys)
 		if err != nil {
 			return nil, err
 		}
@@ -66,7 +67,7 @@ func (a *auditor) compareCompleteHours(ctx context.Context) error {
 	}
 	return a.inSnapshot(ctx, a.conns.hours, skuHoursTable.name, a.end, func(s *tableSnapshot) error {
 		return matchRows(ctx, s, keys, func(keys []hourKey) ([]divergence, error) {
-			rows, err := readHourRows(ctx, s.tx, keys)
+			rows, err := readHourRows(ctx, s, keys)
 			if err != nil {
 				return nil, err
 			}
@@ -81,7 +82,7 @@ func (a *auditor) compareCompleteHours(ctx context.Context) error {
 }
 
 // readHourRows returns rows of sku_hours. A key without a row has no units.
-func readHourRows(ctx context.Context, tx pgx.Tx, keys []hourKey) (map[hourKey]hourUnits, error) {
+func readHourRows(ctx context.Context, s *tableSnapshot, keys []hourKey) (map[hourKey]hourUnits, error) {
 	skus := make([]string, len(keys))
 	times := make([]time.Time, len(keys))
 	for i, key := range keys {
@@ -90,8 +91,8 @@ func readHourRows(ctx context.Context, tx pgx.Tx, keys []hourKey) (map[hourKey]h
 	}
 	const query = `
 		SELECT sku, hour, reserved, sold, cancelled, expired FROM sku_hours
-		JOIN unnest($1::text[], $2::timestamptz[]) AS wanted (sku, hour) USING (sku, hour)`
-	rows, err := tx.Query(ctx, query, skus, times)
+		JOIN unnest($1::text[], $2::timestamptz[]) AS wanted (sku, hour) USING (sku, hour) WHERE pool = $3`
+	rows, err := s.tx.Query(ctx, query, skus, times, s.pool)
 	if err != nil {
 		return nil, fmt.Errorf("read sku_hours: %w", err)
 	}

@@ -15,7 +15,7 @@ var stockLevelsTable = readTable{
 	compareTracked: compareLevelRows,
 	rowCount:       func(e *expected) (int64, bool) { return int64(len(e.stock)), true },
 	foreignRows: `
-		SELECT sku FROM stock_levels s WHERE NOT EXISTS (
+		SELECT sku FROM stock_levels s WHERE pool = $1 AND NOT EXISTS (
 			SELECT FROM events e WHERE e.pool = $1 AND e.seq <= $2 AND e.payload->>'sku' = s.sku) LIMIT $3`,
 }
 
@@ -29,7 +29,7 @@ func (r levelRow) describe() string {
 func compareLevelRows(ctx context.Context, s *tableSnapshot, e *expected) error {
 	all := slices.Sorted(maps.Keys(e.stock))
 	return matchRows(ctx, s, all, func(skus []string) (divergences []divergence, err error) {
-		rows, err := readLevelRows(ctx, s.tx, skus)
+		rows, err := readLevelRows(ctx, s, skus)
 		if err != nil {
 			return nil, err
 		}
@@ -55,9 +55,9 @@ func compareLevelRows(ctx context.Context, s *tableSnapshot, e *expected) error 
 }
 
 // readLevelRows returns the rows of stock_levels, by SKU.
-func readLevelRows(ctx context.Context, tx pgx.Tx, skus []string) (map[string]levelRow, error) {
-	const query = `SELECT sku, available, held, sold FROM stock_levels WHERE sku = ANY ($1)`
-	rows, err := tx.Query(ctx, query, skus)
+func readLevelRows(ctx context.Context, s *tableSnapshot, skus []string) (map[string]levelRow, error) {
+	const query = `SELECT sku, available, held, sold FROM stock_levels WHERE pool = $1 AND sku = ANY ($2)`
+	rows, err := s.tx.Query(ctx, query, s.pool, skus)
 	if err != nil {
 		return nil, fmt.Errorf("read stock_levels: %w", err)
 	}

@@ -11,7 +11,7 @@ func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 // "H-<pool>-" and a UUIDv7 in any other. So the id alone tells the pool of its hold.
 // Holds of older builds have a UUID without a prefix, and stay valid.
 func (p Pool) NewHoldID() string {
-	if p == MainPool {
+	if p.name == MainPool.name { // also on a cluster, where its keys differ
 		return "H-" + NewID()
 	}
 	return "H-" + p.name + "-" + NewID()

@@ -34,7 +34,7 @@ func NewPool(name string) (Pool, error) {
 	case !poolName.MatchString(name):
 		return Pool{}, fmt.Errorf("pool %q: want 2 to 16 lowercase letters and digits, a letter first", name)
 	}
-	return Pool{name: name, prefix: "{" + name + "}:"}, nil
+	return Pool{name: name}.OnCluster(), nil
 }
 
 // ConsumerGroup is the consumer group on the stream whose position shows how far the

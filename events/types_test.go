@@ -62,6 +62,9 @@ func TestHoldIDsNameTheirPool(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := pool.NewHoldID()
+		if cluster := pool.OnCluster().NewHoldID(); !strings.HasPrefix(cluster, prefix) || len(cluster) != len(id) {
+			t.Errorf("hold of pool %s on a cluster: got the id %s, want the form of %s", name, cluster, id)
+		}
 		uuid, found := strings.CutPrefix(id, prefix)
 		if !found || !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$`).MatchString(uuid) {
 			t.Errorf("hold of pool %s: got the id %s, want %s and a UUIDv7", name, id, prefix)

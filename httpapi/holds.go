@@ -188,7 +188,7 @@ func (a *api) getHold(c *gin.Context) error {
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	h, err := projections.FindHold(ctx, a.Postgres, id)
+	h, err := projections.FindHold(ctx, a.Postgres, a.Pool.Name(), id)
 	if err != nil {
 		return readError(err, codeUnknownHold,
 			"no such hold in the read tables; a new hold appears within a second")

@@ -50,7 +50,7 @@ func (a *api) getHours(c *gin.Context) error {
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	found, err := projections.FindSKUHours(ctx, a.Postgres, sku, from, to)
+	found, err := projections.FindSKUHours(ctx, a.Postgres, a.Pool.Name(), sku, from, to)
 	if err != nil {
 		return readError(err, codeUnknownSKU, "no such SKU in the read tables")
 	}

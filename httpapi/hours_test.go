@@ -16,11 +16,12 @@ func TestHoursOfSKU(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.exec(`INSERT INTO sku_hours VALUES
-		('shirt', '2026-01-02T02:00:00Z', 9, 9, 9, 9),
-		('shirt', '2026-01-02T04:00:00+01', 4, 1, 2, 0),
-		('shirt', '2026-01-02T05:00:00Z', 0, 0, 0, 1),
-		('shirt', '2026-01-02T06:00:00Z', 9, 9, 9, 9),
-		('jacket', '2026-01-02T05:00:00Z', 9, 9, 9, 9)`)
+		('shirt', '2026-01-02T02:00:00Z', 9, 9, 9, 9, 'main'),
+		('shirt', '2026-01-02T04:00:00+01', 4, 1, 2, 0, 'main'),
+		('shirt', '2026-01-02T05:00:00Z', 0, 0, 0, 1, 'main'),
+		('shirt', '2026-01-02T06:00:00Z', 9, 9, 9, 9, 'main'),
+		('jacket', '2026-01-02T05:00:00Z', 9, 9, 9, 9, 'main'),
+		('shirt', '2026-01-02T05:00:00Z', 9, 9, 9, 9, 'eu')`)
 	const want = `{"sku":"shirt","from":"2026-01-02T03:00:00Z","to":"2026-01-02T06:00:00Z","hours":[` +
 		`{"hour":"2026-01-02T03:00:00Z","reserved":4,"sold":1,"cancelled":2,"expired":0},` +
 		`{"hour":"2026-01-02T05:00:00Z","reserved":0,"sold":0,"cancelled":0,"expired":1}]}`

@@ -181,6 +181,7 @@ var rebuildCodes = map[error]string{
 	rebuild.ErrOldTablesKept:  codeOldTablesKept,
 	rebuild.ErrNoOldTables:    codeNoOldTables,
 	rebuild.ErrDependents:     codeDependents,
+	rebuild.ErrOtherPools:     codeDependents,
 	journal.ErrHole:           codeJournalHole,
 }
 

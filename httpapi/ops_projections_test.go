@@ -30,7 +30,7 @@ func TestRebuildThroughTheAPI(t *testing.T) {
 	s.exec(`INSERT INTO events (pool, seq, event_id, type, sku, hold_id, payload, metadata, at)
 		VALUES ('main', 1, gen_random_uuid(), 'STOCK_ADJUSTED', 'shirt', '', '{"sku":"shirt","delta":5,"reason":"r"}', '{}', now())`)
 	s.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('journal', 'main', 1), ('stock_levels', 'main', 1)`)
-	s.exec(`INSERT INTO stock_levels VALUES ('shirt', 7, 0, 0)`) // the events add up to 5
+	s.exec(`INSERT INTO stock_levels VALUES ('shirt', 7, 0, 0, 'main')`) // the events add up to 5
 
 	r := s.get("/ops/projections")
 	r.want(t, "list", 200, "")

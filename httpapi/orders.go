@@ -31,7 +31,7 @@ func (a *api) getOrder(c *gin.Context) error {
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	order, err := projections.FindOrder(ctx, a.Postgres, id)
+	order, err := projections.FindOrder(ctx, a.Postgres, a.Pool.Name(), id)
 	return a.answerOrder(c, order, err)
 }
 
@@ -45,7 +45,7 @@ func (a *api) findOrder(c *gin.Context) error {
 	}
 	ctx, cancel := readContext(c)
 	defer cancel()
-	order, err := projections.FindOrderOfHold(ctx, a.Postgres, id)
+	order, err := projections.FindOrderOfHold(ctx, a.Postgres, a.Pool.Name(), id)
 	return a.answerOrder(c, order, err)
 }
 

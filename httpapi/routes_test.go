@@ -121,8 +121,8 @@ func TestReadRoutes(t *testing.T) {
 	s.get("/orders/ord_h1").want(t, "no such order", 404, "UNKNOWN_ORDER")
 	s.get("/orders?hold_id=h1").want(t, "no order of a hold", 404, "UNKNOWN_ORDER")
 	s.get("/orders").want(t, "orders without a hold_id", 400, "INVALID_REQUEST")
-	s.exec(`INSERT INTO holds VALUES ('h1', 'shirt', 2, 'ann', 'CONFIRMED', '2026-01-02T03:04:05Z', '2026-01-02T03:00:05Z', 'k1')`)
-	s.exec(`INSERT INTO orders VALUES ('ord_h1', 'h1', 'ann', 'shirt', 2, 'CONFIRMED', 'p1', '2026-01-02T03:01:00Z')`)
+	s.exec(`INSERT INTO holds VALUES ('h1', 'shirt', 2, 'ann', 'CONFIRMED', '2026-01-02T03:04:05Z', '2026-01-02T03:00:05Z', 'k1', 'main')`)
+	s.exec(`INSERT INTO orders VALUES ('ord_h1', 'h1', 'ann', 'shirt', 2, 'CONFIRMED', 'p1', '2026-01-02T03:01:00Z', 'main')`)
 	const hold = `{"hold_id":"h1","sku":"shirt","qty":2,"user_id":"ann","status":"CONFIRMED","expires_at":"2026-01-02T03:04:05Z","created_at":"2026-01-02T03:00:05Z","idempotency_key":"k1"}`
 	if got := s.get("/holds/h1").raw; strings.TrimSpace(got) != hold {
 		t.Errorf("hold: got %s, want %s", got, hold)
@@ -133,6 +133,10 @@ func TestReadRoutes(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", path, got, order)
 		}
 	}
+	s.exec(`UPDATE holds SET pool = 'eu'; UPDATE orders SET pool = 'eu'`)
+	s.get("/holds/h1").want(t, "a hold of another pool", 404, "UNKNOWN_HOLD")
+	s.get("/orders/ord_h1").want(t, "an order of another pool", 404, "UNKNOWN_ORDER")
+	s.get("/orders?hold_id=h1").want(t, "an order of another pool's hold", 404, "UNKNOWN_ORDER")
 	s.exec(`DROP TABLE holds`)
 	s.get("/holds/h1").want(t, "a table that its projection has not created yet", 503, "NOT_READY")
 }

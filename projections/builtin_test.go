@@ -26,7 +26,7 @@ func TestBuiltInShowsHowHoldsEnd(t *testing.T) {
 	)
 	f.await(BuiltIn()...)
 
-	f.wantRows("stock_levels", "(shirt,8,1,1)")
+	f.wantRows("stock_levels", "(shirt,8,1,1,main)")
 	f.wantHold("a", "CONFIRMED")
 	f.wantHold("b", "CANCELLED")
 	f.wantHold("c", "EXPIRED")
@@ -38,7 +38,7 @@ func TestBuiltInShowsHowHoldsEnd(t *testing.T) {
 // TestBuiltInShowsHowHoldsEnd fills.
 func (f *fixture) wantFirstRows() {
 	f.t.Helper()
-	h, err := FindHold(f.ctx, f.db, "b")
+	h, err := FindHold(f.ctx, f.db, "main", "b")
 	if err != nil {
 		f.t.Errorf("hold b: %v", err)
 	}
@@ -53,12 +53,13 @@ func (f *fixture) wantFirstRows() {
 		ExpiresAt:      startTime.Add(63 * time.Second),
 		CreatedAt:      startTime.Add(3 * time.Second),
 		IdempotencyKey: "k-b",
+		Pool:           "main",
 	}
 	if h != wantHold {
 		f.t.Errorf("hold b: got %+v, want %+v", h, wantHold)
 	}
 
-	order, err := FindOrderOfHold(f.ctx, f.db, "a")
+	order, err := FindOrderOfHold(f.ctx, f.db, "main", "a")
 	if err != nil {
 		f.t.Errorf("order of hold a: %v", err)
 	}
@@ -72,25 +73,23 @@ func (f *fixture) wantFirstRows() {
 		Status:     "CONFIRMED",
 		PaymentRef: "pay-a",
 		CreatedAt:  startTime.Add(6 * time.Second),
+		Pool:       "main",
 	}
 	if order != wantOrder {
 		f.t.Errorf("order of hold a: got %+v, want %+v", order, wantOrder)
 	}
-	byID, err := FindOrder(f.ctx, f.db, "ord_a")
+	byID, err := FindOrder(f.ctx, f.db, "main", "ord_a")
 	if err != nil {
 		f.t.Errorf("order ord_a: %v", err)
 	}
 	if byID.HoldID != "a" {
 		f.t.Errorf("order ord_a: got hold %q, want a", byID.HoldID)
 	}
-	if _, err := FindOrder(f.ctx, f.db, "ord_b"); !errors.Is(err, ErrNotFound) {
+	if _, err := FindOrder(f.ctx, f.db, "main", "ord_b"); !errors.Is(err, ErrNotFound) {
 		f.t.Errorf("order of a cancelled hold: got error %v, want ErrNotFound", err)
 	}
 
-	hours, err := FindSKUHours(f.ctx, f.db, "shirt", startTime.Add(-time.Hour), startTime.Add(time.Hour))
-	if err != nil {
-		f.t.Fatalf("hours: %v", err)
-	}
+	hours := f.hours("shirt", startTime.Add(-time.Hour), startTime.Add(time.Hour))
 	if len(hours) != 1 {
 		f.t.Fatalf("hours: got %+v, want one", hours)
 	}
@@ -102,6 +101,7 @@ func (f *fixture) wantFirstRows() {
 		Sold:      1,
 		Cancelled: 2,
 		Expired:   3,
+		Pool:      "main",
 	}
 	if hours[0] != wantHour {
 		f.t.Errorf("hours: got %+v, want %+v", hours[0], wantHour)
@@ -215,7 +215,7 @@ func wantSums(t *rapid.T, list []events.Event, levels, hours string) {
 			}
 		}
 	}
-	wantLevels := fmt.Sprintf("(shirt,%d,%d,%d)", level.available, level.held, level.sold)
+	wantLevels := fmt.Sprintf("(shirt,%d,%d,%d,main)", level.available, level.held, level.sold)
 	if levels != wantLevels {
 		t.Fatalf("stock_levels: got %s, want %s", levels, wantLevels)
 	}

@@ -37,7 +37,7 @@ func AddTo(router *message.Router, config Config, list ...Projection) []*worker.
 			Reader:   p.Name,
 			BatchMax: config.BatchMax,
 			Log:      config.Log,
-			Prepare:  func(ctx context.Context, conn *pgx.Conn) error { return CreateTables(ctx, conn, p) },
+			Prepare:  func(ctx context.Context, conn *pgx.Conn) error { return prepareTables(ctx, conn, p) },
 		})
 		name := "projection " + p.Name
 		apply := func(msg *message.Message) error { return applyReady(p, msg) }

@@ -164,7 +164,7 @@ func (f *fixture) wantRows(table, want string) {
 // wantHold checks the status of a hold.
 func (f *fixture) wantHold(id, status string) {
 	f.t.Helper()
-	h, err := FindHold(f.ctx, f.db, id)
+	h, err := FindHold(f.ctx, f.db, "main", id)
 	if err != nil {
 		f.t.Errorf("hold %s: %v", id, err)
 	}

@@ -14,11 +14,12 @@ import (
 // Holds is the projection of every hold that was ever created, and of how it ended.
 func Holds() Projection {
 	return Projection{
-		Name:   "holds",
-		Tables: []string{"holds"},
-		Schema: holdsSchema,
-		Wants:  []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
-		Key:    ByHold,
+		Name:     "holds",
+		Tables:   []string{"holds"},
+		Schema:   holdsSchema,
+		Upgrades: []Upgrade{addPoolColumn("holds")},
+		Wants:    []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
+		Key:      ByHold,
 		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
 			return foldHolds(batch).write(ctx, tx)
 		},
@@ -37,6 +38,7 @@ type Hold struct {
 	ExpiresAt      time.Time
 	CreatedAt      time.Time
 	IdempotencyKey string
+	Pool           string
 }
 
 // The statuses of a hold. A hold whose deadline has passed stays ACTIVE until its
@@ -58,6 +60,7 @@ const holdsSchema = `
 	    expires_at      timestamptz NOT NULL,
 	    created_at      timestamptz NOT NULL,
 	    idempotency_key text        NOT NULL,
+	    pool            text        NOT NULL,
 	    CONSTRAINT holds_pkey PRIMARY KEY (hold_id),
 	    CONSTRAINT holds_qty_positive CHECK (qty > 0),
 	    CONSTRAINT holds_status_known CHECK (status IN ('ACTIVE', 'CONFIRMED', 'CANCELLED', 'EXPIRED'))
@@ -71,6 +74,7 @@ type holdChanges struct {
 	created       []Hold
 	createdIndex  map[string]int // hold id to index in created
 	endedIDs      []string       // ids of holds of earlier batches
+	endedPools    []string       // their pools, in the same order
 	endedStatuses []string       // their new statuses, in the same order
 }
 
@@ -89,11 +93,12 @@ func foldHolds(batch []Event) *holdChanges {
 				ExpiresAt:      e.At.Add(time.Duration(p.TTLMs) * time.Millisecond),
 				CreatedAt:      e.At,
 				IdempotencyKey: p.IdempotencyKey,
+				Pool:           e.Pool,
 			})
 		case *events.HoldConfirmed:
-			c.end(p.HoldID, holdConfirmed)
+			c.end(e.Pool, p.HoldID, holdConfirmed)
 		case *events.HoldCancelled:
-			c.end(p.HoldID, string(events.CancelledStatus(p.Reason)))
+			c.end(e.Pool, p.HoldID, string(events.CancelledStatus(p.Reason)))
 		}
 	}
 	return c
@@ -101,13 +106,14 @@ func foldHolds(batch []Event) *holdChanges {
 
 // end sets the final status of a hold. If the hold ended before in this batch, the second
 // end goes to the database, where the update finds no active row and fails.
-func (c *holdChanges) end(holdID, status string) {
+func (c *holdChanges) end(pool, holdID, status string) {
 	i, inBatch := c.createdIndex[holdID]
 	if inBatch && c.created[i].Status == holdActive {
 		c.created[i].Status = status
 		return
 	}
 	c.endedIDs = append(c.endedIDs, holdID)
+	c.endedPools = append(c.endedPools, pool)
 	c.endedStatuses = append(c.endedStatuses, status)
 }
 
@@ -136,6 +142,7 @@ func (c *holdChanges) insertCreated(ctx context.Context, tx pgx.Tx) error {
 		"expires_at",
 		"created_at",
 		"idempotency_key",
+		"pool",
 	}
 	rows := pgx.CopyFromSlice(len(c.created), func(i int) ([]any, error) {
 		h := &c.created[i]
@@ -148,6 +155,7 @@ func (c *holdChanges) insertCreated(ctx context.Context, tx pgx.Tx) error {
 			h.ExpiresAt,
 			h.CreatedAt,
 			h.IdempotencyKey,
+			h.Pool,
 		}, nil
 	})
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"holds"}, columns, rows)
@@ -161,9 +169,9 @@ func (c *holdChanges) updateEnded(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	const update = `
-		UPDATE holds SET status = ended.status FROM unnest($1::text[], $2::text[]) AS ended (hold_id, status)
-		WHERE holds.hold_id = ended.hold_id AND holds.status = 'ACTIVE'`
-	tag, err := tx.Exec(ctx, update, c.endedIDs, c.endedStatuses)
+		UPDATE holds SET status = ended.status FROM unnest($1::text[], $2::text[], $3::text[]) AS ended (hold_id, pool, status)
+		WHERE holds.hold_id = ended.hold_id AND holds.pool = ended.pool AND holds.status = 'ACTIVE'`
+	tag, err := tx.Exec(ctx, update, c.endedIDs, c.endedPools, c.endedStatuses)
 	if err != nil {
 		return err
 	}
@@ -173,9 +181,10 @@ func (c *holdChanges) updateEnded(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// FindHold returns the hold with an id, or ErrNotFound.
-func FindHold(ctx context.Context, db postgres.Querier, holdID string) (Hold, error) {
+// FindHold returns the hold of a pool with an id, or ErrNotFound.
+func FindHold(ctx context.Context, db postgres.Querier, pool, holdID string) (Hold, error) {
 	const query = `
-		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key FROM holds WHERE hold_id = $1`
-	return queryOne[Hold](ctx, db, "find hold", query, holdID)
+		SELECT hold_id, sku, qty, user_id, status, expires_at, created_at, idempotency_key, pool FROM holds
+		WHERE hold_id = $1 AND pool = $2`
+	return queryOne[Hold](ctx, db, "find hold", query, holdID, pool)
 }

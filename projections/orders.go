@@ -16,12 +16,13 @@ import (
 // checked the deadline before it appended the event.
 func Orders() Projection {
 	return Projection{
-		Name:   "orders",
-		Tables: []string{"orders"},
-		Schema: ordersSchema,
-		Wants:  []events.Type{events.TypeHoldConfirmed},
-		Key:    ByHold,
-		Apply:  insertOrders,
+		Name:     "orders",
+		Tables:   []string{"orders"},
+		Schema:   ordersSchema,
+		Upgrades: []Upgrade{addPoolColumn("orders")},
+		Wants:    []events.Type{events.TypeHoldConfirmed},
+		Key:      ByHold,
+		Apply:    insertOrders,
 	}
 }
 
@@ -37,6 +38,7 @@ type Order struct {
 	Status     string // CONFIRMED
 	PaymentRef string
 	CreatedAt  time.Time
+	Pool       string
 }
 
 const ordersSchema = `
@@ -49,6 +51,7 @@ const ordersSchema = `
 	    status      text        NOT NULL,
 	    payment_ref text        NOT NULL,
 	    created_at  timestamptz NOT NULL,
+	    pool        text        NOT NULL,
 	    CONSTRAINT orders_pkey PRIMARY KEY (order_id),
 	    CONSTRAINT one_order_per_hold UNIQUE (hold_id),
 	    CONSTRAINT orders_qty_positive CHECK (qty > 0),
@@ -58,7 +61,17 @@ const ordersSchema = `
 // The SQL. There is no fold: each event is one row.
 
 func insertOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
-	columns := []string{"order_id", "hold_id", "user_id", "sku", "qty", "status", "payment_ref", "created_at"}
+	columns := []string{
+		"order_id",
+		"hold_id",
+		"user_id",
+		"sku",
+		"qty",
+		"status",
+		"payment_ref",
+		"created_at",
+		"pool",
+	}
 	rows := pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
 		p, ok := batch[i].Payload.(*events.HoldConfirmed)
 		if !ok {
@@ -73,6 +86,7 @@ func insertOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
 			holdConfirmed,
 			p.PaymentRef,
 			batch[i].At,
+			batch[i].Pool,
 		}, nil
 	})
 	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"orders"}, columns, rows); err != nil {
@@ -81,14 +95,16 @@ func insertOrders(ctx context.Context, tx pgx.Tx, batch []Event) error {
 	return nil
 }
 
-const selectOrder = `SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at FROM orders `
+const selectOrder = `SELECT order_id, hold_id, user_id, sku, qty, status, payment_ref, created_at, pool FROM orders `
 
-// FindOrder returns the order with an id, or ErrNotFound.
-func FindOrder(ctx context.Context, db postgres.Querier, orderID string) (Order, error) {
-	return queryOne[Order](ctx, db, "find order", selectOrder+`WHERE order_id = $1`, orderID)
+// FindOrder returns the order of a pool with an id, or ErrNotFound.
+func FindOrder(ctx context.Context, db postgres.Querier, pool, orderID string) (Order, error) {
+	const condition = `WHERE order_id = $1 AND pool = $2`
+	return queryOne[Order](ctx, db, "find order", selectOrder+condition, orderID, pool)
 }
 
-// FindOrderOfHold returns the order of a confirmed hold, or ErrNotFound.
-func FindOrderOfHold(ctx context.Context, db postgres.Querier, holdID string) (Order, error) {
-	return queryOne[Order](ctx, db, "find order of hold", selectOrder+`WHERE hold_id = $1`, holdID)
+// FindOrderOfHold returns the order of a confirmed hold of a pool, or ErrNotFound.
+func FindOrderOfHold(ctx context.Context, db postgres.Querier, pool, holdID string) (Order, error) {
+	const condition = `WHERE hold_id = $1 AND pool = $2`
+	return queryOne[Order](ctx, db, "find order of hold", selectOrder+condition, holdID, pool)
 }

@@ -25,21 +25,21 @@ func SKUHoursPerEvent() Projection {
 // countInHour queues the SQL for one event.
 func countInHour(e Event, sql *pgx.Batch) error {
 	const add = `
-		INSERT INTO sku_hours AS h (sku, hour, reserved, sold, cancelled, expired) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (sku, hour) DO UPDATE
+		INSERT INTO sku_hours AS h (sku, hour, reserved, sold, cancelled, expired, pool) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (pool, sku, hour) DO UPDATE
 		SET reserved = h.reserved + excluded.reserved, sold = h.sold + excluded.sold,
 		    cancelled = h.cancelled + excluded.cancelled, expired = h.expired + excluded.expired`
 	hour := e.At.UTC().Truncate(time.Hour)
 	switch p := e.Payload.(type) {
 	case *events.HoldCreated:
-		sql.Queue(add, p.SKU, hour, p.Qty, 0, 0, 0)
+		sql.Queue(add, p.SKU, hour, p.Qty, 0, 0, 0, e.Pool)
 	case *events.HoldConfirmed:
-		sql.Queue(add, p.SKU, hour, 0, p.Qty, 0, 0)
+		sql.Queue(add, p.SKU, hour, 0, p.Qty, 0, 0, e.Pool)
 	case *events.HoldCancelled:
 		if p.Reason == events.ReasonExpired {
-			sql.Queue(add, p.SKU, hour, 0, 0, 0, p.Qty)
+			sql.Queue(add, p.SKU, hour, 0, 0, 0, p.Qty, e.Pool)
 		} else {
-			sql.Queue(add, p.SKU, hour, 0, 0, p.Qty, 0)
+			sql.Queue(add, p.SKU, hour, 0, 0, p.Qty, 0, e.Pool)
 		}
 	}
 	return nil

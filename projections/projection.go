@@ -21,6 +21,8 @@ type Projection struct {
 	// Schema creates the tables, with CREATE TABLE IF NOT EXISTS and CREATE INDEX IF NOT
 	// EXISTS. It runs if none of the tables exists; see CreateTables.
 	Schema string
+	// Upgrades change the tables that an older build created, in this order.
+	Upgrades []Upgrade
 	// Wants are the types of the events that Apply receives.
 	Wants []events.Type
 	// Key returns the sequence key of an event. Events of one key are applied in order:

@@ -16,11 +16,12 @@ import (
 // happened, not in the hour of its hold.
 func SKUHours() Projection {
 	return Projection{
-		Name:   "sku_hours",
-		Tables: []string{"sku_hours"},
-		Schema: skuHoursSchema,
-		Wants:  []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
-		Key:    BySKU,
+		Name:     "sku_hours",
+		Tables:   []string{"sku_hours"},
+		Schema:   skuHoursSchema,
+		Upgrades: []Upgrade{addPoolColumn("sku_hours"), addPoolToKey("sku_hours", "sku", "hour")},
+		Wants:    []events.Type{events.TypeHoldCreated, events.TypeHoldConfirmed, events.TypeHoldCancelled},
+		Key:      BySKU,
 		Apply: func(ctx context.Context, tx pgx.Tx, batch []Event) error {
 			return foldSKUHours(batch).write(ctx, tx)
 		},
@@ -37,6 +38,7 @@ type SKUHour struct {
 	Sold      int64
 	Cancelled int64 // for any reason but the deadline
 	Expired   int64
+	Pool      string
 }
 
 const skuHoursSchema = `
@@ -47,18 +49,20 @@ const skuHoursSchema = `
 	    sold      bigint      NOT NULL,
 	    cancelled bigint      NOT NULL,
 	    expired   bigint      NOT NULL,
-	    CONSTRAINT sku_hours_pkey PRIMARY KEY (sku, hour)
+	    pool      text        NOT NULL,
+	    CONSTRAINT sku_hours_pkey PRIMARY KEY (pool, sku, hour)
 	)`
 
 // The fold.
 
-// skuHours are the units that one batch adds, one row per SKU and hour.
+// skuHours are the units that one batch adds, one row per pool, SKU and hour.
 type skuHours struct {
 	rows  []SKUHour
 	index map[skuHourKey]int // index in rows
 }
 
 type skuHourKey struct {
+	pool string
 	sku  string
 	hour int64 // hours since 1970
 }
@@ -68,29 +72,29 @@ func foldSKUHours(batch []Event) *skuHours {
 	for _, e := range batch {
 		switch p := e.Payload.(type) {
 		case *events.HoldCreated:
-			h.row(p.SKU, e.At).Reserved += p.Qty
+			h.row(e, p.SKU).Reserved += p.Qty
 		case *events.HoldConfirmed:
-			h.row(p.SKU, e.At).Sold += p.Qty
+			h.row(e, p.SKU).Sold += p.Qty
 		case *events.HoldCancelled:
 			if p.Reason == events.ReasonExpired {
-				h.row(p.SKU, e.At).Expired += p.Qty
+				h.row(e, p.SKU).Expired += p.Qty
 			} else {
-				h.row(p.SKU, e.At).Cancelled += p.Qty
+				h.row(e, p.SKU).Cancelled += p.Qty
 			}
 		}
 	}
 	return h
 }
 
-// row returns the row of a SKU and the hour of a time, which it adds if there is none.
-func (h *skuHours) row(sku string, at time.Time) *SKUHour {
-	hour := at.UTC().Truncate(time.Hour)
-	key := skuHourKey{sku: sku, hour: hour.Unix() / 3600}
+// row returns the row of an event's SKU and hour, which it adds if there is none.
+func (h *skuHours) row(e Event, sku string) *SKUHour {
+	hour := e.At.UTC().Truncate(time.Hour)
+	key := skuHourKey{pool: e.Pool, sku: sku, hour: hour.Unix() / 3600}
 	i, found := h.index[key]
 	if !found {
 		i = len(h.rows)
 		h.index[key] = i
-		h.rows = append(h.rows, SKUHour{SKU: sku, Hour: hour})
+		h.rows = append(h.rows, SKUHour{SKU: sku, Hour: hour, Pool: e.Pool})
 	}
 	return &h.rows[i]
 }
@@ -99,9 +103,9 @@ func (h *skuHours) row(sku string, at time.Time) *SKUHour {
 
 func (h *skuHours) write(ctx context.Context, tx pgx.Tx) error {
 	const add = `
-		INSERT INTO sku_hours AS h (sku, hour, reserved, sold, cancelled, expired)
-		SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-		ON CONFLICT (sku, hour) DO UPDATE
+		INSERT INTO sku_hours AS h (sku, hour, reserved, sold, cancelled, expired, pool)
+		SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
+		ON CONFLICT (pool, sku, hour) DO UPDATE
 		SET reserved = h.reserved + excluded.reserved, sold = h.sold + excluded.sold,
 		    cancelled = h.cancelled + excluded.cancelled, expired = h.expired + excluded.expired`
 	n := len(h.rows)
@@ -111,6 +115,7 @@ func (h *skuHours) write(ctx context.Context, tx pgx.Tx) error {
 	sold := make([]int64, n)
 	cancelled := make([]int64, n)
 	expired := make([]int64, n)
+	pools := make([]string, n)
 	for i, r := range h.rows {
 		skus[i] = r.SKU
 		hours[i] = r.Hour
@@ -118,20 +123,21 @@ func (h *skuHours) write(ctx context.Context, tx pgx.Tx) error {
 		sold[i] = r.Sold
 		cancelled[i] = r.Cancelled
 		expired[i] = r.Expired
+		pools[i] = r.Pool
 	}
-	if _, err := tx.Exec(ctx, add, skus, hours, reserved, sold, cancelled, expired); err != nil {
+	if _, err := tx.Exec(ctx, add, skus, hours, reserved, sold, cancelled, expired, pools); err != nil {
 		return fmt.Errorf("add to sku_hours: %w", err)
 	}
 	return nil
 }
 
-// FindSKUHours returns the hours of a SKU that begin at from or later and before to,
-// earliest first. An hour without an event of the SKU has no row.
+// FindSKUHours returns the hours of a pool's SKU that begin at from or later and before
+// to, earliest first. An hour without an event of the SKU has no row.
 func FindSKUHours(
-	ctx context.Context, db postgres.Querier, sku string, from, to time.Time,
+	ctx context.Context, db postgres.Querier, pool, sku string, from, to time.Time,
 ) ([]SKUHour, error) {
 	const query = `
-		SELECT sku, hour, reserved, sold, cancelled, expired FROM sku_hours
-		WHERE sku = $1 AND hour >= $2 AND hour < $3 ORDER BY hour`
-	return queryAll[SKUHour](ctx, db, "find hours of a SKU", query, sku, from, to)
+		SELECT sku, hour, reserved, sold, cancelled, expired, pool FROM sku_hours
+		WHERE pool = $1 AND sku = $2 AND hour >= $3 AND hour < $4 ORDER BY hour`
+	return queryAll[SKUHour](ctx, db, "find hours of a SKU", query, pool, sku, from, to)
 }

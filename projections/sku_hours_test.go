@@ -40,12 +40,18 @@ func TestSKUHoursCountsInTheHourOfTheEvent(t *testing.T) {
 
 	three := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	want := []SKUHour{
-		{SKU: "shirt", Hour: three, Reserved: 3},
+		{
+			SKU:      "shirt",
+			Hour:     three,
+			Reserved: 3,
+			Pool:     "main",
+		},
 		{
 			SKU:      "shirt",
 			Hour:     three.Add(time.Hour),
 			Reserved: 4,
 			Sold:     1,
+			Pool:     "main",
 		},
 		{
 			SKU:       "shirt",
@@ -53,6 +59,7 @@ func TestSKUHoursCountsInTheHourOfTheEvent(t *testing.T) {
 			Reserved:  8,
 			Cancelled: 2,
 			Expired:   4,
+			Pool:      "main",
 		},
 	}
 	got := f.hours("shirt", three, three.Add(3*time.Hour))
@@ -75,7 +82,7 @@ func TestSKUHoursCountsInTheHourOfTheEvent(t *testing.T) {
 
 func (f *fixture) hours(sku string, from, to time.Time) []SKUHour {
 	f.t.Helper()
-	hours, err := FindSKUHours(f.ctx, f.db, sku, from, to)
+	hours, err := FindSKUHours(f.ctx, f.db, "main", sku, from, to)
 	if err != nil {
 		f.t.Fatalf("hours of %s: %v", sku, err)
 	}

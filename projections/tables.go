@@ -19,8 +19,8 @@ type Beginner interface {
 // CreateTables creates the missing tables of projections by running their Schema. Any
 // number of processes may call it at the same time, and repeatedly. For each projection:
 //
-//   - If all its tables exist, CreateTables changes nothing. A later change of its Schema
-//     takes effect with a rebuild.
+//   - If all its tables exist, CreateTables makes those of its Upgrades that workers of
+//     older builds can live with. Any other change of Schema takes effect with a rebuild.
 //   - If none exists, it creates them and deletes the checkpoint, so that the projection
 //     starts at the first event.
 //   - If only some exist, it returns an error that tells the operator to rebuild the
@@ -31,8 +31,20 @@ func CreateTables(ctx context.Context, db Beginner, list ...Projection) error {
 		if err != nil {
 			return fmt.Errorf("tables of projection %s: %w", p.Name, err)
 		}
+		if err := upgrade(ctx, db, p, false); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// prepareTables is CreateTables for the worker of a projection, which has its lease. It
+// makes all Upgrades.
+func prepareTables(ctx context.Context, db Beginner, p Projection) error {
+	if err := CreateTables(ctx, db, p); err != nil {
+		return err
+	}
+	return upgrade(ctx, db, p, true)
 }
 
 func createTables(ctx context.Context, tx pgx.Tx, p Projection) error {

@@ -24,12 +24,12 @@ func TestCreateTablesKeepsExistingTables(t *testing.T) {
 		})
 	}
 	all.Wait()
-	f.exec(`INSERT INTO stock_levels VALUES ('shirt', 1, 0, 0)`)
+	f.exec(`INSERT INTO stock_levels VALUES ('shirt', 1, 0, 0, 'main')`)
 	f.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('stock_levels', 'main', 7)`)
 	if err := CreateTables(f.ctx, f.db, BuiltIn()...); err != nil {
 		t.Error(err)
 	}
-	f.wantRows("stock_levels", "(shirt,1,0,0)")
+	f.wantRows("stock_levels", "(shirt,1,0,0,main)")
 	f.wantCheckpoint("stock_levels", 7)
 }
 

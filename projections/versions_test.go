@@ -15,7 +15,7 @@ func TestEventsOfEveryVersionAreApplied(t *testing.T) {
 	f.journal(adjusted(10), created("a", 1))
 	f.run(0, BuiltIn()...)
 	f.await(BuiltIn()...)
-	f.wantRows("stock_levels", "(shirt,13,1,0)")
+	f.wantRows("stock_levels", "(shirt,13,1,0,main)")
 	f.wantParked("stock_levels")
 }
 
@@ -33,7 +33,7 @@ func TestEventOfNewerVersionIsParked(t *testing.T) {
 	f.journal(confirmed("a", 1))
 	f.run(0, BuiltIn()...)
 	f.await(BuiltIn()...)
-	f.wantRows("stock_levels", "(shirt,4,1,0)\n(sock,1,0,0)")
+	f.wantRows("stock_levels", "(shirt,4,1,0,main)\n(sock,1,0,0,main)")
 	letters := f.wantParked("stock_levels", 3, 5)
 	if !strings.Contains(letters[0], "version 3") {
 		t.Errorf("letter of event 3: got error %q, want it to name version 3", letters[0])

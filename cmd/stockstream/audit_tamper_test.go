@@ -132,7 +132,7 @@ func tamperedTableCases(s *auditFixture) map[string]tamperCase {
 		"a row without a hold": {
 			sql: `
 				INSERT INTO holds
-				SELECT 'ghost', sku, qty, user_id, status, expires_at, created_at, '' FROM holds LIMIT 1`,
+				SELECT 'ghost', sku, qty, user_id, status, expires_at, created_at, '', pool FROM holds LIMIT 1`,
 			full: []string{"holds unexpected ghost"},
 		},
 		"an order": {
@@ -146,7 +146,7 @@ func tamperedTableCases(s *auditFixture) map[string]tamperCase {
 		"an order of a live hold": {
 			sql: `
 				INSERT INTO orders
-				SELECT 'o', '` + s.live + `', user_id, sku, qty, status, '', created_at FROM orders`,
+				SELECT 'o', '` + s.live + `', user_id, sku, qty, status, '', created_at, pool FROM orders`,
 			full:        []string{"orders unexpected " + s.live},
 			incremental: []string{"orders unexpected " + s.live},
 		},
@@ -161,7 +161,7 @@ func tamperedTableCases(s *auditFixture) map[string]tamperCase {
 			incremental: []string{"stock_levels missing mug"},
 		},
 		"a stock level without a SKU": {
-			sql:  `INSERT INTO stock_levels VALUES ('ghost', 1, 0, 0)`,
+			sql:  `INSERT INTO stock_levels VALUES ('ghost', 1, 0, 0, 'main')`,
 			full: []string{"stock_levels unexpected ghost"},
 		},
 		"an hour": {
@@ -175,7 +175,7 @@ func tamperedTableCases(s *auditFixture) map[string]tamperCase {
 			incremental: []string{"sku_hours missing " + s.hour},
 		},
 		"an hour without a SKU": {
-			sql:  `INSERT INTO sku_hours VALUES ('ghost', '2026-01-02T03:00Z', 1, 0, 0, 0)`,
+			sql:  `INSERT INTO sku_hours VALUES ('ghost', '2026-01-02T03:00Z', 1, 0, 0, 0, 'main')`,
 			full: []string{"sku_hours unexpected ghost 2026-01-02T03:00:00Z"},
 		},
 	}

@@ -54,7 +54,7 @@ func newJournalPartitions(config *Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reports, err := journal.DescribePartitions(cmd.Context(), conn, events.MainPool.Name(), readers)
+			reports, err := journal.DescribePartitions(cmd.Context(), conn, config.pool().Name(), readers)
 			if err != nil {
 				return err
 			}

@@ -74,7 +74,7 @@ func detachPartitions(cmd *cobra.Command, config *Config, flags detachFlags) err
 	if err != nil {
 		return err
 	}
-	reports, err := journal.DescribePartitions(ctx, conn, events.MainPool.Name(), readers)
+	reports, err := journal.DescribePartitions(ctx, conn, config.pool().Name(), readers)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/internal/postgres"
+	"github.com/stockstream/stockstream/projections"
 )
 
 // checkJournal checks that the journal has every event from seq 1 to its checkpoint. It
@@ -36,6 +37,25 @@ func checkJournal(ctx context.Context, db postgres.Querier, pool string) error {
 	case last < checkpoint:
 		return fmt.Errorf("%w: the journal ends at seq %d, but its checkpoint is %d",
 			journal.ErrHole, last, checkpoint)
+	}
+	return nil
+}
+
+// checkOnlyPool fails with ErrOtherPools if another pool is in the read tables of the
+// projections. A swap replaces whole tables, and a rebuild replays one pool, so the rows
+// of the others would be lost.
+func checkOnlyPool(
+	ctx context.Context, db postgres.Querier, pool string, list ...projections.Projection,
+) error {
+	const query = `
+		SELECT coalesce(string_agg(DISTINCT pool, ', '), '') FROM checkpoints
+		WHERE projection = ANY ($1) AND pool <> $2 AND seq > 0`
+	var others string
+	if err := db.QueryRow(ctx, query, projections.Names(list), pool).Scan(&others); err != nil {
+		return fmt.Errorf("look for other pools: %w", err)
+	}
+	if others != "" {
+		return fmt.Errorf("%w: a rebuild of pool %s would lose those of %s", ErrOtherPools, pool, others)
 	}
 	return nil
 }

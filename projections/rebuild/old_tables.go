@@ -40,7 +40,7 @@ func DropOld(ctx context.Context, config Config, p projections.Projection) error
 // The live worker continues from that checkpoint. The tables that served until now are
 // kept as the old tables, so a second RestoreOld undoes the first.
 //
-// RestoreOld fails with ErrNoOldTables, with ErrRebuildRunning, and with
+// RestoreOld fails with ErrNoOldTables, ErrRebuildRunning, ErrOtherPools, and with
 // journal.ErrDetached or journal.ErrHole if the journal lacks events after the checkpoint
 // of the old tables.
 func RestoreOld(ctx context.Context, config Config, p projections.Projection) (result Result, err error) {
@@ -51,6 +51,9 @@ func RestoreOld(ctx context.Context, config Config, p projections.Projection) (r
 			return err
 		case !kept:
 			return fmt.Errorf("projection %s: %w", p.Name, ErrNoOldTables)
+		}
+		if err := checkOnlyPool(ctx, conn, config.Pool.Name(), p); err != nil {
+			return err
 		}
 		began := time.Now()
 		for pause := lockPauseMin; ; pause = min(2*pause, lockPauseMax) {

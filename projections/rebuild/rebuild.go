@@ -42,6 +42,7 @@ var (
 	ErrCancelled      = errors.New("the rebuild was cancelled")
 	ErrLeaseLost      = errors.New("the rebuild has lost its lease, because its process stood still or its " +
 		"connection to Postgres broke; tables that it had not yet swapped are unchanged; start it again")
+	ErrOtherPools = errors.New("the read tables have rows of other pools")
 )
 
 // leaseName is the lease of a rebuild. One rebuild runs at a time, of one or more
@@ -107,6 +108,9 @@ func Begin(ctx context.Context, config Config, list ...projections.Projection) (
 		return nil, err
 	}
 	if err := checkJournal(ctx, j.lease.Conn, config.Pool.Name()); err != nil {
+		return nil, err
+	}
+	if err := checkOnlyPool(ctx, j.lease.Conn, config.Pool.Name(), list...); err != nil {
 		return nil, err
 	}
 	for _, p := range list {

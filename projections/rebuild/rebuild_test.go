@@ -106,9 +106,9 @@ func (f *fixture) readContinuously(hold string) (stop func() (reads int)) {
 				return
 			default:
 			}
-			h, err := projections.FindHold(f.ctx, conn, hold)
+			h, err := projections.FindHold(f.ctx, conn, "main", hold)
 			if err == nil {
-				_, err = projections.FindOrderOfHold(f.ctx, conn, hold)
+				_, err = projections.FindOrderOfHold(f.ctx, conn, "main", hold)
 			}
 			if err != nil || h.Status != "CONFIRMED" {
 				f.t.Errorf("read %d: got %+v (%v), want the confirmed hold and its order", reads, h, err)

@@ -56,6 +56,23 @@ func TestSecondRebuildIsRefused(t *testing.T) {
 	}
 }
 
+// TestRebuildWouldLoseOtherPools checks that a rebuild is refused while another pool has
+// rows in the same tables, since the swap would drop them.
+func TestRebuildWouldLoseOtherPools(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.appendEvents(holdEvents("a", 10)...)
+	f.project(projections.BuiltIn()...)
+	f.exec(`INSERT INTO checkpoints (projection, pool, seq) VALUES ('holds', 'eu', 7)`)
+	_, err := Begin(f.ctx, f.rebuildConfig(), projections.Holds())
+	if !errors.Is(err, ErrOtherPools) || !strings.Contains(err.Error(), "of eu") {
+		t.Errorf("got %v, want ErrOtherPools that names eu", err)
+	}
+	if _, err := f.rebuild(f.rebuildConfig(), projections.Orders()); err != nil {
+		t.Errorf("a projection without other pools: %v", err)
+	}
+}
+
 // TestIncompleteJournalIsRefused checks that Begin fails with ErrHole if the journal
 // lacks its first events, its last event, or one between.
 func TestIncompleteJournalIsRefused(t *testing.T) {
