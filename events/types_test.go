@@ -62,7 +62,7 @@ func TestHoldIDsNameTheirPool(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := pool.NewHoldID()
-		if cluster := pool.OnCluster().NewHoldID(); !strings.HasPrefix(cluster, prefix) || len(cluster) != len(id) {
+			t.Errorf("pool %s on a cluster: got the hold id %s, want the form of %s", name, cluster, id)
 			t.Errorf("hold of pool %s on a cluster: got the id %s, want the form of %s", name, cluster, id)
 		}
 		uuid, found := strings.CutPrefix(id, prefix)
