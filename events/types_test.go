@@ -62,8 +62,9 @@ func TestHoldIDsNameTheirPool(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := pool.NewHoldID()
+		cluster := pool.OnCluster().NewHoldID()
+		if len(cluster) != len(id) || !strings.HasPrefix(cluster, prefix) {
 			t.Errorf("pool %s on a cluster: got the hold id %s, want the form of %s", name, cluster, id)
-			t.Errorf("hold of pool %s on a cluster: got the id %s, want the form of %s", name, cluster, id)
 		}
 		uuid, found := strings.CutPrefix(id, prefix)
 		if !found || !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$`).MatchString(uuid) {
