@@ -80,12 +80,12 @@ func TestProjectionsCommandsOfARebuild(t *testing.T) {
 	if differs := new(rebuild.DifferencesError); !errors.As(err, &differs) {
 		t.Errorf("rebuild of a table that was tampered with: got %v, want a DifferencesError", err)
 	}
-	if want := `"key":"shirt"`; !strings.Contains(out, want) {
+	if want := `"key":"(main,shirt)"`; !strings.Contains(out, want) {
 		t.Errorf("rebuild of a table that was tampered with: printed %q, want the differing key %s",
 			out, want)
 	}
 	s.wantOutput("projections show stock_levels",
-		`live {"sku":"shirt","available":30,"held":19,"sold":1}`, "failed")
+		`live {"sku":"shirt","available":30,"held":19,"sold":1,"pool":"main"}`, "failed")
 	s.wantOutput("projections rebuild stock_levels --accept-differences",
 		`{"accepted_differences":[{"projection":"stock_levels"`)
 	if got := queryValue[int](s, `SELECT held FROM stock_levels`); got != 20 {
