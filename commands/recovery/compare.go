@@ -25,6 +25,9 @@ var (
 	// ErrSplitBrain needs an operator: another Redis took this one's place, and this one
 	// runs on without a restart.
 	ErrSplitBrain = errors.New("split brain: commands were decided in two Redis servers")
+	// ErrJournalStopped needs an operator: the journal stopped at a hole or a fork of the
+	// stream, and what is decided behind it can never be journaled.
+	ErrJournalStopped = errors.New("the journal stopped")
 )
 
 // divergence says how Redis's log differs from the journal.
@@ -92,9 +95,9 @@ func (c comparison) isSplitBrain() bool {
 	return moved && c.head.Epoch < c.journal.Epoch && !c.isOtherServer()
 }
 
-// compare compares Redis's log with the journal. It fails with ErrRightsMissing, with
-// ErrUnjournaled, with ErrForked, with ErrSplitBrain, or with the error of the store that
-// did not answer.
+// compare compares Redis's log with the journal. It fails with ErrRightsMissing,
+// ErrUnjournaled, ErrForked, ErrSplitBrain or ErrJournalStopped, or with the error of the
+// store that did not answer.
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
@@ -132,6 +135,10 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 		return c, divergenceLost, nil
 	case !c.isEarlierEpoch() && c.isOtherServer():
 		return c, divergenceServer, nil
+	case !c.isEarlierEpoch() && c.journal.Fault != "":
+		return c, divergenceUnknown, fmt.Errorf(
+			"%w: %s. Nothing is sold until the stream is repaired; the journal then goes on by itself",
+			ErrJournalStopped, c.journal.Fault)
 	case !c.isEarlierEpoch():
 		return c, divergenceNone, nil
 	case agrees:

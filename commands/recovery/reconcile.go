@@ -19,8 +19,8 @@ var errChanged = errors.New("the log changed while it was compared with the jour
 
 // reconcile compares Redis with the journal and takes the step that follows, until the
 // two fit together. The caller holds the lease. Its errors are ErrUnjournaled, ErrForked,
-// ErrSplitBrain, journal.ErrOtherSeller, ErrJournalIncomplete, ErrJournalUnsound, and
-// those of the two stores.
+// ErrSplitBrain, ErrJournalStopped, journal.ErrOtherSeller, ErrJournalIncomplete,
+// ErrJournalUnsound, and those of the two stores.
 func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 	for attempt := 1; ; attempt++ {
 		c, divergence, err := r.compare(ctx, lease.Conn)

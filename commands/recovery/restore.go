@@ -205,6 +205,9 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 		return err
 	}
 	r.report(RestoreProgress{Step: StepPublish})
+	if err := journal.ClearFault(ctx, r.lease.Conn, r.pool.Name()); err != nil {
+		return err
+	}
 	if err := r.publish(ctx, writer); err != nil {
 		return err
 	}

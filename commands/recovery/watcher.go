@@ -121,7 +121,8 @@ func (w *watcher) comparisonFailed(ctx context.Context, err error) {
 		return
 	}
 	unsafe := errors.Is(err, ErrRightsMissing) || errors.Is(err, ErrUnjournaled) ||
-		errors.Is(err, ErrForked) || errors.Is(err, ErrSplitBrain) || errors.Is(err, journal.ErrOtherSeller)
+		errors.Is(err, ErrForked) || errors.Is(err, ErrSplitBrain) ||
+		errors.Is(err, ErrJournalStopped) || errors.Is(err, journal.ErrOtherSeller)
 	if !unsafe {
 		w.disconnect(ctx)
 	}

@@ -23,6 +23,7 @@ type PoolRecord struct {
 	Journaled int64     // the seq of the journal's last event
 	LastID    uuid.UUID // the id of that event; the zero UUID if the journal is empty, or the event detached
 	Server    string    // master_replid of the Redis that Epoch was raised for; "" if it is not known
+	Fault     string    // the hole or fork at which the journal stopped; "" if it goes on
 }
 
 // ReadPoolRecord returns Postgres's record of a pool's log.
@@ -30,10 +31,11 @@ func ReadPoolRecord(ctx context.Context, db postgres.Querier, pool string) (r Po
 	const query = `
 		SELECT coalesce((SELECT epoch FROM pools WHERE pool = $1), 0), journal.seq,
 		       (SELECT event_id FROM events WHERE pool = $1 AND events.seq = journal.seq),
-		       coalesce((SELECT server FROM pools WHERE pool = $1), '')
+		       coalesce((SELECT server FROM pools WHERE pool = $1), ''),
+		       coalesce((SELECT fault FROM checkpoints WHERE projection = $2 AND pool = $1), '')
 		FROM (SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0) AS seq) AS journal`
 	var id pgtype.UUID
-	err = db.QueryRow(ctx, query, pool, CheckpointName).Scan(&r.Epoch, &r.Journaled, &id, &r.Server)
+	err = db.QueryRow(ctx, query, pool, CheckpointName).Scan(&r.Epoch, &r.Journaled, &id, &r.Server, &r.Fault)
 	if err != nil {
 		return PoolRecord{}, fmt.Errorf("read the record of pool %s: %w", pool, err)
 	}

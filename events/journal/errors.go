@@ -12,6 +12,15 @@ var (
 	ErrFork = errors.New("the log has forked")
 )
 
+// stopError is an ErrHole or an ErrFork that was found at an entry of a batch. The
+// entries before it can be journaled.
+type stopError struct {
+	error
+	preceding int // the number of entries before it
+}
+
+func (e *stopError) Unwrap() error { return e.error }
+
 // ErrDetached is the ErrHole of a journal from which partitions were detached. The
 // message names them.
 var ErrDetached = fmt.Errorf("%w: a partition of the journal is detached", ErrHole)

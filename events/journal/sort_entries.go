@@ -26,7 +26,8 @@ type repeatedEntry struct {
 	previous int64 // the seq of the last event before this entry on the stream
 }
 
-// sortEntries sorts the entries of a batch. It fails with ErrHole if an event is missing.
+// sortEntries sorts the entries of a batch. It fails with a stopError of ErrHole if an
+// event is missing.
 //
 // Commands number their events without gaps, in stream order. So the seq of an entry
 // decides, given the next seq that the journal needs and the log's head:
@@ -62,8 +63,9 @@ func sortEntries(checkpoint int64, head stream.Head, entries []events.Entry) (so
 			sorted.parked = append(sorted.parked,
 				entry.Foreign("seq %d stands before seq %d on the stream", seq, next))
 		default:
-			return sorted, fmt.Errorf("%w: the journal ends at seq %d, but the stream continues with seq %d in entry %s",
+			err := fmt.Errorf("%w: the journal ends at seq %d, but the stream continues with seq %d in entry %s",
 				ErrHole, next-1, seq, entry.StreamID)
+			return sorted, &stopError{error: err, preceding: i}
 		}
 	}
 	return sorted, nil
@@ -105,7 +107,7 @@ func (w *Writer) logHead(ctx context.Context, batch *StreamBatch) stream.Head {
 //     on the stream;
 //   - or a fork, ErrFork, if Redis may have another log, or if the entry directly follows
 //     the event whose seq it repeats: then it is unknown which of the two a command
-//     wrote.
+//     wrote. The error is a stopError. Of another log, no entry counts as preceding.
 func (w *Writer) foreignEntries(
 	ctx context.Context,
 	tx pgx.Tx,
@@ -132,8 +134,16 @@ func (w *Writer) foreignEntries(
 		if !slices.Contains(differing, eventKey{Seq: e.Seq, EventID: e.EventID}) {
 			continue
 		}
-		if !sameLog || e.Seq >= entry.previous {
-			return nil, forkError(batch.Pool, e.Seq, entry.StreamID)
+		if !sameLog {
+			return nil, &stopError{error: forkError(batch.Pool, e.Seq, entry.StreamID)}
+		}
+		if e.Seq >= entry.previous {
+			return nil, &stopError{
+				error: forkError(batch.Pool, e.Seq, entry.StreamID),
+				preceding: slices.IndexFunc(batch.Entries, func(other events.Entry) bool {
+					return other.Envelope.Seq == e.Seq
+				}),
+			}
 		}
 		foreign = append(foreign, entry.Foreign("seq %d is another event", e.Seq))
 	}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -10,7 +11,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/stream"
@@ -61,6 +61,9 @@ var trimInterval = 5 * time.Second
 
 var _ message.Subscriber = (*StreamSubscriber)(nil)
 
+// LeaseName is the name of the lease under which a pool's stream is journaled.
+func LeaseName(pool events.Pool) string { return "journal/" + pool.Name() }
+
 // NewStreamSubscriber returns a subscriber for one pool's stream.
 func NewStreamSubscriber(config StreamSubscriberConfig) *StreamSubscriber {
 	if config.BatchMax == 0 {
@@ -89,7 +92,7 @@ func (s *StreamSubscriber) Subscribe(ctx context.Context, topic string) (<-chan 
 // run delivers batches until something fails. The next batch is fetched while one is
 // being handled.
 func (s *StreamSubscriber) run(ctx context.Context, out chan<- *message.Message) error {
-	lease, err := worker.AcquireWorkerLease(ctx, s.config.Postgres, "journal/"+s.config.Pool.Name())
+	lease, err := worker.AcquireWorkerLease(ctx, s.config.Postgres, LeaseName(s.config.Pool))
 	if err != nil {
 		return err
 	}
@@ -100,18 +103,36 @@ func (s *StreamSubscriber) run(ctx context.Context, out chan<- *message.Message)
 	if err != nil {
 		return err
 	}
-	epoch := max(recorded.Epoch, FirstEpoch)
 	offset, err := s.start(ctx, lease)
 	if err != nil {
 		return err
 	}
 	s.Running()
-	group, ctx := errgroup.WithContext(ctx)
-	fetched := make(chan []events.Entry)
-	from := offset.ID
-	group.Go(func() error { return s.fetchAll(ctx, from, fetched) })
-	group.Go(func() error { return s.deliverAll(ctx, out, lease, epoch, offset, fetched) })
-	return group.Wait()
+	fetching, stopFetching := context.WithCancel(ctx)
+	defer stopFetching()
+	run := &streamRun{
+		StreamSubscriber: s,
+		out:              out,
+		lease:            lease,
+		epoch:            max(recorded.Epoch, FirstEpoch),
+		stopped:          recorded.Fault != "",
+		offset:           offset,
+		fetched:          make(chan []events.Entry),
+		stopFetching:     stopFetching,
+	}
+	var fetchErr error
+	go func() {
+		defer close(run.fetched)
+		fetchErr = s.fetchAll(fetching, offset.ID, run.fetched)
+	}()
+	err = run.deliverAll(ctx)
+	stopFetching()
+	for range run.fetched { // waits for the end of fetchAll
+	}
+	if err == nil {
+		err = fetchErr
+	}
+	return err
 }
 
 // start returns the offset to read from.
@@ -125,21 +146,21 @@ func (s *StreamSubscriber) start(ctx context.Context, lease *worker.Lease) (stre
 	return s.reader.Start(ctx, journaled)
 }
 
-// fetchAll sends batch after batch, beginning after a stream id. A full batch means that
-// there are more entries, which are fetched while it is handled.
+// fetchAll sends batch after batch, beginning after a stream id, until the stream cannot
+// be read or ctx ends. The first one may be empty; it shows that the stream was read. A
+// full batch means that there are more entries, which are fetched while it is handled.
+// The caller must receive until the channel is closed.
 func (s *StreamSubscriber) fetchAll(ctx context.Context, after string, fetched chan<- []events.Entry) error {
-	for {
+	for first := true; ; first = false {
 		entries, err := s.reader.Fetch(ctx, after)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case len(entries) == 0:
-			continue
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case fetched <- entries:
+		if len(entries) > 0 || first {
+			fetched <- entries
+		}
+		if len(entries) == 0 {
+			continue
 		}
 		after = entries[len(entries)-1].StreamID
 		if len(entries) < s.config.BatchMax {
@@ -151,21 +172,31 @@ func (s *StreamSubscriber) fetchAll(ctx context.Context, after string, fetched c
 	}
 }
 
+// streamRun is one run of a StreamSubscriber, under one lease.
+type streamRun struct {
+	*StreamSubscriber
+	out     chan<- *message.Message
+	lease   *worker.Lease
+	epoch   int64         // of the log when the run began
+	stopped bool          // Postgres has a record that the journal stopped at a hole or fork
+	offset  stream.Offset // of the last entry that is journaled
+
+	fetched      chan []events.Entry // batches that were read, in order
+	stopFetching context.CancelFunc
+}
+
 // deliverAll delivers the fetched batches one at a time, and trims the stream between
+// them. It returns nil once no more batches come.
+//
+// A batch that was read is journaled before anything is written to Redis, and even if
+// Redis fails: a Redis that died may have lost these events, although it acknowledged
 // them.
-func (s *StreamSubscriber) deliverAll(
-	ctx context.Context,
-	out chan<- *message.Message,
-	lease *worker.Lease,
-	epoch int64,
-	offset stream.Offset,
-	fetched <-chan []events.Entry,
-) error {
+func (r *streamRun) deliverAll(ctx context.Context) error {
 	trimmer := &stream.Trimmer{
-		Redis: s.config.Redis,
-		Pool:  s.config.Pool,
-		Keep:  s.config.Keep,
-		Log:   s.config.Log,
+		Redis: r.config.Redis,
+		Pool:  r.config.Pool,
+		Keep:  r.config.Keep,
+		Log:   r.config.Log,
 	}
 	trims := time.NewTicker(trimInterval)
 	defer trims.Stop()
@@ -173,62 +204,84 @@ func (s *StreamSubscriber) deliverAll(
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case entries := <-fetched:
-			batch := &StreamBatch{
-				Pool:    s.config.Pool,
-				Entries: entries,
-				Epoch:   epoch,
-				Lease:   lease,
+		case entries, more := <-r.fetched:
+			if !more {
+				return nil
 			}
-			offset = offset.After(entries)
-			if err := s.deliver(ctx, out, batch, offset); err != nil {
+			began := time.Now()
+			if err := r.deliver(ctx, entries); err != nil {
 				return err
 			}
+			if len(entries) == 0 {
+				continue
+			}
+			if err := r.reader.Acknowledge(ctx, r.offset); err != nil {
+				return r.deliverRest(ctx, err)
+			}
+			r.handling.Store(int64(time.Since(began)))
 		case <-trims.C:
-			var err error
-			if offset, err = s.trim(ctx, trimmer, lease, offset); err != nil {
-				return err
+			if err := r.trim(ctx, trimmer); err != nil {
+				return r.deliverRest(ctx, err)
 			}
 		}
 	}
 }
 
-// deliver delivers one batch and moves the group to its end once the batch is in the
-// journal.
-func (s *StreamSubscriber) deliver(
-	ctx context.Context, out chan<- *message.Message, batch *StreamBatch, end stream.Offset,
-) error {
-	began := time.Now()
-	if err := worker.Deliver(ctx, out, batch.Entries[0].StreamID, batch); err != nil {
-		return fmt.Errorf("batch from %s: %w", batch.Entries[0].StreamID, err)
+// deliverRest stops the fetching, delivers what was fetched, and returns the reason for
+// the end of the run.
+func (r *streamRun) deliverRest(ctx context.Context, reason error) error {
+	r.stopFetching()
+	for entries := range r.fetched {
+		if err := r.deliver(ctx, entries); err != nil {
+			return errors.Join(reason, err)
+		}
 	}
-	err := s.reader.Acknowledge(ctx, end)
-	s.handling.Store(int64(time.Since(began)))
+	return reason
+}
+
+// deliver delivers one batch, and returns nil once it is in the journal.
+func (r *streamRun) deliver(ctx context.Context, entries []events.Entry) error {
+	if len(entries) > 0 {
+		first := entries[0].StreamID
+		batch := &StreamBatch{
+			Pool:    r.config.Pool,
+			Entries: entries,
+			Epoch:   r.epoch,
+			Lease:   r.lease,
+		}
+		if err := worker.Deliver(ctx, r.out, first, batch); err != nil {
+			return fmt.Errorf("batch from %s: %w", first, err)
+		}
+		r.offset = r.offset.After(entries)
+	}
+	if !r.stopped {
+		return nil
+	}
+	query, cancel := context.WithTimeout(ctx, worker.StepTimeout)
+	defer cancel()
+	err := ClearFault(query, r.lease.Conn, r.config.Pool.Name())
+	r.stopped = err != nil
 	return err
 }
 
 // trim runs between two batches, when the lease's session is free. It first repairs the
-// group, in case someone moved it or reads through it, and returns the offset with
-// Redis's present count.
-func (s *StreamSubscriber) trim(
-	ctx context.Context, trimmer *stream.Trimmer, lease *worker.Lease, offset stream.Offset,
-) (stream.Offset, error) {
-	offset, err := s.reader.Recheck(ctx, offset)
-	if err != nil {
-		return offset, err
+// group, in case someone moved it or reads through it, and corrects the offset's count.
+func (r *streamRun) trim(ctx context.Context, trimmer *stream.Trimmer) (err error) {
+	if r.offset, err = r.reader.Recheck(ctx, r.offset); err != nil {
+		return err
 	}
-	if err := s.reader.Acknowledge(ctx, offset); err != nil {
-		return offset, err
+	if err := r.reader.Acknowledge(ctx, r.offset); err != nil {
+		return err
 	}
-	if _, err := s.reader.RemoveConsumers(ctx); err != nil {
-		return offset, err
+	if _, err := r.reader.RemoveConsumers(ctx); err != nil {
+		return err
 	}
 	query, cancel := context.WithTimeout(ctx, worker.StepTimeout)
 	defer cancel()
-	journaled, err := worker.ReadCheckpoint(query, lease.Conn, CheckpointName, s.config.Pool.Name())
+	journaled, err := worker.ReadCheckpoint(query, r.lease.Conn, CheckpointName, r.config.Pool.Name())
 	if err != nil {
-		return offset, err
+		return err
 	}
 	trimmer.Run(ctx, journaled)
-	return offset, nil
+	return nil
 }

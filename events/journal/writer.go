@@ -43,13 +43,39 @@ func (w *Writer) AddTo(router *message.Router, config StreamSubscriberConfig) *w
 
 // Handle is the Router's handler for a StreamBatch. When it returns nil, every event of
 // the batch is in the journal, and every other entry is parked. ErrHole and ErrFork need
-// an operator.
+// an operator: the entries before the place are then journaled, and the reason is
+// recorded for the processes that take commands.
 func (w *Writer) Handle(msg *message.Message) error {
 	ctx := msg.Context()
 	batch := worker.BatchOf[StreamBatch](msg)
 	if batch == nil {
 		return errors.New("journal: the message carries no batch of the stream")
 	}
+	err := w.commit(ctx, batch)
+	var stop *stopError
+	if !errors.As(err, &stop) {
+		return err
+	}
+	if err := w.commitPreceding(ctx, *batch, stop); err != nil {
+		return err
+	}
+	return errors.Join(stop, recordFault(ctx, batch.Lease.Conn, batch.Pool.Name(), stop.Error()))
+}
+
+// commitPreceding journals the entries of a batch before the place of a stopError.
+func (w *Writer) commitPreceding(ctx context.Context, batch StreamBatch, stop *stopError) error {
+	for stop.preceding > 0 {
+		batch.Entries = batch.Entries[:stop.preceding]
+		err := w.commit(ctx, &batch)
+		if !errors.As(err, &stop) { // a shorter batch may have a hole that the longer one filled
+			return err
+		}
+	}
+	return nil
+}
+
+// commit journals a batch in one transaction.
+func (w *Writer) commit(ctx context.Context, batch *StreamBatch) error {
 	var parked []events.Entry
 	err := pgx.BeginFunc(ctx, batch.Lease.Conn, func(tx pgx.Tx) (err error) {
 		parked, err = w.write(ctx, tx, batch)
