@@ -50,10 +50,15 @@ func (c AdjustStock) Fingerprint() string {
 // AdjustStock changes a SKU's available stock. Adding units to an unknown SKU makes it
 // known. Its errors are *ValidationError, ErrUnknownSKU, ErrInsufficientStock,
 // ErrStockLimit, ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrOtherServer,
-// ErrStale and ErrUnavailable.
+// ErrStale, ErrJournalBehind (for added units only) and ErrUnavailable.
 func (s *Service) AdjustStock(ctx context.Context, c AdjustStock) (Adjustment, error) {
 	if err := c.validate(); err != nil {
 		return Adjustment{}, err
+	}
+	if c.Delta > 0 {
+		if err := s.gate.refuseGrowth(); err != nil {
+			return Adjustment{}, err
+		}
 	}
 	d := &decision{
 		rule:     ruleAdjust,

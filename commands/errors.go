@@ -69,6 +69,12 @@ var (
 		Code:   "STALE",
 		Detail: "Redis's log ends before a position that Redis acknowledged earlier",
 	}
+	// ErrJournalBehind is returned for a reserve, and for added stock, while too many
+	// events wait for the journal.
+	ErrJournalBehind = &Error{
+		Code:   "JOURNAL_BEHIND",
+		Detail: "too many events wait to be journaled; " + outcomeNone,
+	}
 	// ErrUnavailable is returned if Redis did not answer, or answered with an error. The
 	// detail says whether the outcome of a command is unknown.
 	ErrUnavailable = &Error{Code: "UNAVAILABLE", Detail: "Redis gave no answer"}

@@ -15,12 +15,23 @@ import (
 type Gate struct {
 	open        atomic.Bool
 	closeReason atomic.Pointer[error]
+	journalLag  atomic.Pointer[JournalLag]
 	refused     chan struct{}
 
 	mu    sync.Mutex
 	epoch int64
 	seq   int64
 }
+
+// JournalLag is how far the journal was behind the log when the two were last compared.
+type JournalLag struct {
+	Seq    int64 // the seq at which the journal ended when Postgres last answered
+	Events int64 // the number of events that were decided since, and are not journaled
+	Max    int64 // at this number, reserves are refused; 0 for no limit
+}
+
+// AtLimit reports whether so many events are not journaled that reserves are refused.
+func (l JournalLag) AtLimit() bool { return l.Max > 0 && l.Events >= l.Max }
 
 // NewGate returns a closed gate.
 func NewGate() *Gate { return &Gate{refused: make(chan struct{}, 1)} }
@@ -45,6 +56,28 @@ func (g *Gate) Close(reason error) {
 func (g *Gate) CloseReason() error {
 	if reason := g.closeReason.Load(); reason != nil {
 		return *reason
+	}
+	return nil
+}
+
+// SetJournalLag records how far the journal is behind.
+func (g *Gate) SetJournalLag(lag JournalLag) { g.journalLag.Store(&lag) }
+
+// JournalLag returns what SetJournalLag recorded last. Before the first comparison, known
+// is false.
+func (g *Gate) JournalLag() (lag JournalLag, known bool) {
+	if lag := g.journalLag.Load(); lag != nil {
+		return *lag, true
+	}
+	return JournalLag{}, false
+}
+
+// refuseGrowth returns ErrJournalBehind if so many events are not journaled that no
+// command may add to what can be sold or held. Commands that end a hold, or take stock
+// away, do not ask.
+func (g *Gate) refuseGrowth() error {
+	if lag := g.journalLag.Load(); lag != nil && lag.AtLimit() {
+		return ErrJournalBehind
 	}
 	return nil
 }

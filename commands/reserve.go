@@ -53,9 +53,12 @@ func (c Reserve) Fingerprint() string {
 // Reserve makes a hold if enough units are available. Its errors are *ValidationError,
 // ErrSoldOut, ErrUnknownSKU, ErrUnknownHold (a repeated request whose hold Redis no
 // longer has), ErrIdempotencyMismatch, ErrStateInvalid, ErrNotReady, ErrOtherServer,
-// ErrStale and ErrUnavailable.
+// ErrStale, ErrJournalBehind and ErrUnavailable.
 func (s *Service) Reserve(ctx context.Context, c Reserve) (Reservation, error) {
 	if err := c.validate(s.config); err != nil {
+		return Reservation{}, err
+	}
+	if err := s.gate.refuseGrowth(); err != nil {
 		return Reservation{}, err
 	}
 	holdID := s.pool.NewHoldID()

@@ -42,6 +42,7 @@ type testServer struct {
 	redisServer *local.Redis
 	redis       *redis.Client
 	postgres    *pgxpool.Pool
+	commands    *commands.Service
 	draining    chan struct{}
 }
 
@@ -76,6 +77,7 @@ func startServerOn(t testing.TB, databaseURL string) *testServer {
 	}
 	s.redis = testenv.RedisClient(t, s.redisServer)
 	service := s.openService(config.ConnConfig)
+	s.commands = service
 	rebuilds := rebuild.NewBackground(rebuild.Config{
 		Postgres: config.ConnConfig,
 		Pool:     events.MainPool,

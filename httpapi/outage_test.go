@@ -13,6 +13,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/projections"
@@ -155,6 +156,43 @@ func TestReadTimesOutIfPostgresIsSilent(t *testing.T) {
 		r := s.get("/holds/h1")
 		return r.status == 404, r.raw
 	})
+}
+
+// TestReadyzReportsTheEventsThatAreNotJournaled checks number and age of the events that
+// are not journaled, with Postgres and without it, and that reserves which are refused
+// because of that number leave the process ready.
+func TestReadyzReportsTheEventsThatAreNotJournaled(t *testing.T) {
+	t.Parallel()
+	server := testenv.PostgresServer(t)
+	testenv.Migrate(t, server.URL())
+	s := startServerOn(t, server.URL())
+	s.redis.Set(s.ctx, "stock:shirt", 5, 0)
+	s.post("/holds", reserveBody).want(t, "reserve", 201, "")
+	wantLag := func(step string) {
+		t.Helper()
+		answer := s.get("/readyz?verbose")
+		if answer.status != 200 {
+			t.Errorf("%s: got status %d, want 200", step, answer.status)
+		}
+		report, _ := answer.body["journal"].(map[string]any)
+		if report["lag_events"] != 2.0 {
+			t.Errorf("%s: got %v events that are not journaled, want 2", step, report["lag_events"])
+		}
+		if age, _ := report["lag_seconds"].(float64); age <= 0 || age > 60 {
+			t.Errorf("%s: got lag_seconds %v, want it between 0 and 60", step, report["lag_seconds"])
+		}
+	}
+	wantLag("with Postgres")
+	s.commands.Gate().SetJournalLag(commands.JournalLag{Events: 2, Max: 2})
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wantLag("without Postgres")
+	if ok := s.get("/readyz?verbose").check("journal")["ok"]; ok != false {
+		t.Errorf("journal is ok: got %v, want false at the limit", ok)
+	}
+	s.post("/holds", strings.Replace(reserveBody, "k1", "k2", 1)).want(t, "reserve at the limit", 503,
+		"JOURNAL_BEHIND")
 }
 
 // TestDrainingProcessStillAcceptsCommands checks that a process which is about to stop is

@@ -108,6 +108,7 @@ var statuses = map[string]int{
 	codeNotReady:                         http.StatusServiceUnavailable,
 	commands.ErrOtherServer.Code:         http.StatusServiceUnavailable,
 	commands.ErrStale.Code:               http.StatusServiceUnavailable,
+	commands.ErrJournalBehind.Code:       http.StatusServiceUnavailable,
 	codeUnavailable:                      http.StatusServiceUnavailable,
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/worker"
@@ -53,10 +54,13 @@ type StreamReport struct {
 	HeldBy  string     `json:"held_by,omitempty"` // the consumer group that is furthest behind; "" if none is
 }
 
-// JournalReport is the journal's checkpoint, and its lag behind the stream.
+// JournalReport is the journal's checkpoint, and its lag behind Redis's log. While
+// Postgres does not answer, it is counted from the last known checkpoint.
 type JournalReport struct {
-	Seq       int64 `json:"seq"`
-	LagEvents int64 `json:"lag_events"`
+	Seq        int64   `json:"seq"`
+	LagEvents  int64   `json:"lag_events"`
+	LagSeconds float64 `json:"lag_seconds"`       // the age of the oldest event that is not journaled
+	LagMax     int64   `json:"lag_max,omitempty"` // the number of events at which reserves are refused
 }
 
 // ProjectionReport is a projection's checkpoint, and its lag behind the journal.
@@ -104,8 +108,8 @@ func (a *api) draining() bool {
 }
 
 // describe fills the report with the state of every dependency, for ?verbose.
-func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+func (a *api) describe(request context.Context, report *Readiness, readyErr error) {
+	ctx, cancel := context.WithTimeout(request, readyTimeout)
 	defer cancel()
 	var head stream.Head
 	var streamState stream.State
@@ -140,13 +144,13 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 			report.Stream.Oldest = &oldest
 		}
 	}
+	if redisErr == nil {
+		a.describeJournal(request, report, head, schemaErr == nil)
+	}
 	if schemaErr != nil {
 		return
 	}
-	journaled, err := worker.ReadCheckpoint(ctx, a.Postgres, journal.CheckpointName, a.Pool.Name())
-	if err == nil && redisErr == nil {
-		report.Journal = &JournalReport{Seq: journaled, LagEvents: max(0, head.Seq-journaled)}
-	}
+	var err error
 	if report.Audit, err = a.lastAudit(ctx); err != nil {
 		report.Checks = append(report.Checks, check("audit", err))
 	}
@@ -162,6 +166,40 @@ func (a *api) describe(ctx context.Context, report *Readiness, readyErr error) {
 			LagSeconds: lag.Age.Seconds(),
 		})
 	}
+}
+
+// describeJournal reports how far the journal is behind Redis's log.
+func (a *api) describeJournal(
+	ctx context.Context, report *Readiness, head stream.Head, postgresAnswers bool,
+) {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	lag, known := a.Commands.Gate().JournalLag()
+	journaled := lag.Seq
+	if postgresAnswers {
+		var err error
+		journaled, err = worker.ReadCheckpoint(ctx, a.Postgres, journal.CheckpointName, a.Pool.Name())
+		known = err == nil
+	}
+	if !known {
+		return
+	}
+	report.Journal = &JournalReport{
+		Seq:       journaled,
+		LagEvents: max(0, head.Seq-journaled),
+		LagMax:    lag.Max,
+	}
+	if lag.AtLimit() {
+		report.Checks = append(report.Checks, check("journal", commands.ErrJournalBehind))
+	}
+	if report.Journal.LagEvents == 0 {
+		return
+	}
+	age, err := stream.UnjournaledAge(ctx, a.Redis, a.Pool, journaled)
+	if err != nil {
+		report.Checks = append(report.Checks, check("stream", err))
+	}
+	report.Journal.LagSeconds = age.Seconds()
 }
 
 func check(name string, err error) Check {

@@ -94,12 +94,13 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 	}
 	a.onClose(func() { _ = a.commands.Close() })
 	a.recovery = recovery.New(recovery.Config{
-		Pool:       a.pool,
-		Redis:      a.redis,
-		Postgres:   a.postgres.Config().ConnConfig,
-		Gate:       a.commands.Gate(),
-		KeepMemory: config.Commands.KeepMemory,
-		Log:        log,
+		Pool:           a.pool,
+		Redis:          a.redis,
+		Postgres:       a.postgres.Config().ConnConfig,
+		Gate:           a.commands.Gate(),
+		KeepMemory:     config.Commands.KeepMemory,
+		UnjournaledMax: config.UnjournaledMax,
+		Log:            log,
 	})
 	if err := a.addWorkers(); err != nil {
 		return a, err

@@ -32,10 +32,13 @@ type Config struct {
 	Commands    commands.Config
 	BatchMax    int
 	StreamKeep  time.Duration
-	DrainDelay  time.Duration
-	Audit       time.Duration // between two audits in the background; 0 for no such audits
-	LogLevel    string
-	LogFormat   string
+	// UnjournaledMax is the number of events that are not journaled at which reserves are
+	// refused; 0 for no limit.
+	UnjournaledMax int64
+	DrainDelay     time.Duration
+	Audit          time.Duration // between two audits in the background; 0 for no such audits
+	LogLevel       string
+	LogFormat      string
 }
 
 // The roles of a process. Any number of processes may run with the same role.
@@ -50,17 +53,18 @@ var allRoles = []string{roleAPI, roleJournal, roleProjections, roleSagas}
 
 func defaultConfig() *Config {
 	return &Config{
-		HTTPAddr:    "127.0.0.1:8080",
-		RedisURL:    "redis://127.0.0.1:6379/0",
-		DatabaseURL: "postgres://app@127.0.0.1:5432/inventory",
-		Roles:       allRoles,
-		Commands:    commands.DefaultConfig(),
-		BatchMax:    worker.BatchMaxDefault,
-		StreamKeep:  10 * time.Minute,
-		DrainDelay:  250 * time.Millisecond,
-		Audit:       time.Minute,
-		LogLevel:    "info",
-		LogFormat:   "text",
+		HTTPAddr:       "127.0.0.1:8080",
+		RedisURL:       "redis://127.0.0.1:6379/0",
+		DatabaseURL:    "postgres://app@127.0.0.1:5432/inventory",
+		Roles:          allRoles,
+		Commands:       commands.DefaultConfig(),
+		BatchMax:       worker.BatchMaxDefault,
+		StreamKeep:     10 * time.Minute,
+		UnjournaledMax: 5_000_000,
+		DrainDelay:     250 * time.Millisecond,
+		Audit:          time.Minute,
+		LogLevel:       "info",
+		LogFormat:      "text",
 	}
 }
 
@@ -85,6 +89,8 @@ func (c *Config) addFlags(f *pflag.FlagSet) {
 		"events in one transaction of the journal or of a projection")
 	f.DurationVar(&c.StreamKeep, "stream-keep", c.StreamKeep,
 		"how long an event stays on the stream once it is in the journal; 0 to trim at once")
+	f.Int64Var(&c.UnjournaledMax, "unjournaled-max", c.UnjournaledMax,
+		"events that may wait for the journal before reserves are refused; 0 for no limit")
 	f.DurationVar(&c.DrainDelay, "drain-delay", c.DrainDelay,
 		"how long /readyz says draining, and answers close their connections, before the listener closes")
 	f.DurationVar(&c.Audit, "audit-interval", c.Audit,
@@ -123,6 +129,9 @@ func (c *Config) Validate() error {
 	}
 	if c.StreamKeep < 0 {
 		errs = append(errs, fmt.Errorf("stream keep %s: must not be below 0", c.StreamKeep))
+	}
+	if c.UnjournaledMax < 0 {
+		errs = append(errs, fmt.Errorf("unjournaled max %d: must not be below 0", c.UnjournaledMax))
 	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, fmt.Errorf("drain delay %s: must not be below 0", c.DrainDelay))

@@ -32,7 +32,10 @@ type Config struct {
 	Gate     *commands.Gate // of the service that takes the pool's commands; nil in a process without one
 	// KeepMemory is how long that service remembers ended holds and idempotency keys.
 	KeepMemory time.Duration
-	Log        *slog.Logger
+	// UnjournaledMax is the number of events that are not journaled at which reserves are
+	// refused; 0 for no limit.
+	UnjournaledMax int64
+	Log            *slog.Logger
 }
 
 // Recovery reconciles one pool's Redis with its journal.
@@ -42,6 +45,7 @@ type Recovery struct {
 	postgres   *pgx.ConnConfig
 	gate       *commands.Gate
 	keepMemory time.Duration
+	lagMax     int64
 	log        *slog.Logger
 
 	process       string       // the name under which this process reports that it sells
@@ -61,6 +65,7 @@ func New(config Config) *Recovery {
 		postgres:   config.Postgres,
 		gate:       config.Gate,
 		keepMemory: config.KeepMemory,
+		lagMax:     config.UnjournaledMax,
 		log:        config.Log,
 		process:    newProcessName(),
 	}

@@ -31,7 +31,7 @@ const (
 //
 // Postgres may be away for a while: a gate that is open stays open without it.
 func (r *Recovery) Watch(ctx context.Context) {
-	w := &watcher{Recovery: r}
+	w := &watcher{Recovery: r, journaled: -1}
 	defer func() {
 		w.withdraw(ctx)
 		w.disconnect(ctx)
@@ -62,6 +62,8 @@ type watcher struct {
 	failure logonce.Last // why the gate is closed
 
 	reported bool // Postgres has a report that this process sells
+
+	journaled int64 // the end of the journal when Postgres last answered; -1 if it never did
 }
 
 // pause waits for the next comparison. While the gate is open, a command that the script
@@ -95,6 +97,7 @@ func (w *watcher) look(ctx context.Context) error {
 // lookOnce compares once, and reports whether it has reconciled Redis with the journal.
 func (w *watcher) lookOnce(ctx context.Context) (reconciled bool, err error) {
 	c, divergence, err := w.compareNow(ctx)
+	w.noticeLag(ctx, c)
 	switch {
 	case err != nil:
 		w.comparisonFailed(ctx, err)

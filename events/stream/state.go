@@ -56,3 +56,48 @@ func Describe(ctx context.Context, client redis.Cmdable, pool events.Pool) (Stat
 	}
 	return state, nil
 }
+
+// agePageMax is how many entries UnjournaledAge reads. The group follows the journal, so
+// the first entries that it has not acknowledged decide.
+const agePageMax = 100
+
+// UnjournaledAge returns how long ago the oldest event that is not journaled was decided,
+// by Redis's clock, given the seq at which the journal ends. It is 0 if the stream has no
+// such event.
+func UnjournaledAge(
+	ctx context.Context, client redis.Cmdable, pool events.Pool, journaled int64,
+) (time.Duration, error) {
+	groups, err := Groups(ctx, client, pool.StreamKey())
+	if err != nil {
+		return 0, err
+	}
+	from := "-"
+	for _, group := range groups {
+		if group.Name == events.ConsumerGroup {
+			from = group.Needs.String()
+		}
+	}
+	entries, err := client.XRangeN(ctx, pool.StreamKey(), from, "+", agePageMax).Result()
+	if err != nil {
+		return 0, fmt.Errorf("read the stream: %w", err)
+	}
+	if len(entries) == 0 {
+		return 0, nil
+	}
+	oldest := entries[0]
+	for _, entry := range entries {
+		if events.EntrySeq(entry.Values) > journaled {
+			oldest = entry
+			break
+		}
+	}
+	decidedAt, err := events.ParseMillis(events.FieldText(oldest.Values[events.FieldAt]))
+	if err != nil {
+		return 0, nil //nolint:nilerr // a foreign entry without a time
+	}
+	now, err := client.Time(ctx).Result()
+	if err != nil {
+		return 0, fmt.Errorf("read Redis's clock: %w", err)
+	}
+	return max(0, now.Sub(decidedAt)), nil
+}
