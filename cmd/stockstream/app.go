@@ -74,12 +74,9 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 			a.close()
 		}
 	}()
-	a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTPAddr)
-	if err != nil {
-		const advice = "choose another address with --http-addr or STOCKSTREAM_HTTP_ADDR"
-		return a, fmt.Errorf("listen on %s (%s): %w", config.HTTPAddr, advice, err)
+	if err := a.listen(ctx); err != nil {
+		return a, err
 	}
-	a.onClose(func() { _ = a.listener.Close() })
 	if a.redis, err = redisClient(config); err != nil {
 		return a, err
 	}
@@ -132,6 +129,17 @@ func newApp(ctx context.Context, config *Config, log *slog.Logger) (a *app, err 
 		Log:         log,
 	})
 	return a, nil
+}
+
+// listen opens the port.
+func (a *app) listen(ctx context.Context) (err error) {
+	a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", a.config.HTTPAddr)
+	if err != nil {
+		const advice = "choose another address with --http-addr or STOCKSTREAM_HTTP_ADDR"
+		return fmt.Errorf("listen on %s (%s): %w", a.config.HTTPAddr, advice, err)
+	}
+	a.onClose(func() { _ = a.listener.Close() })
+	return nil
 }
 
 // postgresPool returns a pool of connections, which need not be open yet.

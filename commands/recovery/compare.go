@@ -42,6 +42,12 @@ const (
 	divergenceLost                      // Redis was emptied or is behind: the journal has events it lacks
 )
 
+// raisesEpoch reports whether the step that follows begins a new epoch of the log, which
+// fences the journal's worker.
+func (d divergence) raisesEpoch() bool {
+	return d == divergenceEpoch || d == divergenceServer || d == divergenceLost
+}
+
 // comparison is the state of both logs. The acknowledged position and the journal's state
 // are read before Redis's log head, which can only have grown since.
 type comparison struct {

@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	quietInterval = 20 * time.Millisecond
+	worker.AbsenceMax = 5 * time.Second
 	testenv.Main(m)
 }
 

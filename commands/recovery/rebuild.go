@@ -61,6 +61,14 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	}
 	defer lease.Release()
 	c, divergence, err := r.compare(ctx, lease.Conn)
+	if divergence == divergenceLost {
+		hold, holdErr := r.holdJournal(ctx)
+		if holdErr != nil {
+			return Rebuilt{}, holdErr
+		}
+		defer hold.release()
+		c, divergence, err = r.compare(ctx, lease.Conn) // the journal may have grown
+	}
 	switch {
 	case err != nil:
 		return Rebuilt{}, err
@@ -152,6 +160,11 @@ func (r *restorer) foldRest(
 			return 0, err
 		}
 	}
+	hold, err := r.holdJournal(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer hold.release()
 	epoch, journaled, err := r.raiseEpoch(ctx, r.lease, c)
 	if err != nil {
 		return 0, err

@@ -22,8 +22,18 @@ var errChanged = errors.New("the log changed while it was compared with the jour
 // ErrSplitBrain, ErrJournalStopped, journal.ErrOtherSeller, ErrJournalIncomplete,
 // ErrJournalUnsound, and those of the two stores.
 func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
+	held := false
 	for attempt := 1; ; attempt++ {
 		c, divergence, err := r.compare(ctx, lease.Conn)
+		if divergence.raisesEpoch() && !held {
+			hold, err := r.holdJournal(ctx)
+			if err != nil {
+				return err
+			}
+			defer hold.release()
+			held = true
+			continue // the journal may have grown
+		}
 		switch divergence {
 		case divergenceUnknown:
 			return err

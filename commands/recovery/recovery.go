@@ -4,8 +4,9 @@
 //
 // Read it in this order: watcher.go (the loop of a running process), compare.go (how
 // Redis's log differs from the journal), reconcile.go (which step follows), restore.go,
-// state.go and writer.go (writing Redis's keys from the journal), rebuild.go (the same on
-// demand), sellers.go (which processes sell on which Redis).
+// state.go and writer.go (writing Redis's keys from the journal), journal_lease.go (what
+// the journal had in hand comes first), rebuild.go (a restore on demand), sellers.go
+// (which processes sell on which Redis), lag.go (how far the journal is behind).
 //
 // Of ours it imports commands and events. A Recovery is safe for concurrent use. Of
 // several processes, one reconciles or rebuilds a pool at a time: it holds the lease

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
-	"github.com/stockstream/stockstream/internal/wait"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
@@ -22,10 +20,10 @@ import (
 //
 // A restore takes these steps:
 //
-//  1. Fold the journal, and wait until the journal has written the events that it had
-//     read before Redis lost them.
+//  1. Take the journal's lease (holdJournal), before the comparison: the journal's worker
+//     has then written the events that it read before Redis lost them.
 //  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold
-//     the rest.
+//     the journal.
 //  3. Close the log, if it still ends at the seq that was compared.
 //  4. Take the right to write: create inventory.meta.next, with the epoch.
 //  5. Remove the pool's keys and write them from the folded state.
@@ -72,20 +70,23 @@ func (r *Recovery) newRestorer(
 	}, nil
 }
 
-// verify compares the events that a Redis that is behind still has with the journal. It
-// fails with ErrForked.
+// verify compares the events that a Redis that is behind still has with the journal. The
+// log may have been closed by a restorer that died. It fails with ErrForked.
 func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
-	if c.head.Exists {
-		r.comparedID, err = journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, c.head.Seq)
+	head := c.head
+	if !head.Exists {
+		if head, err = stream.ReadClosedHead(ctx, r.redis, r.pool); err != nil {
+			return err
+		}
+	}
+	if head.Exists {
+		r.comparedID, err = journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, head.Seq)
 	}
 	return r.asForked(err)
 }
 
 // run restores a Redis that was emptied or is behind, after verify.
 func (r *restorer) run(ctx context.Context, c comparison) error {
-	if err := r.foldUntilQuiet(ctx); err != nil {
-		return err
-	}
 	epoch, journaled, err := r.raiseEpoch(ctx, r.lease, c)
 	if err != nil {
 		return err
@@ -99,43 +100,6 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 		}
 	}
 	return r.rewrite(ctx, epoch, c.server)
-}
-
-// quietInterval is how long the journal's checkpoint must stand still to count as quiet.
-// Tests set it lower.
-var quietInterval = 500 * time.Millisecond
-
-// quietMax is how long a restore waits at most for a quiet journal.
-const quietMax = 10 * time.Second
-
-// foldUntilQuiet folds the journal, and waits until the journal has written the events
-// it had read from Redis before Redis lost them: those events were acknowledged to
-// clients. RaiseEpoch, not this wait, guarantees that no such event is written later.
-func (r *restorer) foldUntilQuiet(ctx context.Context) error {
-	began := time.Now()
-	seen := int64(-1)
-	seenAt := began
-	for {
-		journaled, err := r.journaled(ctx)
-		switch {
-		case err != nil:
-			return err
-		case journaled != seen:
-			seen = journaled
-			seenAt = time.Now()
-		case time.Since(seenAt) >= quietInterval:
-			return nil
-		}
-		if err := r.foldTo(ctx, journaled); err != nil {
-			return err
-		}
-		if time.Since(began) > quietMax {
-			return nil
-		}
-		if err := wait.For(ctx, max(0, quietInterval-time.Since(seenAt))); err != nil {
-			return err
-		}
-	}
 }
 
 func (r *restorer) journaled(ctx context.Context) (int64, error) {

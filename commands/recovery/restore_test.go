@@ -49,19 +49,31 @@ func TestEachRestoreRaisesTheEpoch(t *testing.T) {
 // that foreign entries stay there.
 func TestRolledBackRedisIsRestored(t *testing.T) {
 	t.Parallel()
-	f := newPopulatedFixture(t)
-	f.rollBack()
-	foreign := f.Operator.XAdd(f.Ctx, &redis.XAddArgs{
-		Stream: "inventory.events",
-		Values: []any{"hello", "world"},
-	}).Val()
-	must(t, f.reconcile(f.process))
-	f.wantRestored(t, f.process)
-	entries := f.Operator.XRange(f.Ctx, "inventory.events", "-", "+").Val()
-	if len(entries) != 1 || entries[0].ID != foreign {
-		t.Errorf("stream: got %v, want only the foreign entry %s", entries, foreign)
+	tests := map[string]func(f *populatedFixture){
+		"by the first restorer": func(*populatedFixture) {},
+		"after a restorer died that had closed the log": func(f *populatedFixture) {
+			f.RedisCommand("RENAME", "inventory.meta", "inventory.meta.closed")
+		},
 	}
-	f.wantSalesContinue(t, f.process, 2)
+	for name, arrange := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newPopulatedFixture(t)
+			f.rollBack()
+			arrange(f)
+			foreign := f.Operator.XAdd(f.Ctx, &redis.XAddArgs{
+				Stream: "inventory.events",
+				Values: []any{"hello", "world"},
+			}).Val()
+			must(t, f.reconcile(f.process))
+			f.wantRestored(t, f.process)
+			entries := f.Operator.XRange(f.Ctx, "inventory.events", "-", "+").Val()
+			if len(entries) != 1 || entries[0].ID != foreign {
+				t.Errorf("stream: got %v, want only the foreign entry %s", entries, foreign)
+			}
+			f.wantSalesContinue(t, f.process, 2)
+		})
+	}
 }
 
 // TestOneOfSeveralProcessesRestores checks that processes that reconcile an emptied Redis

@@ -106,7 +106,7 @@ func (w *watcher) lookOnce(ctx context.Context) (reconciled bool, err error) {
 		if epochRaised := w.sell(ctx, c); !epochRaised {
 			return false, nil
 		}
-	case divergence == divergenceLost, divergence == divergenceEpoch, divergence == divergenceServer:
+	case divergence.raisesEpoch():
 		w.gate.Close(c.lossReason())
 		w.withdraw(ctx)
 		if _, err := w.refuseOtherSellers(ctx, w.conn, c.server); err != nil {

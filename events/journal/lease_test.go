@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -141,4 +142,75 @@ func TestRaiseEpochGivesUpOnAFrozenWorker(t *testing.T) {
 			epoch, journaled, err)
 		return err == nil && epoch == 2 && journaled == 0, detail
 	})
+}
+
+// requestLease asks for the journal's lease in the background.
+func (f *fixture) requestLease(waitMax time.Duration) <-chan error {
+	f.t.Helper()
+	granted := make(chan error, 1)
+	go func() {
+		lease, err := worker.RequestLease(f.ctx, f.config, LeaseName(events.MainPool), waitMax)
+		if err == nil {
+			f.t.Cleanup(lease.Release)
+		}
+		granted <- err
+	}()
+	return granted
+}
+
+// TestRequestedLeaseIsHandedOverAfterTheBatchInFlight checks that a worker that is asked
+// for its lease first finishes its batch, that it counts the end of its run as no
+// failure, and that it goes on once the lease is free.
+func TestRequestedLeaseIsHandedOverAfterTheBatchInFlight(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.appendEvents(3)
+	s := f.newStreamSubscriber()
+	msg := f.firstMessage(events.MainPool.StreamKey(), s)
+	lease := worker.BatchOf[StreamBatch](msg).Lease
+	granted := f.requestLease(time.Minute)
+	testenv.Eventually(t, 10*time.Second, func() (bool, string) {
+		requested, err := lease.Requested(f.ctx)
+		return requested, fmt.Sprintf("no session waits for the lease (%v)", err)
+	})
+	select {
+	case err := <-granted:
+		t.Fatalf("lease: got it (%v) while the batch is in flight", err)
+	default:
+	}
+	msg.Ack()
+	if err := <-granted; err != nil {
+		t.Fatalf("request the lease: %v", err)
+	}
+	f.awaitState(s.Worker, worker.Waiting)
+	if status := s.Status(); status.Error != "" {
+		t.Errorf("worker: got error %q, want none", status.Error)
+	}
+}
+
+// TestRequestOfALeaseGivesUp checks that the request for a lease that is not given up
+// fails after its time.
+func TestRequestOfALeaseGivesUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	held, err := worker.AcquireLease(f.ctx, f.config, LeaseName(events.MainPool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	if err := <-f.requestLease(100 * time.Millisecond); !errors.Is(err, worker.ErrLeased) {
+		t.Errorf("request: got %v, want ErrLeased", err)
+	}
+}
+
+// TestFrozenWorkerLosesItsLeaseToARequest checks that a request gets the lease of a
+// worker whose process is frozen.
+func TestFrozenWorkerLosesItsLeaseToARequest(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.appendEvents(3)
+	f.firstMessage(events.MainPool.StreamKey(), f.newStreamSubscriber())
+	if err := <-f.requestLease(time.Minute); err != nil {
+		t.Errorf("request: %v", err)
+	}
 }

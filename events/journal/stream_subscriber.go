@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -55,6 +54,9 @@ const (
 	gatherRatio = 3
 	gatherMax   = 50 * time.Millisecond
 )
+
+// requestInterval is how often the worker looks whether a restore asks for its lease.
+const requestInterval = 500 * time.Millisecond
 
 // trimInterval is the time between two trims of the stream. Tests set it lower.
 var trimInterval = 5 * time.Second
@@ -190,7 +192,7 @@ type streamRun struct {
 //
 // A batch that was read is journaled before anything is written to Redis, and even if
 // Redis fails: a Redis that died may have lost these events, although it acknowledged
-// them.
+// them. For the same reason it is journaled before the lease is given up to a restore.
 func (r *streamRun) deliverAll(ctx context.Context) error {
 	trimmer := &stream.Trimmer{
 		Redis: r.config.Redis,
@@ -200,6 +202,8 @@ func (r *streamRun) deliverAll(ctx context.Context) error {
 	}
 	trims := time.NewTicker(trimInterval)
 	defer trims.Stop()
+	requests := time.NewTicker(requestInterval)
+	defer requests.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -223,17 +227,25 @@ func (r *streamRun) deliverAll(ctx context.Context) error {
 			if err := r.trim(ctx, trimmer); err != nil {
 				return r.deliverRest(ctx, err)
 			}
+		case <-requests.C:
+			requested, err := r.lease.Requested(ctx)
+			if err != nil {
+				return err
+			}
+			if requested {
+				return r.deliverRest(ctx, worker.ErrHandedOver)
+			}
 		}
 	}
 }
 
-// deliverRest stops the fetching, delivers what was fetched, and returns the reason for
-// the end of the run.
+// deliverRest stops the fetching, and delivers what was fetched. It returns the reason
+// for the end of the run, or the error of a batch that could not be delivered.
 func (r *streamRun) deliverRest(ctx context.Context, reason error) error {
 	r.stopFetching()
 	for entries := range r.fetched {
 		if err := r.deliver(ctx, entries); err != nil {
-			return errors.Join(reason, err)
+			return err
 		}
 	}
 	return reason

@@ -8,6 +8,6 @@
 //   - the checkpoint (checkpoint.go): the seq up to which a reader has handled a pool's
 //     log.
 //
-// It imports internal/postgres and internal/wait, and nothing else of ours. A Worker may
+// Of ours it imports internal/postgres, internal/wait and internal/logonce. A Worker may
 // be used from several goroutines. A Lease is a single connection and must not be.
 package worker

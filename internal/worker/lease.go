@@ -36,8 +36,12 @@ const keepaliveSettings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_inter
 // set it lower.
 var AbsenceMax = 30 * time.Second
 
-// ErrLeased is returned by TryLease if another session has the lease.
+// ErrLeased is returned by TryLease and RequestLease if another session has the lease.
 var ErrLeased = errors.New("another process has the lease")
+
+// ErrHandedOver ends the run of a worker that gave up its lease on request; see
+// RequestLease. It is no failure.
+var ErrHandedOver = errors.New("another process asked for the lease")
 
 // AcquireLease connects to Postgres and waits until the named lease is free. Names are
 // separate per schema. The session may stay idle for as long as the work takes. Errors
@@ -52,10 +56,41 @@ func AcquireWorkerLease(ctx context.Context, config *pgx.ConnConfig, name string
 	return acquireLease(ctx, config, name, workerSettings())
 }
 
-// workerSettings are the settings of a session that must not stay idle for AbsenceMax.
+// workerSettings make Postgres end a session that is idle for AbsenceMax.
 func workerSettings() string {
 	const idleSettings = `; SET idle_session_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d`
 	return keepaliveSettings + fmt.Sprintf(idleSettings, AbsenceMax.Milliseconds())
+}
+
+// RequestLease takes a worker's lease, or fails with ErrLeased after waitMax. It waits
+// inside Postgres: a worker sees the waiting session, finishes what it has begun, and
+// gives up the lease, which Postgres then grants to that session. The lease is lost if
+// its session stays idle for AbsenceMax.
+func RequestLease(
+	ctx context.Context, config *pgx.ConnConfig, name string, waitMax time.Duration,
+) (*Lease, error) {
+	settings := workerSettings() + fmt.Sprintf(`; SET lock_timeout = %d`, waitMax.Milliseconds())
+	lease, err := connectLease(ctx, config, name, settings)
+	if err != nil {
+		return nil, err
+	}
+	const query = `SELECT pg_advisory_lock(` + postgres.LockKey + `)`
+	_, err = lease.Conn.Exec(ctx, query, name)
+	if postgres.IsCode(err, postgres.LockNotAvailable) {
+		err = ErrLeased
+	}
+	if err != nil {
+		lease.Release()
+		return nil, fmt.Errorf("lease %s: %w", name, err)
+	}
+	return lease, nil
+}
+
+// Requested reports whether a session waits for this lease in RequestLease.
+func (l *Lease) Requested(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, StepTimeout)
+	defer cancel()
+	return lockExists(ctx, l.Conn, l.name, false)
 }
 
 func acquireLease(ctx context.Context, config *pgx.ConnConfig, name, settings string) (*Lease, error) {
@@ -109,17 +144,25 @@ func tryLease(ctx context.Context, config *pgx.ConnConfig, name, settings string
 
 // LeaseHeld reports whether any session has the named lease in the schema of db.
 func LeaseHeld(ctx context.Context, db postgres.Querier, name string) (held bool, err error) {
+	return lockExists(ctx, db, name, true)
+}
+
+// lockExists reports whether a session holds the lock of a lease, or, if granted is
+// false, waits for it.
+func lockExists(
+	ctx context.Context, db postgres.Querier, name string, granted bool,
+) (exists bool, err error) {
 	// pg_locks shows the key of an advisory lock in two halves.
 	const query = `
 		SELECT EXISTS (
 		    SELECT FROM pg_locks, ` + postgres.LockKey + ` AS key
-		    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+		    WHERE locktype = 'advisory' AND objsubid = 1 AND granted = $2
 		      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 		      AND (classid::bigint << 32 | objid::bigint) = key)`
-	if err := db.QueryRow(ctx, query, name).Scan(&held); err != nil {
-		return false, fmt.Errorf("look for the holder of lease %s: %w", name, err)
+	if err := db.QueryRow(ctx, query, name, granted).Scan(&exists); err != nil {
+		return false, fmt.Errorf("look for the sessions of lease %s: %w", name, err)
 	}
-	return held, nil
+	return exists, nil
 }
 
 // connectLease opens the session of a lease, without taking the lease yet.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/stockstream/stockstream/internal/logonce"
 	"github.com/stockstream/stockstream/internal/wait"
 )
 
@@ -59,10 +60,11 @@ const (
 )
 
 // The pause between two runs doubles with every failure, from pauseMin to pauseMax.
-// Jitter is added.
+// Jitter is added. A worker that waits for Redis or Postgres should go on soon after the
+// store is back, so the longest pause is short.
 const (
 	pauseMin = 50 * time.Millisecond
-	pauseMax = 4 * time.Second
+	pauseMax = time.Second
 )
 
 // New returns a worker that has not been started.
@@ -143,8 +145,10 @@ func (w *Worker) Close() error {
 
 // runUntilDone repeats run until ctx ends, with a pause after each failure. A run that
 // lasted longer than two of the longest pauses counts as a success, and resets the pause.
+// A failure that repeats is logged once.
 func (w *Worker) runUntilDone(ctx context.Context, run func(context.Context) error) {
 	pause := pauseMin
+	var logged logonce.Last
 	w.set(Waiting, "")
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -152,11 +156,18 @@ func (w *Worker) runUntilDone(ctx context.Context, run func(context.Context) err
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, ErrHandedOver) {
+			w.set(Waiting, "")
+			continue
+		}
 		w.set(Waiting, err.Error())
 		if time.Since(began) > 2*pauseMax {
 			pause = pauseMin
+			logged.Changes("")
 		}
-		w.logFailure(err, pause)
+		if logged.Changes(err.Error()) {
+			w.logFailure(err)
+		}
 		if wait.For(ctx, pause+rand.N(pause)) != nil { //nolint:gosec // jitter is no secret
 			return
 		}
@@ -164,8 +175,8 @@ func (w *Worker) runUntilDone(ctx context.Context, run func(context.Context) err
 	}
 }
 
-func (w *Worker) logFailure(err error, pause time.Duration) {
-	details := []any{"error", err, "pause_ms", pause.Milliseconds()}
+func (w *Worker) logFailure(err error) {
+	details := []any{"error", err}
 	var panicked *PanicError
 	if errors.As(err, &panicked) {
 		details = append(details, "stack", panicked.Stack)
