@@ -37,7 +37,7 @@ type restorer struct {
 	lease      *worker.Lease
 	state      *state
 	report     func(RestoreProgress)
-	comparedID string // the last stream entry that verify compared; "" if none
+	comparedID string // the last stream entry that must be removed, as verify found; "" if none
 	epoch      int64  // of the log that was published
 }
 
@@ -71,7 +71,9 @@ func (r *Recovery) newRestorer(
 }
 
 // verify compares the events that a Redis that is behind still has with the journal. The
-// log may have been closed by a restorer that died. It fails with ErrForked.
+// log may have been closed by a restorer that died. It fails with ErrForked. The entries
+// of a closed log that ends where the journal ends stay on the stream: the restored log
+// continues it without a hole, and other consumer groups may not have read them yet.
 func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 	head := c.head
 	if !head.Exists {
@@ -79,8 +81,12 @@ func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 			return err
 		}
 	}
-	if head.Exists {
-		r.comparedID, err = journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, head.Seq)
+	if !head.Exists {
+		return nil
+	}
+	lastID, err := journal.CompareStream(ctx, r.redis, r.lease.Conn, r.pool, head.Seq)
+	if c.head.Exists || head.Seq < c.journal.Journaled {
+		r.comparedID = lastID
 	}
 	return r.asForked(err)
 }

@@ -76,6 +76,20 @@ func TestRolledBackRedisIsRestored(t *testing.T) {
 	}
 }
 
+// TestClosedLogThatLacksNothingKeepsItsStream checks that a log which an interrupted
+// rebuild closed keeps its stream: other consumer groups may not have read it yet.
+func TestClosedLogThatLacksNothingKeepsItsStream(t *testing.T) {
+	t.Parallel()
+	f := newPopulatedFixture(t)
+	f.RedisCommand("RENAME", "inventory.meta", "inventory.meta.closed")
+	must(t, f.reconcile(f.process))
+	f.wantRestored(t, f.process)
+	if entries := f.Operator.XLen(f.Ctx, "inventory.events").Val(); entries != 9 {
+		t.Errorf("stream: got %d entries, want 9", entries)
+	}
+	f.wantSalesContinue(t, f.process, 2)
+}
+
 // TestOneOfSeveralProcessesRestores checks that processes that reconcile an emptied Redis
 // at once restore it once, and that the gates of all of them open.
 func TestOneOfSeveralProcessesRestores(t *testing.T) {
