@@ -47,6 +47,8 @@ const (
 	ReasonRequested = "requested"
 	// ReasonExpired: the deadline passed.
 	ReasonExpired = "expired"
+	// ReasonRepair: a repair recorded a change of Redis whose own event was lost.
+	ReasonRepair = "repair"
 )
 
 // StockAdjusted records that Delta units of SKU were added to the available stock, or

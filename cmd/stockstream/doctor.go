@@ -36,7 +36,7 @@ func newDoctor(config *Config) *cobra.Command {
 			findings := slices.Concat(
 				examineRedis(cmd.Context(), config),
 				examinePostgres(cmd.Context(), config),
-				examineSellers(cmd.Context(), config),
+				examinePool(cmd.Context(), config),
 			)
 			if err := printFindings(cmd.OutOrStdout(), findings, form); err != nil {
 				return err

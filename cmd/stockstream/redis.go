@@ -15,7 +15,7 @@ import (
 
 func newRedis(config *Config) *cobra.Command {
 	parent := newCommandGroup("redis", "Manage the state in Redis")
-	parent.AddCommand(newRedisRebuild(config))
+	parent.AddCommand(newRedisRebuild(config), newRedisRepair(config))
 	return parent
 }
 
@@ -64,22 +64,32 @@ func newRedisRebuild(config *Config) *cobra.Command {
 func rebuildRedis(
 	cmd *cobra.Command, config *Config, options recovery.RebuildOptions,
 ) (recovery.Rebuilt, error) {
+	r, closeClient, err := newRecovery(cmd, config)
+	if err != nil {
+		return recovery.Rebuilt{}, err
+	}
+	defer closeClient()
+	return r.Rebuild(cmd.Context(), options)
+}
+
+// newRecovery returns a recovery for a command, and a function that closes its client.
+func newRecovery(cmd *cobra.Command, config *Config) (r *recovery.Recovery, closeClient func(), err error) {
 	client, err := redisClient(config)
 	if err != nil {
-		return recovery.Rebuilt{}, err
+		return nil, nil, err
 	}
-	defer client.Close()
 	postgres, err := latestSchemaConfig(cmd.Context(), config)
 	if err != nil {
-		return recovery.Rebuilt{}, err
+		_ = client.Close()
+		return nil, nil, err
 	}
-	r := recovery.New(recovery.Config{
+	r = recovery.New(recovery.Config{
 		Pool:     config.pool(),
 		Redis:    client,
 		Postgres: postgres,
 		Log:      slog.New(slog.DiscardHandler), // the progress is printed instead
 	})
-	return r.Rebuild(cmd.Context(), options)
+	return r, func() { _ = client.Close() }, nil
 }
 
 // printProgress returns a function that prints each progress report as a line: the step,

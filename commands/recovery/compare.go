@@ -28,6 +28,9 @@ var (
 	// ErrJournalStopped needs an operator: the journal stopped at a hole or a fork of the
 	// stream, and what is decided behind it can never be journaled.
 	ErrJournalStopped = errors.New("the journal stopped")
+	// ErrStreamGap needs an operator: Redis decided events that neither the journal nor
+	// the stream has, so nothing that follows them can be journaled.
+	ErrStreamGap = errors.New("events are lost between Redis and the journal")
 )
 
 // divergence says how Redis's log differs from the journal.
@@ -40,6 +43,7 @@ const (
 	divergenceEpoch                     // Redis has every event of the journal, but an earlier epoch
 	divergenceServer                    // likewise, but it restarted, or another Redis took its place
 	divergenceLost                      // Redis was emptied or is behind: the journal has events it lacks
+	divergenceClosed                    // a process closed the log, and ended before it changed a key
 )
 
 // raisesEpoch reports whether the step that follows begins a new epoch of the log, which
@@ -72,8 +76,17 @@ func (c comparison) isEarlierEpoch() bool {
 	return c.head.Epoch < c.newestEpoch() || c.head.Epoch == c.knownEpoch && c.head.Seq < c.knownSeq
 }
 
+// isDiscarded reports whether an operator decided to discard the log in Redis.
+func (c comparison) isDiscarded() bool {
+	restored := c.head.Exists && c.head.Epoch >= c.journal.Epoch
+	return c.journal.Discarded && !restored
+}
+
 // lossReason explains why Redis must be restored, or its log moved into a new epoch.
 func (c comparison) lossReason() error {
+	if c.isDiscarded() {
+		return errors.New("the pool is being repaired: Redis's log was discarded")
+	}
 	if c.head.Unfinished {
 		return errors.New("Redis refused some writes of a command, after it had recorded the command")
 	}
@@ -102,8 +115,8 @@ func (c comparison) isSplitBrain() bool {
 }
 
 // compare compares Redis's log with the journal. It fails with ErrRightsMissing,
-// ErrUnjournaled, ErrForked, ErrSplitBrain or ErrJournalStopped, or with the error of the
-// store that did not answer.
+// ErrUnjournaled, ErrForked, ErrSplitBrain, ErrJournalStopped or ErrStreamGap, or with
+// the error of the store that did not answer.
 func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison, divergence, error) {
 	var c comparison
 	var err error
@@ -123,8 +136,11 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 	if c.head, err = stream.ReadHead(ctx, r.redis, r.pool); err != nil {
 		return c, divergenceUnknown, err
 	}
+	if c.isDiscarded() {
+		return c, divergenceLost, nil
+	}
 	if !c.head.Exists {
-		divergence, err := r.compareEmptied(ctx, c)
+		divergence, err := r.compareEmptied(ctx, db, c)
 		return c, divergence, err
 	}
 	if c.isSplitBrain() {
@@ -141,11 +157,10 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 		return c, divergenceLost, nil
 	case !c.isEarlierEpoch() && c.isOtherServer():
 		return c, divergenceServer, nil
-	case !c.isEarlierEpoch() && c.journal.Fault != "":
-		return c, divergenceUnknown, fmt.Errorf(
-			"%w: %s. Nothing is sold until the stream is repaired; the journal then goes on by itself",
-			ErrJournalStopped, c.journal.Fault)
 	case !c.isEarlierEpoch():
+		if err := r.checkJournalFollows(ctx, db, c, c.head.Seq); err != nil {
+			return c, divergenceUnknown, err
+		}
 		return c, divergenceNone, nil
 	case agrees:
 		return c, divergenceEpoch, nil
@@ -154,14 +169,71 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 	}
 	return c, divergenceUnknown, fmt.Errorf(
 		"%w: Redis's log is of epoch %d and ends at seq %d, the newest epoch is %d, and the stream no longer has seq %d to compare the two by. %s",
-		ErrForked, c.head.Epoch, c.head.Seq, c.newestEpoch(), c.journal.Journaled, r.forkAdvice())
+		ErrForked, c.head.Epoch, c.head.Seq, c.newestEpoch(), c.journal.Journaled, forkAdvice)
 }
 
+// Check compares Redis with the journal once, changes nothing, and says in what state the
+// two are. Its errors are those of compare: the states that a running process does not
+// end by itself at once.
+func (r *Recovery) Check(ctx context.Context, db postgres.Querier) (found string, err error) {
+	c, divergence, err := r.compare(ctx, db)
+	switch {
+	case err != nil:
+		return "", err
+	case divergence == divergenceNewPool:
+		return "the pool was never used", nil
+	case divergence == divergenceClosed:
+		return "a rebuild or repair closed Redis's log; if it ended, a running process opens the log again", nil
+	case divergence.raisesEpoch():
+		return fmt.Sprintf("%s; a running process sees to that", c.lossReason()), nil
+	}
+	return fmt.Sprintf("Redis's log ends at seq %d, the journal at %d", c.head.Seq, c.journal.Journaled), nil
+}
+
+// checkJournalFollows fails if the journal can never reach the end of Redis's log: with
+// ErrJournalStopped or ErrStreamGap.
+func (r *Recovery) checkJournalFollows(
+	ctx context.Context, db postgres.Querier, c comparison, end int64,
+) error {
+	if c.journal.Fault != "" {
+		return fmt.Errorf("%w: %s. Nothing is sold until the stream is repaired; the journal then goes on by itself. "+
+			"If the stream cannot be repaired: %s", ErrJournalStopped, c.journal.Fault, repairAdvice)
+	}
+	gap, err := stream.FindGap(ctx, r.redis, r.pool, c.journal.Journaled, end)
+	if err != nil || gap == (stream.Gap{}) {
+		return err
+	}
+	// The journal may have taken these events meanwhile, and the stream have been
+	// trimmed.
+	now, err := journal.ReadPoolRecord(ctx, db, r.pool.Name())
+	if err != nil || now.Journaled != c.journal.Journaled {
+		return err
+	}
+	return fmt.Errorf("%w: the journal ends at seq %d, Redis's log at %d, and the stream lacks the events %d to %d. %s",
+		ErrStreamGap, c.journal.Journaled, end, gap.First, gap.Last, repairAdvice)
+}
+
+// repairAdvice says how an operator decides which log goes on.
+const repairAdvice = "`stockstream redis repair` shows what is lost if Redis is kept, and what if the journal is, " +
+	"and repairs the pool"
+
 // compareEmptied is compare for a Redis without a log head.
-func (r *Recovery) compareEmptied(ctx context.Context, c comparison) (divergence, error) {
+func (r *Recovery) compareEmptied(
+	ctx context.Context, db postgres.Querier, c comparison,
+) (divergence, error) {
 	closed, err := stream.ReadClosedHead(ctx, r.redis, r.pool)
 	if err != nil {
 		return divergenceUnknown, err
+	}
+	if closed.Exists {
+		// A restore writes this key before it changes another one.
+		begun, err := r.redis.Exists(ctx, r.pool.NextMetaKey()).Result()
+		if err != nil {
+			return divergenceUnknown, fmt.Errorf("look for a restore: %w", err)
+		}
+		if begun == 0 {
+			return divergenceClosed, nil
+		}
 	}
 	tail, err := stream.Tail(ctx, r.redis, r.pool)
 	if err != nil {
@@ -174,6 +246,9 @@ func (r *Recovery) compareEmptied(ctx context.Context, c comparison) (divergence
 	end := max(tail, closed.Seq)
 	switch {
 	case end > c.journal.Journaled:
+		if err := r.checkJournalFollows(ctx, db, c, end); err != nil {
+			return divergenceUnknown, err
+		}
 		return divergenceUnknown, fmt.Errorf("%w (Redis has events up to seq %d, the journal ends at %d)",
 			ErrUnjournaled, end, c.journal.Journaled)
 	case c.journal.Epoch == 0 && c.journal.Journaled == 0 && entries == 0:
@@ -209,20 +284,15 @@ func (r *Recovery) agreesAtJournalEnd(ctx context.Context, c comparison) (bool, 
 	}
 	if id != c.journal.LastID {
 		return false, fmt.Errorf("%w: seq %d is event %s in the journal and event %s in Redis. %s",
-			ErrForked, seq, c.journal.LastID, id, r.forkAdvice())
+			ErrForked, seq, c.journal.LastID, id, forkAdvice)
 	}
 	return true, nil
 }
 
 // forkAdvice says how an operator ends a fork.
-func (r *Recovery) forkAdvice() string {
-	streamKey := r.pool.StreamKey()
-	return fmt.Sprintf("Nothing was changed, and nothing is sold until you decide. "+
-		"If Redis was started on an old copy of its data and the newer data still exist, start it on those. "+
-		"Otherwise Redis is restored from the journal, and its own events after the fork are no longer in effect: "+
-		"`redis-cli RENAME %s %s.forked` keeps those events for you to process by hand, "+
-		"and `redis-cli DEL %s` then starts the restore", streamKey, streamKey, r.pool.MetaKey())
-}
+const forkAdvice = "Nothing was changed, and nothing is sold until you decide. " +
+	"If Redis was started on an old copy of its data and the newer data still exist, start it on those. Otherwise " +
+	repairAdvice
 
 // splitBrainAdvice says how an operator ends a split brain.
 func (r *Recovery) splitBrainAdvice() string {
@@ -234,7 +304,7 @@ func (r *Recovery) splitBrainAdvice() string {
 // asForked turns journal.ErrFork into ErrForked, and returns any other error as it is.
 func (r *Recovery) asForked(err error) error {
 	if errors.Is(err, journal.ErrFork) {
-		return fmt.Errorf("%w: %w. %s", ErrForked, err, r.forkAdvice())
+		return fmt.Errorf("%w: %w. %s", ErrForked, err, forkAdvice)
 	}
 	return err
 }

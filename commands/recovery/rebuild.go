@@ -61,6 +61,12 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	}
 	defer lease.Release()
 	c, divergence, err := r.compare(ctx, lease.Conn)
+	if divergence == divergenceClosed {
+		if err := r.reopenAbandoned(ctx); err != nil {
+			return Rebuilt{}, err
+		}
+		c, divergence, err = r.compare(ctx, lease.Conn)
+	}
 	if divergence == divergenceLost {
 		hold, holdErr := r.holdJournal(ctx)
 		if holdErr != nil {
@@ -178,12 +184,12 @@ func (r *restorer) foldRest(
 
 // reopenLog opens the closed log again as it was. It also runs if the caller's context
 // ended.
-func (r *restorer) reopenLog(ctx context.Context, epoch int64) error {
+func (r *Recovery) reopenLog(ctx context.Context, epoch int64) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), compareTimeout)
 	defer cancel()
 	keys := []string{r.pool.MetaKey(), r.pool.ClosedMetaKey(), r.pool.NextMetaKey()}
 	if err := r.runStep(ctx, reopenScript, statusReopened, keys, epoch); err != nil {
-		return fmt.Errorf("the log stays closed, and any process of the service will restore it: %w", err)
+		return fmt.Errorf("the log stays closed until any process of the service looks at it: %w", err)
 	}
 	return nil
 }

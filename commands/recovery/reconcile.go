@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
@@ -19,8 +20,8 @@ var errChanged = errors.New("the log changed while it was compared with the jour
 
 // reconcile compares Redis with the journal and takes the step that follows, until the
 // two fit together. The caller holds the lease. Its errors are ErrUnjournaled, ErrForked,
-// ErrSplitBrain, ErrJournalStopped, journal.ErrOtherSeller, ErrJournalIncomplete,
-// ErrJournalUnsound, and those of the two stores.
+// ErrSplitBrain, ErrJournalStopped, ErrStreamGap, journal.ErrOtherSeller,
+// ErrJournalIncomplete, ErrJournalUnsound, and those of the two stores.
 func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 	held := false
 	for attempt := 1; ; attempt++ {
@@ -42,6 +43,8 @@ func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 			return journal.RecordPool(ctx, lease.Conn, r.pool.Name(), c.head.Epoch)
 		case divergenceNewPool:
 			err = r.initialise(ctx)
+		case divergenceClosed:
+			err = r.reopenAbandoned(ctx)
 		case divergenceEpoch, divergenceServer:
 			err = r.keepLog(ctx, lease, c)
 		case divergenceLost:
@@ -62,6 +65,19 @@ func (r *Recovery) initialise(ctx context.Context) error {
 		return fmt.Errorf("initialise the log: %v: %w", reply, err)
 	}
 	return nil
+}
+
+// reopenAbandoned opens a log that a process closed before it ended. That process changed
+// no key, so the next comparison decides as if it had never begun. The caller holds the
+// lease, so the process does not go on.
+func (r *Recovery) reopenAbandoned(ctx context.Context) error {
+	closed, err := stream.ReadClosedHead(ctx, r.redis, r.pool)
+	if err != nil {
+		return err
+	}
+	r.log.Warn("a restore ended before it changed a key; Redis's log is opened again",
+		"pool", r.pool.Name(), "epoch", closed.Epoch, "seq", closed.Seq)
+	return r.reopenLog(ctx, closed.Epoch)
 }
 
 // keepLog moves Redis's log into a new epoch, and records the server that it is on. The

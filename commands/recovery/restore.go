@@ -74,7 +74,13 @@ func (r *Recovery) newRestorer(
 // log may have been closed by a restorer that died. It fails with ErrForked. The entries
 // of a closed log that ends where the journal ends stay on the stream: the restored log
 // continues it without a hole, and other consumer groups may not have read them yet.
+//
+// A log that an operator discarded is not compared: all of its entries are removed.
 func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
+	if c.journal.Discarded {
+		r.comparedID, err = stream.LastID(ctx, r.redis, r.pool)
+		return err
+	}
 	head := c.head
 	if !head.Exists {
 		if head, err = stream.ReadClosedHead(ctx, r.redis, r.pool); err != nil {
@@ -175,7 +181,7 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 		return err
 	}
 	r.report(RestoreProgress{Step: StepPublish})
-	if err := journal.ClearFault(ctx, r.lease.Conn, r.pool.Name()); err != nil {
+	if err := journal.RecordRestored(ctx, r.lease.Conn, r.pool.Name()); err != nil {
 		return err
 	}
 	if err := r.publish(ctx, writer); err != nil {

@@ -87,7 +87,7 @@ func TestClosedLogThatLacksNothingKeepsItsStream(t *testing.T) {
 	if entries := f.Operator.XLen(f.Ctx, "inventory.events").Val(); entries != 9 {
 		t.Errorf("stream: got %d entries, want 9", entries)
 	}
-	f.wantSalesContinue(t, f.process, 2)
+	f.wantSalesContinue(t, f.process, 1)
 }
 
 // TestOneOfSeveralProcessesRestores checks that processes that reconcile an emptied Redis

@@ -106,6 +106,9 @@ func (w *watcher) lookOnce(ctx context.Context) (reconciled bool, err error) {
 		if epochRaised := w.sell(ctx, c); !epochRaised {
 			return false, nil
 		}
+	case divergence == divergenceClosed:
+		w.gate.Close(errors.New("Redis's log is closed: another process rebuilds or repairs the pool"))
+		w.withdraw(ctx)
 	case divergence.raisesEpoch():
 		w.gate.Close(c.lossReason())
 		w.withdraw(ctx)
@@ -124,8 +127,7 @@ func (w *watcher) comparisonFailed(ctx context.Context, err error) {
 		return
 	}
 	unsafe := errors.Is(err, ErrRightsMissing) || errors.Is(err, ErrUnjournaled) ||
-		errors.Is(err, ErrForked) || errors.Is(err, ErrSplitBrain) ||
-		errors.Is(err, ErrJournalStopped) || errors.Is(err, journal.ErrOtherSeller)
+		errors.Is(err, ErrSplitBrain) || errors.Is(err, journal.ErrOtherSeller) || needsOperator(err)
 	if !unsafe {
 		w.disconnect(ctx)
 	}

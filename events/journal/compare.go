@@ -94,3 +94,35 @@ func differingEvents(
 	}
 	return differing, nil
 }
+
+// Lacks returns those entries of the stream that count in a pool's sequence and whose
+// event the journal does not have.
+func Lacks(
+	ctx context.Context, db postgres.Querier, pool string, entries []events.Entry,
+) ([]events.Entry, error) {
+	var seqs []int64
+	for _, entry := range entries {
+		seqs = append(seqs, entry.Envelope.Seq)
+	}
+	rows, err := db.Query(ctx, `SELECT seq, event_id FROM events WHERE pool = $1 AND seq = ANY ($2)`, pool, seqs)
+	if err != nil {
+		return nil, fmt.Errorf("compare entries with the journal: %w", err)
+	}
+	journaled := map[eventKey]bool{}
+	var key eventKey
+	_, err = pgx.ForEachRow(rows, []any{&key.Seq, &key.EventID}, func() error {
+		journaled[key] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("compare entries with the journal: %w", err)
+	}
+	var lacking []events.Entry
+	for _, entry := range entries {
+		e := entry.Envelope
+		if e.Seq > 0 && !journaled[eventKey{Seq: e.Seq, EventID: e.EventID}] {
+			lacking = append(lacking, entry)
+		}
+	}
+	return lacking, nil
+}

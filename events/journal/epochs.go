@@ -24,6 +24,9 @@ type PoolRecord struct {
 	LastID    uuid.UUID // the id of that event; the zero UUID if the journal is empty, or the event detached
 	Server    string    // master_replid of the Redis that Epoch was raised for; "" if it is not known
 	Fault     string    // the hole or fork at which the journal stopped; "" if it goes on
+	// Discarded is true if an operator decided to discard the log in Redis, and Redis
+	// has yet to be restored; see DiscardLog.
+	Discarded bool
 }
 
 // ReadPoolRecord returns Postgres's record of a pool's log.
@@ -32,10 +35,12 @@ func ReadPoolRecord(ctx context.Context, db postgres.Querier, pool string) (r Po
 		SELECT coalesce((SELECT epoch FROM pools WHERE pool = $1), 0), journal.seq,
 		       (SELECT event_id FROM events WHERE pool = $1 AND events.seq = journal.seq),
 		       coalesce((SELECT server FROM pools WHERE pool = $1), ''),
-		       coalesce((SELECT fault FROM checkpoints WHERE projection = $2 AND pool = $1), '')
+		       coalesce((SELECT fault FROM checkpoints WHERE projection = $2 AND pool = $1), ''),
+		       coalesce((SELECT discarded FROM pools WHERE pool = $1), false)
 		FROM (SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0) AS seq) AS journal`
 	var id pgtype.UUID
-	err = db.QueryRow(ctx, query, pool, CheckpointName).Scan(&r.Epoch, &r.Journaled, &id, &r.Server, &r.Fault)
+	err = db.QueryRow(ctx, query, pool, CheckpointName).
+		Scan(&r.Epoch, &r.Journaled, &id, &r.Server, &r.Fault, &r.Discarded)
 	if err != nil {
 		return PoolRecord{}, fmt.Errorf("read the record of pool %s: %w", pool, err)
 	}
@@ -81,29 +86,37 @@ func RaiseEpoch(
 	ctx context.Context, conn *pgx.Conn, pool string, raise Raise,
 ) (epoch, journaled int64, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := limitWaits(ctx, tx); err != nil {
-			return err
-		}
-		const create = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING`
-		if _, err := tx.Exec(ctx, create, CheckpointName, pool); err != nil {
-			return err
-		}
-		const lock = `SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2 FOR UPDATE`
-		if err := tx.QueryRow(ctx, lock, CheckpointName, pool).Scan(&journaled); err != nil {
-			return err
-		}
-		const raiseEpoch = `
-			INSERT INTO pools AS p (pool, epoch, server) VALUES ($1, $2 + 1, $3)
-			ON CONFLICT (pool) DO UPDATE SET epoch = greatest(p.epoch, $2) + 1, server = $3 RETURNING epoch`
-		if err := tx.QueryRow(ctx, raiseEpoch, pool, raise.Above, raise.Server).Scan(&epoch); err != nil {
-			return err
-		}
-		return removeSilentSellers(ctx, tx, pool, raise.Server, raise.Silent)
+		epoch, journaled, err = raiseEpoch(ctx, tx, pool, raise)
+		return err
 	})
 	if err != nil {
 		return 0, 0, fmt.Errorf("raise the epoch of pool %s: %w", pool, err)
 	}
 	return epoch, journaled, nil
+}
+
+// raiseEpoch is RaiseEpoch within a transaction.
+func raiseEpoch(
+	ctx context.Context, tx pgx.Tx, pool string, raise Raise,
+) (epoch, journaled int64, err error) {
+	if err := limitWaits(ctx, tx); err != nil {
+		return 0, 0, err
+	}
+	const create = `INSERT INTO checkpoints (projection, pool, seq) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING`
+	if _, err := tx.Exec(ctx, create, CheckpointName, pool); err != nil {
+		return 0, 0, err
+	}
+	const lock = `SELECT seq FROM checkpoints WHERE projection = $1 AND pool = $2 FOR UPDATE`
+	if err := tx.QueryRow(ctx, lock, CheckpointName, pool).Scan(&journaled); err != nil {
+		return 0, 0, err
+	}
+	const update = `
+		INSERT INTO pools AS p (pool, epoch, server) VALUES ($1, $2 + 1, $3)
+		ON CONFLICT (pool) DO UPDATE SET epoch = greatest(p.epoch, $2) + 1, server = $3 RETURNING epoch`
+	if err := tx.QueryRow(ctx, update, pool, raise.Above, raise.Server).Scan(&epoch); err != nil {
+		return 0, 0, err
+	}
+	return epoch, journaled, removeSilentSellers(ctx, tx, pool, raise.Server, raise.Silent)
 }
 
 // limitWaits bounds how long a transaction waits for a lock, and how long it may stay

@@ -237,3 +237,26 @@ func scanRecorded(row pgx.CollectableRow) (r Recorded, err error) {
 	r.EventID = id.Bytes
 	return r, err
 }
+
+// KnownHolds returns those of the given holds of which the journal has an event.
+func KnownHolds(
+	ctx context.Context, db postgres.Querier, pool string, ids []string,
+) (map[string]bool, error) {
+	const query = `
+		SELECT id FROM unnest($2::text[]) AS id
+		WHERE EXISTS (SELECT FROM events WHERE pool = $1 AND hold_id = id)`
+	rows, err := db.Query(ctx, query, pool, ids)
+	if err != nil {
+		return nil, fmt.Errorf("look for holds in the journal: %w", err)
+	}
+	known := map[string]bool{}
+	var id string
+	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+		known[id] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for holds in the journal: %w", err)
+	}
+	return known, nil
+}

@@ -28,6 +28,59 @@ func Tail(ctx context.Context, client redis.Cmdable, pool events.Pool) (seq int6
 	return seq, err
 }
 
+// LastID returns the id of the last entry of a pool's stream, or "" if it has none.
+func LastID(ctx context.Context, client redis.Cmdable, pool events.Pool) (string, error) {
+	last, err := client.XRevRangeN(ctx, pool.StreamKey(), "+", "-", 1).Result()
+	if err != nil || len(last) == 0 {
+		return "", err
+	}
+	return last[0].ID, nil
+}
+
+// Gap is a range of events that a stream no longer has. The zero Gap has none.
+type Gap struct{ First, Last int64 }
+
+// FindGap returns events after one seq and up to the head of the log that the stream
+// lacks at its beginning or at its end. It usually reads a few entries only, so it does
+// not find a hole between two entries: that is found when the stream is read.
+func FindGap(ctx context.Context, client redis.Cmdable, pool events.Pool, after, head int64) (Gap, error) {
+	if after >= head {
+		return Gap{}, nil
+	}
+	last, searched := int64(0), 0
+	err := backwards(ctx, client, pool, scanFirstPage, func(page []events.Entry) (more bool) {
+		for _, entry := range page {
+			if entry.Envelope.Seq <= head { // a higher one is a foreign entry's
+				last = max(last, entry.Envelope.Seq)
+			}
+		}
+		searched += len(page)
+		// Foreign entries may have the seqs of old events.
+		return last == 0 || last < head && searched < scanPage
+	})
+	if err != nil {
+		return Gap{}, err
+	}
+	if last < head {
+		return Gap{First: max(after, last) + 1, Last: head}, nil
+	}
+	entries, err := client.XRangeN(ctx, pool.StreamKey(), "-", "+", scanFirstPage).Result()
+	if err != nil {
+		return Gap{}, fmt.Errorf("read the beginning of the stream: %w", err)
+	}
+	for _, entry := range entries {
+		seq := events.EntrySeq(entry.Values)
+		if seq == 0 || seq > head {
+			continue
+		}
+		if seq > after+1 {
+			return Gap{First: after + 1, Last: seq - 1}, nil
+		}
+		break
+	}
+	return Gap{}, nil
+}
+
 // FindEntry looks for the event with a seq, from the end of the stream backwards, and
 // returns its id. It stops after about limit entries, or at the beginning of the stream
 // if limit is 0.
@@ -84,4 +137,24 @@ func ParseEntries(pool events.Pool, found []redis.XMessage) []events.Entry {
 		entries[i] = events.ParseEntry(pool.Name(), m.ID, m.Values)
 	}
 	return entries
+}
+
+// Pages calls visit with the entries of a pool's stream, page by page and in order, until
+// visit returns an error or the stream ends.
+func Pages(
+	ctx context.Context, client redis.Cmdable, pool events.Pool, visit func([]events.Entry) error,
+) error {
+	for from := "-"; ; {
+		found, err := client.XRangeN(ctx, pool.StreamKey(), from, "+", scanPage).Result()
+		if err != nil {
+			return fmt.Errorf("read the stream: %w", err)
+		}
+		if len(found) == 0 {
+			return nil
+		}
+		if err := visit(ParseEntries(pool, found)); err != nil {
+			return err
+		}
+		from = "(" + found[len(found)-1].ID
+	}
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stockstream/stockstream/events"
@@ -89,5 +90,87 @@ func TestFindEntryReportsNone(t *testing.T) {
 		if found {
 			t.Errorf("%s: got event %s, want none", name, id)
 		}
+	}
+}
+
+// TestFindGap checks which events count as lost at the beginning and at the end of a
+// stream, and that foreign entries neither hide a gap nor make one up.
+func TestFindGap(t *testing.T) {
+	t.Parallel()
+	foreign := map[string]any{"hello": "world"}
+	entries := func(fields ...any) (list []map[string]any) {
+		for _, field := range fields {
+			if seq, ok := field.(int); ok {
+				list = append(list, eventFields(int64(seq)))
+			} else {
+				list = append(list, foreign)
+			}
+		}
+		return list
+	}
+	many := make([]any, 200)
+	tests := map[string]struct {
+		stream      []map[string]any
+		after, head int64
+		first, last int64 // of the gap
+	}{
+		"level, without a stream": {after: 9, head: 9},
+		"complete":                {stream: entries(4, 5, 6), after: 4, head: 6},
+		"begins directly after":   {stream: entries(5, 6), after: 4, head: 6},
+		"empty": {
+			after: 4,
+			head:  6,
+			first: 5,
+			last:  6,
+		},
+		"begins too late": {
+			stream: entries(6, 7),
+			after:  4,
+			head:   7,
+			first:  5,
+			last:   5,
+		},
+		"ends too early": {
+			stream: entries(3, 4, 5),
+			after:  4,
+			head:   7,
+			first:  6,
+			last:   7,
+		},
+		"only older entries": {
+			stream: entries(2, 3),
+			after:  4,
+			head:   6,
+			first:  5,
+			last:   6,
+		},
+		"foreign entries around": {stream: entries(nil, 5, 6, nil), after: 4, head: 6},
+		"many foreign entries at the end": {
+			stream: slices.Concat(entries(5, 6), entries(many...)),
+			after:  4,
+			head:   6,
+		},
+		"a foreign entry with a later seq": {
+			stream: entries(9, 5, 9),
+			after:  4,
+			head:   6,
+			first:  6,
+			last:   6,
+		},
+		"a foreign entry with an old seq": {stream: entries(5, 6, 1), after: 4, head: 6},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.appendEntries(test.stream...)
+			got, err := FindGap(f.ctx, f.redis, events.MainPool, test.after, test.head)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := (Gap{First: test.first, Last: test.last}); got != want {
+				t.Errorf("gap: got %+v, want %+v", got, want)
+			}
+		})
 	}
 }

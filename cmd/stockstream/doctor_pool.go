@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stockstream/stockstream/commands/recovery"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
@@ -18,10 +21,10 @@ import (
 // seller reports every second.
 const sellerAgeMax = 10 * time.Second
 
-// examineSellers checks that the running processes sell on the Redis of this
-// configuration. It returns nothing if Redis, Postgres or the schema cannot be read:
-// other findings say so.
-func examineSellers(ctx context.Context, config *Config) []finding {
+// examinePool checks that Redis and the journal fit together, and that the running
+// processes sell on the Redis of this configuration. It returns nothing if Redis,
+// Postgres or the schema cannot be read: other findings say so.
+func examinePool(ctx context.Context, config *Config) []finding {
 	client, err := redisClient(config)
 	if err != nil {
 		return nil
@@ -39,16 +42,41 @@ func examineSellers(ctx context.Context, config *Config) []finding {
 	if migrations.Check(ctx, conn) != nil {
 		return nil
 	}
-	elsewhere, here, err := countSellers(ctx, conn, config.pool(), server.ReplicationID)
+	r := recovery.New(recovery.Config{
+		Pool:     config.pool(),
+		Redis:    client,
+		Postgres: conn.Config(),
+		Log:      slog.New(slog.DiscardHandler),
+	})
+	return []finding{examineLog(ctx, r, conn), examineSellers(ctx, conn, config.pool(), server)}
+}
+
+// examineLog checks that Redis's log and the journal fit together, or that a running
+// process can make them fit.
+func examineLog(ctx context.Context, r *recovery.Recovery, conn *pgx.Conn) finding {
+	const name = "redis and journal"
+	found, err := r.Check(ctx, conn)
+	switch {
+	case errors.Is(err, recovery.ErrRightsMissing): // the finding "redis rights" says so
+		return unknownFinding(name, err)
+	case err != nil:
+		return newFinding(name, err.Error(), false, "docs/recovery.md has every state and its way out")
+	}
+	return newFinding(name, found, true, "")
+}
+
+// examineSellers checks that the running processes sell on this Redis.
+func examineSellers(ctx context.Context, conn *pgx.Conn, pool events.Pool, server stream.Server) finding {
+	elsewhere, here, err := countSellers(ctx, conn, pool, server.ReplicationID)
 	if err != nil {
-		return []finding{unknownFinding("sellers", err)}
+		return unknownFinding("sellers", err)
 	}
 	found := fmt.Sprintf("sellers on this Redis: %d", here)
 	if len(elsewhere) > 0 {
 		found += "; sellers on another Redis: " + strings.Join(elsewhere, ", ")
 	}
-	return []finding{newFinding("sellers", found, len(elsewhere) == 0,
-		"compare STOCKSTREAM_REDIS_URL here and at these processes")}
+	return newFinding("sellers", found, len(elsewhere) == 0,
+		"compare STOCKSTREAM_REDIS_URL here and at these processes")
 }
 
 // countSellers returns the processes that sell on another server than the given one, and
