@@ -175,7 +175,7 @@ const stockLinesMax = 20
 func printRedisFacts(out io.Writer, done recovery.Repair) {
 	found := done.Facts
 	fmt.Fprintf(out, "%s\n\n", done.Reason)
-	fmt.Fprintf(out, "The journal ends at seq %d, Redis's log at seq %d. The journal lacks %d events of the stream.\n",
+	fmt.Fprintf(out, "The journal ends at seq %d, Redis's log at seq %d. The stream has %d events that the journal lacks.\n",
 		done.Journaled, done.RedisEnd, done.Streamed)
 	fmt.Fprintln(out, "Redis knows, and the journal lacks:")
 	counts := []struct {
