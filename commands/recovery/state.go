@@ -47,8 +47,8 @@ type foldedKey struct {
 var (
 	// ErrJournalIncomplete is returned for a journal that lacks an event.
 	ErrJournalIncomplete = errors.New("the journal is incomplete")
-	// ErrJournalUnsound is returned for a complete journal if this program cannot read
-	// one of its events, or if they lead to negative stock.
+	// ErrJournalUnsound is returned for a complete journal if only a newer version of
+	// this program can read one of its events, or if no commands lead to them.
 	ErrJournalUnsound = errors.New("the journal's events lead to no valid state")
 )
 
@@ -69,7 +69,7 @@ func (s *state) keyCount() int64 { return int64(len(s.stock) + len(s.holds) + le
 
 // add folds a page of the journal. It fails with ErrJournalIncomplete if the page does
 // not begin with the next event, and with ErrJournalUnsound for an event that only a
-// newer version of this program can read.
+// newer version of this program can read, or that is impossible (see apply).
 func (s *state) add(page []events.Envelope) error {
 	for i := range page {
 		e := &page[i]
@@ -86,7 +86,9 @@ func (s *state) add(page []events.Envelope) error {
 			s.unreadable++
 			continue
 		}
-		s.apply(e, event)
+		if err := s.apply(e, event); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -104,8 +106,10 @@ func (s *state) missing() error {
 	return fmt.Errorf("%w: seq %d is missing", ErrJournalIncomplete, s.seq+1)
 }
 
-// apply changes the state as the event did in Redis.
-func (s *state) apply(e *events.Envelope, event events.Event) {
+// apply changes the state as the event did in Redis. It fails with ErrJournalUnsound if
+// the event is impossible after the events before it: a hold that is created twice, an
+// end of a hold that is not live, or an end with another sku or qty than the creation.
+func (s *state) apply(e *events.Envelope, event events.Event) error {
 	atMs := e.At.UnixMilli()
 	switch event := event.(type) {
 	case *events.StockAdjusted:
@@ -113,6 +117,9 @@ func (s *state) apply(e *events.Envelope, event events.Event) {
 		key := foldedKey{event: event, eventID: e.EventID.String(), number: s.stock[event.SKU]}
 		s.remember(event.IdempotencyKey, key, e.Seq, atMs)
 	case *events.HoldCreated:
+		if s.holds[event.HoldID] != nil {
+			return impossible(e.Seq, "hold %s is created twice", event.HoldID)
+		}
 		s.stock[event.SKU] -= event.Qty
 		expiresAt := atMs + event.TTLMs
 		s.holds[event.HoldID] = &foldedHold{
@@ -122,11 +129,49 @@ func (s *state) apply(e *events.Envelope, event events.Event) {
 		}
 		s.remember(event.IdempotencyKey, foldedKey{event: event, number: expiresAt}, e.Seq, atMs)
 	case *events.HoldConfirmed:
-		s.end(event.HoldID, events.StatusConfirmed, event.PaymentRef, e.Seq, atMs)
+		h, err := s.liveHold(e.Seq, event.HoldID, event.SKU, event.Qty)
+		if err != nil || h == nil {
+			return err
+		}
+		h.paymentRef = event.PaymentRef
+		s.end(h, events.StatusConfirmed, e.Seq, atMs)
 	case *events.HoldCancelled:
+		h, err := s.liveHold(e.Seq, event.HoldID, event.SKU, event.Qty)
+		if err != nil || h == nil {
+			return err
+		}
 		s.stock[event.SKU] += event.Qty
-		s.end(event.HoldID, events.CancelledStatus(event.Reason), "", e.Seq, atMs)
+		s.end(h, events.CancelledStatus(event.Reason), e.Seq, atMs)
 	}
+	return nil
+}
+
+// liveHold returns the hold that the event with this seq ends. It returns nil if the fold
+// has no such hold, because its creation could not be decoded, or because it ended and
+// was dropped. Such an end is left out: it must not return units that the fold did not
+// take from the stock, or returned before.
+func (s *state) liveHold(seq int64, id, sku string, qty int64) (*foldedHold, error) {
+	h := s.holds[id]
+	switch {
+	case h == nil:
+		return nil, nil
+	case h.state != events.StatusActive:
+		return nil, impossible(seq, "hold %s ends and is not live: seq %d has ended it", id, h.endedSeq)
+	case h.created.SKU != sku || h.created.Qty != qty:
+		return nil, impossible(seq, "hold %s ends with %d of %s, and was created with %d of %s",
+			id, qty, sku, h.created.Qty, h.created.SKU)
+	}
+	return h, nil
+}
+
+// advice says how an operator goes on after an impossible event.
+const advice = "`stockstream audit --full` lists every impossible event, " +
+	"and docs/recovery.md says how to put one right"
+
+// impossible returns the error for an event that no command appends after the events
+// before it.
+func impossible(seq int64, format string, args ...any) error {
+	return fmt.Errorf("%w: seq %d: %s; %s", ErrJournalUnsound, seq, fmt.Sprintf(format, args...), advice)
 }
 
 // remember adds an idempotency key to the state, unless Redis would have deleted it by
@@ -139,19 +184,13 @@ func (s *state) remember(key string, k foldedKey, seq, atMs int64) {
 	}
 }
 
-// end ends a hold, and drops it if Redis would have deleted it by now.
-func (s *state) end(holdID string, state events.HoldStatus, paymentRef string, seq, atMs int64) {
-	h := s.holds[holdID]
-	forgetAt := atMs + s.keepMs
-	switch {
-	case h == nil:
-	case forgetAt <= s.nowMs:
-		delete(s.holds, holdID)
-	default:
-		h.state = state
-		h.paymentRef = paymentRef
-		h.endedSeq = seq
-		h.forgetAt = forgetAt
+// end ends a live hold, and drops it if Redis would have deleted it by now.
+func (s *state) end(h *foldedHold, state events.HoldStatus, seq, atMs int64) {
+	h.state = state
+	h.endedSeq = seq
+	h.forgetAt = atMs + s.keepMs
+	if h.forgetAt <= s.nowMs {
+		delete(s.holds, h.created.HoldID)
 	}
 }
 
@@ -159,8 +198,8 @@ func (s *state) end(holdID string, state events.HoldStatus, paymentRef string, s
 func (s *state) check() error {
 	for sku, units := range s.stock {
 		if units < 0 {
-			return fmt.Errorf("%w: %s has %d units available after seq %d",
-				ErrJournalUnsound, sku, units, s.seq)
+			return fmt.Errorf("%w: %s has %d units available after seq %d; %s",
+				ErrJournalUnsound, sku, units, s.seq, advice)
 		}
 	}
 	return nil
