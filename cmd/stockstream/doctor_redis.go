@@ -29,6 +29,9 @@ func examineRedis(ctx context.Context, config *Config) []finding {
 	}
 	const advice = "start it, or set STOCKSTREAM_REDIS_URL"
 	client, err := redisclient.Node(ctx, opened, config.pool().MetaKey())
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		return []finding{examineRights(ctx, opened, config.pool())}
+	}
 	if err != nil {
 		return []finding{newFinding("redis", err.Error(), false, advice)}
 	}
@@ -88,7 +91,7 @@ func examineDatabase(ctx context.Context, client *redis.Client, pool events.Pool
 }
 
 // examineRights checks that the user of the URL may do all that the service does.
-func examineRights(ctx context.Context, client *redis.Client, pool events.Pool) finding {
+func examineRights(ctx context.Context, client redis.UniversalClient, pool events.Pool) finding {
 	const name = "redis rights"
 	err := recovery.CheckRights(ctx, client, pool)
 	switch {

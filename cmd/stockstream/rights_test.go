@@ -15,6 +15,8 @@ import (
 
 	"github.com/stockstream/stockstream/commands/recovery"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/local"
+	"github.com/stockstream/stockstream/internal/redisclient"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -69,12 +71,26 @@ func TestDocsHaveTheRuleOfTheRedisUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, documented, _ := strings.Cut(string(text), "ACL SETUSER stockstream on >PASSWORD")
-	documented, _, _ = strings.Cut(documented, "```")
-	documented = strings.ReplaceAll(documented, "\\\n", " ")
-	got := strings.Join(strings.Fields(documented), " ")
-	if want := recovery.UserRule(events.MainPool); got != want {
-		t.Errorf("docs/security.md: got the rule\n%s\nwant\n%s", got, want)
+	documented := func(user string) string {
+		_, rule, _ := strings.Cut(string(text), "ACL SETUSER "+user+" on >PASSWORD")
+		rule, _, _ = strings.Cut(rule, "```")
+		return strings.Join(strings.Fields(strings.ReplaceAll(rule, "\\\n", " ")), " ")
+	}
+	rule := recovery.UserRule(events.MainPool)
+	if got := documented("stockstream"); got != rule {
+		t.Errorf("docs/security.md: got the rule\n%s\nwant\n%s", got, rule)
+	}
+	if got := documented("finder"); got != recovery.SentinelUserRule {
+		t.Errorf("docs/security.md: got the rule for Sentinels\n%s\nwant\n%s", got, recovery.SentinelUserRule)
+	}
+	onCluster := strings.ReplaceAll(recovery.UserRule(events.MainPool.OnCluster()), "~{main}:", "~")
+	additional, found := strings.CutPrefix(onCluster, rule+" ")
+	if !found {
+		t.Errorf("the rule on a cluster: got %q, want it to begin with %q", onCluster, rule)
+	}
+	words := strings.Join(strings.Fields(string(text)), " ")
+	if want := "the user needs `" + additional + "`"; !strings.Contains(words, want) {
+		t.Errorf("docs/security.md: want %q in it", want)
 	}
 }
 
@@ -85,13 +101,7 @@ func TestDocsHaveTheRuleOfTheRedisUser(t *testing.T) {
 func TestTheWholeProductRunsWithTheRule(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
-	command := []any{"ACL", "SETUSER", "stockstream", "on", ">secret"}
-	for _, word := range strings.Fields(recovery.UserRule(events.MainPool)) {
-		command = append(command, word)
-	}
-	if err := s.redis.Do(s.ctx, command...).Err(); err != nil {
-		t.Fatal(err)
-	}
+	s.createUser("stockstream", recovery.UserRule(events.MainPool), s.server)
 	url := strings.Replace(s.server.URL(), "redis://", "redis://stockstream:secret@", 1)
 	v := s.serve("--redis-url", url, "--audit-interval", "1s", "--stream-keep", "0").awaitReady()
 	s.openTickets(v.url, 100)
@@ -126,34 +136,151 @@ func TestTheWholeProductRunsWithTheRule(t *testing.T) {
 	s.awaitCaughtUp()
 	v.awaitReady()
 
-	denied, err := s.redis.ACLLog(s.ctx, 100).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range denied {
-		if !strings.HasPrefix(entry.Object, "client|") { // go-redis does without them
-			t.Errorf("Redis refused %s (%s, %s), want it in the rule",
-				entry.Object, entry.Context, entry.Reason)
-		}
-	}
-	// The doctor fails in any case: Postgres runs without fsync in tests.
-	if out, _ := s.runFailing("doctor --redis-url " + url); !strings.Contains(out, "every command and key") {
-		t.Errorf("doctor: printed\n%s\nwant it to find every right", out)
-	}
+	s.wantNothingRefused(s.server)
+	s.wantDoctorToPrint(url, "every command and key")
 	if err := s.redis.Do(s.ctx, "ACL", "SETUSER", "stockstream", "-zadd").Err(); err != nil {
 		t.Fatal(err)
 	}
-	out, _ := s.runFailing("doctor --redis-url " + url)
-	if !strings.Contains(out, "+zadd") {
-		t.Errorf("doctor without the right to ZADD: printed\n%s\nwant +zadd in it", out)
+	s.wantDoctorToPrint(url, "+zadd")
+}
+
+// createUser creates a user with a rule on some servers. Its password is "secret".
+func (s *fixture) createUser(user, rule string, servers ...*local.Redis) {
+	s.t.Helper()
+	command := []any{"ACL", "SETUSER", user, "reset", "on", ">secret"}
+	for _, word := range strings.Fields(rule) {
+		command = append(command, word)
 	}
+	for _, server := range servers {
+		if err := testenv.RedisClient(s.t, server).Do(s.ctx, command...).Err(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// wantNothingRefused checks that some servers refused no command for want of a right.
+func (s *fixture) wantNothingRefused(servers ...*local.Redis) {
+	s.t.Helper()
+	for _, server := range servers {
+		refused, err := testenv.RedisClient(s.t, server).ACLLog(s.ctx, 100).Result()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, entry := range refused {
+			if !strings.HasPrefix(entry.Object, "client|") { // go-redis does without them
+				s.t.Errorf("Redis refused %s (%s, %s), want it in the rule",
+					entry.Object, entry.Context, entry.Reason)
+			}
+		}
+	}
+}
+
+// sellWithTheRule runs a service on the Redis at a URL, and makes it reserve, confirm,
+// expire, and restore the Redis after its log head was deleted.
+func (s *fixture) sellWithTheRule(url string) {
+	s.t.Helper()
+	v := s.serve("--redis-url", url).awaitReady()
+	s.openTickets(v.url, 100)
+	paid := v.mustReserve("ticket", "k1", 1, 300)
+	s.mustBeOK(s.send(http.MethodPost, v.url+"/holds/"+paid+"/confirm", `{"payment_ref":"p"}`))
+	due := v.mustReserve("ticket", "k2", 1, 1)
+	s.awaitState(due, "EXPIRED")
+	s.awaitCaughtUp()
+	if err := s.redis.Del(s.ctx, s.pool.MetaKey()).Err(); err != nil {
+		s.t.Fatal(err)
+	}
+	v.awaitReady()
+	v.mustReserve("ticket", "k3", 1, 300)
+	s.awaitCaughtUp()
+}
+
+// wantDoctorToPrint checks what the doctor prints about the Redis at a URL. The doctor
+// fails in any case: Postgres runs without fsync in tests.
+func (s *fixture) wantDoctorToPrint(url, want string) {
+	s.t.Helper()
+	if out, _ := s.runFailing("doctor --redis-url " + url); !strings.Contains(out, want) {
+		s.t.Errorf("doctor: printed\n%s\nwant %q in it", out, want)
+	}
+}
+
+// TestClusterIsSoldFromWithTheRule runs a service on a Redis Cluster as a user with
+// exactly the documented rights. It then moves the pool's slot, and takes the additional
+// rights away.
+func TestClusterIsSoldFromWithTheRule(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.RedisCluster(t)
+	s := newFixtureWith(t, cluster.URL(), testenv.Postgres(t), 3*time.Minute)
+	rule := recovery.UserRule(s.pool)
+	s.createUser("stockstream", rule, cluster.Nodes()...)
+	url := strings.Replace(cluster.URL(), "://", "://stockstream:secret@", 1)
+	s.sellWithTheRule(url)
+
+	slot, err := s.redis.ClusterKeySlot(s.ctx, s.pool.MetaKey()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.beginToMoveSlot(cluster, slot)
+	client, err := redisclient.Open(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	moved := s.pool.StockKey("moved") // the old node has no such key, and sends the client on
+	if err := client.Get(s.ctx, moved).Err(); !errors.Is(err, redis.Nil) {
+		t.Errorf("read a key that may have moved: got error %v, want %v", err, redis.Nil)
+	}
+	s.wantNothingRefused(cluster.Nodes()...)
+	s.wantDoctorToPrint(url, "every command and key")
+	for _, right := range []string{"asking", "cluster|slots"} {
+		s.createUser("stockstream", rule+" -"+right, cluster.Nodes()...)
+		s.wantDoctorToPrint(url, "needs +"+right)
+	}
+}
+
+// beginToMoveSlot begins to move a slot from its node to another one.
+func (s *fixture) beginToMoveSlot(cluster *local.Cluster, slot int64) {
+	s.t.Helper()
+	from, err := cluster.MasterOf(s.ctx, int(slot))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	to := cluster.Masters[0]
+	if to == from {
+		to = cluster.Masters[1]
+	}
+	id := func(server *local.Redis) string {
+		return testenv.RedisClient(s.t, server).ClusterMyID(s.ctx).Val()
+	}
+	steps := map[*local.Redis][]any{
+		to:   {"CLUSTER", "SETSLOT", slot, "IMPORTING", id(from)},
+		from: {"CLUSTER", "SETSLOT", slot, "MIGRATING", id(to)},
+	}
+	for server, command := range steps {
+		if err := testenv.RedisClient(s.t, server).Do(s.ctx, command...).Err(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// TestSentinelsAreAskedWithTheRule runs a service behind Sentinels, with users that have
+// exactly the documented rights.
+func TestSentinelsAreAskedWithTheRule(t *testing.T) {
+	t.Parallel()
+	sentinel := testenv.RedisSentinel(t, 1)
+	s := newFixtureWith(t, sentinel.URL(), testenv.Postgres(t), 3*time.Minute)
+	s.createUser("stockstream", recovery.UserRule(s.pool), sentinel.Nodes...)
+	s.createUser("finder", recovery.SentinelUserRule, sentinel.Sentinels...)
+	url := strings.Replace(sentinel.URL(), "://", "://stockstream:secret@", 1)
+	s.sellWithTheRule(url + "?sentinel_username=finder&sentinel_password=secret")
+	s.wantNothingRefused(sentinel.Nodes...)
+	s.wantNothingRefused(sentinel.Sentinels...)
 }
 
 // awaitState waits until the hash of a hold has a state.
 func (s *fixture) awaitState(holdID, want string) {
 	s.t.Helper()
 	testenv.Eventually(s.t, 20*time.Second, func() (bool, string) {
-		state := s.redis.HGet(s.ctx, "hold:"+holdID, "state").Val()
+		state := s.redis.HGet(s.ctx, s.pool.HoldKey(holdID), "state").Val()
 		return state == want, "the hold is " + state
 	})
 }

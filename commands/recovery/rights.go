@@ -29,7 +29,7 @@ func neededRights(pool events.Pool) [][]string {
 	stock, hold, idem := pool.StockKey("sku"), pool.HoldKey("id"), pool.IdempotencyKey("key")
 	due, stream, meta := pool.DueKey(), pool.StreamKey(), pool.MetaKey()
 	closed, next := pool.ClosedMetaKey(), pool.NextMetaKey()
-	return [][]string{
+	rights := [][]string{
 		{"del", meta, next},
 		{"eval", "", "9", meta, closed, next, stream, due, stock, hold, idem, stock},
 		{"eval_ro", "", "3", meta, due, stock},
@@ -82,7 +82,19 @@ func neededRights(pool events.Pool) [][]string {
 		{"zrem", due, "id"},
 		{"zscan", due, "0"},
 	}
+	if pool.HasTag() { // the client of a cluster asks where a slot is, and follows one that moves
+		rights = append(rights, []string{"asking"}, []string{clusterSlots})
+	}
+	return rights
 }
+
+// clusterSlots is the command that the client of a cluster sends before any other.
+const clusterSlots = "cluster|slots"
+
+// SentinelUserRule has the rules of ACL SETUSER for the user that asks the Sentinels for
+// the primary, without the password.
+const SentinelUserRule = "resetchannels &+switch-master &+replica-reconf-done -@all " +
+	"+ping +sentinel|get-master-addr-by-name +sentinel|sentinels +subscribe"
 
 // UserRule returns the rules of ACL SETUSER for a user that has exactly the rights that
 // this program needs, without the password.
@@ -110,6 +122,10 @@ func UserRule(pool events.Pool) string {
 // error of a Redis that did not answer.
 func CheckRights(ctx context.Context, client redis.UniversalClient, pool events.Pool) error {
 	node, err := redisclient.Node(ctx, client, pool.MetaKey())
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		return fmt.Errorf("%w: the user needs +%s on every node of the cluster; docs/security.md has the whole rule (%w)",
+			ErrRightsMissing, clusterSlots, err)
+	}
 	if err != nil {
 		return fmt.Errorf("ask for the rights of the Redis user: %w", err)
 	}

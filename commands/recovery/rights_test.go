@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stockstream/stockstream/commands"
+	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -42,13 +43,20 @@ func (f *fixture) sellerClient() *redis.Client {
 func TestEachMissingRightIsNamed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
+	f.wantEachMissingRightNamed(f.Pool)
+	f.wantEachMissingRightNamed(f.Pool.OnCluster())
+}
+
+func (f *fixture) wantEachMissingRightNamed(pool events.Pool) {
+	t := f.T
+	t.Helper()
 	client := f.sellerClient()
-	rule := UserRule(f.Pool)
+	rule := UserRule(pool)
 	f.setUser(rule)
-	must(t, CheckRights(f.Ctx, client, f.Pool))
-	for _, right := range neededRights(f.Pool) {
+	must(t, CheckRights(f.Ctx, client, pool))
+	for _, right := range neededRights(pool) {
 		f.setUser(rule, "-"+right[0])
-		err := CheckRights(f.Ctx, client, f.Pool)
+		err := CheckRights(f.Ctx, client, pool)
 		wantError(t, "without "+right[0], err, ErrRightsMissing)
 		if want := "needs +" + right[0] + ";"; !strings.Contains(errorText(err), want) {
 			t.Errorf("without %s: got error %v, want %q in it", right[0], err, want)
@@ -59,7 +67,7 @@ func TestEachMissingRightIsNamed(t *testing.T) {
 			continue
 		}
 		f.setUser(strings.Replace(rule, pattern+" ", "", 1))
-		err := CheckRights(f.Ctx, client, f.Pool)
+		err := CheckRights(f.Ctx, client, pool)
 		wantError(t, "without "+pattern, err, ErrRightsMissing)
 		if want := " " + strings.TrimSuffix(pattern, "*"); !strings.Contains(errorText(err), want) {
 			t.Errorf("without %s: got error %v, want %q in it", pattern, err, want)

@@ -47,6 +47,9 @@ var ErrClusterNode = errors.New("this Redis is a node of a Redis Cluster: " +
 // with an error of Redis.
 func ReadServer(ctx context.Context, client redis.Scripter, pool events.Pool) (Server, error) {
 	reply, err := askPool(ctx, client, pool, serverScript, 4)
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		return Server{}, fmt.Errorf("ask which Redis answers: %w; docs/security.md has the rule for the Redis user", err)
+	}
 	if err != nil {
 		return Server{}, fmt.Errorf("ask which Redis answers: %w", err)
 	}
