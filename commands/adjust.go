@@ -104,7 +104,7 @@ func (s *Service) Available(ctx context.Context, sku string) (int64, error) {
 		return 0, s.withoutCounter(ctx, sku)
 	}
 	available, err := strconv.ParseUint(stock, 10, 63) // only digits, like the check in prelude.lua
-	if err != nil || available > stockReadable {
+	if err != nil || available > StockReadable {
 		return 0, invalidKey(s.pool, key)
 	}
 	return int64(available), nil

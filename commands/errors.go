@@ -187,7 +187,7 @@ var cannotDecide = []string{
 func invalidKey(pool events.Pool, key string) *Error {
 	fault := "has an invalid value"
 	if strings.HasPrefix(key, pool.StockKey("")) {
-		fault = fmt.Sprintf("is not a whole number from 0 to %d", stockReadable)
+		fault = fmt.Sprintf("is not a whole number from 0 to %d", StockReadable)
 	}
 	return &Error{
 		Code:   ErrStateInvalid.Code,

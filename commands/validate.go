@@ -30,7 +30,7 @@ func (e *ValidationError) Error() string {
 const (
 	QtyMax         = 1_000_000         // units in one hold
 	DeltaMax       = 1_000_000_000_000 // units in one adjustment
-	stockReadable  = 10 * DeltaMax     // units; a larger number is not a valid stock counter
+	StockReadable  = 10 * DeltaMax     // units; a larger number is not a valid stock counter
 	skuMax         = 64                // characters, like the next five
 	userIDMax      = 64
 	keyMax         = 128

@@ -1,1 +1,1 @@
-ALTER TABLE pools DROP COLUMN discarded;
+ALTER TABLE pools DROP COLUMN discarded_epoch;

@@ -1,3 +1,3 @@
--- Whether the log in Redis is discarded: an operator repaired the pool, and Redis has yet to be restored from the journal.
--- It is true from that decision until the restored log opens.
-ALTER TABLE pools ADD COLUMN discarded boolean NOT NULL DEFAULT false;
+-- Logs in Redis of this epoch, or of an earlier one, are discarded: an operator repaired the pool, and Redis has yet to be
+-- restored from the journal. Nothing is journaled meanwhile. Null when no restore is pending.
+ALTER TABLE pools ADD COLUMN discarded_epoch bigint;

@@ -28,12 +28,12 @@ func newRedisRepair(config *Config) *cobra.Command {
 	repair := &cobra.Command{
 		Use:   "repair",
 		Short: "Decide which log goes on if Redis and the journal do not fit together",
-		Long: "Show what is lost if the journal is kept, and if Redis is kept, and keep one of them. This is needed if events\n" +
-			"are lost between the two, or if they forked: the service then answers 503 and its log says so. In all other\n" +
-			"states it helps itself.\n\n" +
-			"Without --keep, nothing is decided. With --keep journal, Redis is restored from the journal. With --keep redis,\n" +
-			"the journal first gets events that record the stock and the holds that Redis has. Either way, what the journal\n" +
-			"lacks is saved to a file before.",
+		Long: "Count the differences between Redis and the journal, and keep one of the two. This is needed if events are\n" +
+			"lost between them, or if they forked: the service then answers 503 and its log says so. In all other states\n" +
+			"it helps itself.\n\n" +
+			"Without --keep, nothing is decided. With --keep journal, Redis is restored from the journal. With --keep\n" +
+			"redis, the journal first gets events that record Redis's stock and holds. Either way, everything that the\n" +
+			"journal lacks is saved to a file before.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			side, err := parseSide(keep)
@@ -55,9 +55,8 @@ func newRedisRepair(config *Config) *cobra.Command {
 				Save:   func(write func(io.Writer) error) error { return saveFile(save, write) },
 				Report: recovery.EveryStep(time.Second, printProgress(cmd.ErrOrStderr())),
 			})
-			if errors.Is(err, recovery.ErrNothingToRepair) && side == recovery.SideNone {
-				fmt.Fprintln(cmd.OutOrStdout(), err)
-				return nil
+			if errors.Is(err, recovery.ErrNothingToRepair) { // also if this call completed an earlier one
+				return printNothing(cmd.OutOrStdout(), form, err)
 			}
 			if err != nil {
 				return err
@@ -67,7 +66,7 @@ func newRedisRepair(config *Config) *cobra.Command {
 	}
 	repair.Flags().StringVar(&keep, "keep", "", "the log that goes on: journal or redis")
 	repair.Flags().StringVar(&save, "save", "",
-		"a new file for what the journal lacks, as lines of JSON (default: stockstream-POOL-lost-TIME.jsonl)")
+		"a new file for everything that the journal lacks, as lines of JSON (default: stockstream-POOL-lost-TIME.jsonl)")
 	repair.Flags().DurationVar(&wait, "wait", 30*time.Second,
 		"how long to wait until another process has restored Redis")
 	addOutput(repair, &form, "table or json")
@@ -94,23 +93,24 @@ func saveFile(path string, write func(io.Writer) error) error {
 
 // repairJSON is the result of a repair as the command prints it with -o json.
 type repairJSON struct {
-	Reason    string `json:"reason"`
+	Reason    string `json:"reason"` // "" if there is nothing to repair
 	Journaled int64  `json:"journal_seq"`
 	RedisEnd  int64  `json:"redis_seq"`
 	Streamed  int64  `json:"stream_events"`
-	// The rest counts what Redis knows and the journal lacks.
-	Created   holdCountJSON         `json:"holds_created"`
-	Confirmed holdCountJSON         `json:"holds_confirmed"`
-	Ended     holdCountJSON         `json:"holds_ended"`
-	Forgotten holdCountJSON         `json:"holds_forgotten"`
-	Stock     []stockDifferenceJSON `json:"stock"`
-	Keys      int64                 `json:"adjustment_keys"`
-	Recorded  int64                 `json:"events_to_record"`
-	Ignored   []string              `json:"unreadable_keys,omitempty"`
-	Kept      string                `json:"kept,omitempty"`
-	Saved     string                `json:"saved,omitempty"`
-	Epoch     int64                 `json:"epoch,omitempty"`
-	Seq       int64                 `json:"seq,omitempty"`
+	// The rest counts the differences.
+	Created     holdCountJSON         `json:"holds_created"`
+	Confirmed   holdCountJSON         `json:"holds_confirmed"`
+	Ended       holdCountJSON         `json:"holds_ended"`
+	Missing     holdCountJSON         `json:"holds_missing"`
+	Conflicting holdCountJSON         `json:"holds_conflicting"`
+	Stock       []stockDifferenceJSON `json:"stock"`
+	Keys        int                   `json:"adjustment_keys"`
+	Recorded    int64                 `json:"events_to_record"`
+	Invalid     []string              `json:"invalid_keys,omitempty"`
+	Kept        string                `json:"kept,omitempty"`
+	Saved       string                `json:"saved,omitempty"`
+	Epoch       int64                 `json:"epoch,omitempty"`
+	Seq         int64                 `json:"seq,omitempty"`
 }
 
 type holdCountJSON struct {
@@ -124,6 +124,15 @@ type stockDifferenceJSON struct {
 	Redis   int64  `json:"redis"`
 }
 
+// printNothing prints that there is nothing to repair.
+func printNothing(out io.Writer, form output, reason error) error {
+	if form == outputJSON {
+		return json.NewEncoder(out).Encode(repairJSON{Stock: []stockDifferenceJSON{}})
+	}
+	_, err := fmt.Fprintln(out, reason)
+	return err
+}
+
 func printRepair(out io.Writer, form output, done recovery.Repair, side recovery.Side, saved string) error {
 	if side == recovery.SideNone {
 		saved = ""
@@ -131,34 +140,35 @@ func printRepair(out io.Writer, form output, done recovery.Repair, side recovery
 	if form == outputJSON {
 		found := done.Facts
 		result := repairJSON{
-			Reason:    done.Reason.Error(),
-			Journaled: done.Journaled,
-			RedisEnd:  done.RedisEnd,
-			Streamed:  done.Streamed,
-			Created:   holdCountJSON(found.Created),
-			Confirmed: holdCountJSON(found.Confirmed),
-			Ended:     holdCountJSON(found.Ended),
-			Forgotten: holdCountJSON(found.Forgotten),
-			Stock:     []stockDifferenceJSON{},
-			Keys:      found.Keys,
-			Recorded:  done.Recorded,
-			Ignored:   found.Unreadable,
-			Kept:      string(side),
-			Saved:     saved,
-			Epoch:     done.Done.Epoch,
-			Seq:       done.Done.Seq,
+			Reason:      done.Reason.Error(),
+			Journaled:   done.Journaled,
+			RedisEnd:    done.RedisEnd,
+			Streamed:    done.Streamed,
+			Created:     holdCountJSON(found.Created),
+			Confirmed:   holdCountJSON(found.Confirmed),
+			Ended:       holdCountJSON(found.Ended),
+			Missing:     holdCountJSON(found.Missing),
+			Conflicting: holdCountJSON(found.Conflicting),
+			Stock:       []stockDifferenceJSON{},
+			Keys:        len(found.Keys),
+			Recorded:    done.Recorded,
+			Invalid:     found.Invalid,
+			Kept:        string(side),
+			Saved:       saved,
+			Epoch:       done.Done.Epoch,
+			Seq:         done.Done.Seq,
 		}
 		for _, difference := range found.Stock {
 			result.Stock = append(result.Stock, stockDifferenceJSON(difference))
 		}
 		return json.NewEncoder(out).Encode(result)
 	}
-	printRedisFacts(out, done)
+	printFacts(out, done)
 	if side == recovery.SideNone {
 		printChoice(out, done)
 		return nil
 	}
-	fmt.Fprintf(out, "\n%s is kept. What the journal lacked is saved in %s.\n", sideNames[side], saved)
+	fmt.Fprintf(out, "\n%s is kept. The differences are saved in %s.\n", sideNames[side], saved)
 	fmt.Fprintf(out, "Redis's log is open again in epoch %d at seq %d.\n", done.Done.Epoch, done.Done.Seq)
 	return nil
 }
@@ -171,13 +181,12 @@ var sideNames = map[recovery.Side]string{
 // stockLinesMax is how many SKUs are printed. The JSON output has all of them.
 const stockLinesMax = 20
 
-// printRedisFacts prints what Redis knows and the journal lacks.
-func printRedisFacts(out io.Writer, done recovery.Repair) {
+// printFacts prints the differences between Redis and the journal.
+func printFacts(out io.Writer, done recovery.Repair) {
 	found := done.Facts
 	fmt.Fprintf(out, "%s\n\n", done.Reason)
-	fmt.Fprintf(out, "The journal ends at seq %d, Redis's log at seq %d. The stream has %d events that the journal lacks.\n",
-		done.Journaled, done.RedisEnd, done.Streamed)
-	fmt.Fprintln(out, "Redis knows, and the journal lacks:")
+	fmt.Fprintf(out, "The journal ends at seq %d, Redis's log at seq %d.\n", done.Journaled, done.RedisEnd)
+	fmt.Fprintln(out, "In Redis, and not in the journal:")
 	counts := []struct {
 		name  string
 		count recovery.HoldCount
@@ -185,35 +194,47 @@ func printRedisFacts(out io.Writer, done recovery.Repair) {
 		{"new holds", found.Created},
 		{"confirmed holds", found.Confirmed},
 		{"cancelled or expired holds", found.Ended},
-		{"holds of the journal that Redis has forgotten", found.Forgotten},
 	}
 	for _, line := range counts {
-		fmt.Fprintf(out, "  %-46s %d (%d units)\n", line.name, line.count.Holds, line.count.Units)
+		fmt.Fprintf(out, "  %-38s %d (%d units)\n", line.name, line.count.Holds, line.count.Units)
 	}
-	fmt.Fprintf(out, "  %-46s %d\n", "SKUs with another available stock", len(found.Stock))
+	fmt.Fprintf(out, "  %-38s %d\n", "idempotency keys of stock adjustments", len(found.Keys))
+	fmt.Fprintf(out, "  %-38s %d\n", "events on the stream", done.Streamed)
+	fmt.Fprintf(out, "Active in the journal, and not in Redis: %d holds (%d units)\n",
+		found.Missing.Holds, found.Missing.Units)
+	if found.Conflicting.Holds > 0 {
+		fmt.Fprintf(out, "Ended in the journal, and in another state in Redis: %d holds (%d units)\n",
+			found.Conflicting.Holds, found.Conflicting.Units)
+	}
+	fmt.Fprintf(out, "SKUs whose available stock differs: %d\n", len(found.Stock))
 	for i, sku := range found.Stock {
 		if i == stockLinesMax {
-			fmt.Fprintf(out, "    and %d more; -o json has all\n", len(found.Stock)-stockLinesMax)
+			fmt.Fprintf(out, "  and %d more; -o json has all\n", len(found.Stock)-stockLinesMax)
 			break
 		}
-		fmt.Fprintf(out, "    %s: %d in the journal, %d in Redis\n", sku.SKU, sku.Journal, sku.Redis)
+		fmt.Fprintf(out, "  %s: %d in the journal, %d in Redis\n", sku.SKU, sku.Journal, sku.Redis)
 	}
-	fmt.Fprintf(out, "  %-46s %d\n", "idempotency keys of stock adjustments", found.Keys)
-	if len(found.Unreadable) > 0 {
+	if len(found.Invalid) > 0 {
 		const ignored = "Left out, because no command wrote their values: %s\n"
-		fmt.Fprintf(out, ignored, strings.Join(found.Unreadable, ", "))
+		fmt.Fprintf(out, ignored, strings.Join(found.Invalid, ", "))
 	}
 }
 
-// printChoice prints what each way loses.
+// printChoice prints the losses of each way.
 func printChoice(out io.Writer, done recovery.Repair) {
 	found := done.Facts
-	fmt.Fprint(out, "\n--keep journal loses all of that. Shoppers were told of these holds, and their units are sold again.\n")
-	if done.RedisEnd <= done.Journaled {
-		fmt.Fprint(out, "--keep redis is not possible, because Redis has no log that goes beyond the journal.\n")
+	fmt.Fprint(out, `
+--keep journal loses everything that only Redis has. Shoppers were told of these holds,
+and their units are sold again.
+`)
+	if done.RedisEnd < done.Journaled || done.RedisEnd == 0 {
+		fmt.Fprint(out, "--keep redis is not possible: Redis has no log, or it ends before the journal.\n")
 		return
 	}
-	fmt.Fprintf(out, "--keep redis records it in %d events. It loses how the %d forgotten holds ended (they are recorded\n"+
-		"as cancelled), and %d idempotency keys: if such an adjustment is repeated, it is made again.\n",
-		done.Recorded, found.Forgotten.Holds, found.Keys)
+	fmt.Fprintf(out, `--keep redis records %d events. It cancels the %d active holds that Redis does not have,
+and loses %d idempotency keys: such an adjustment, sent again, is made again.
+`, done.Recorded, found.Missing.Holds, len(found.Keys))
+	if found.Conflicting.Holds > 0 {
+		fmt.Fprintf(out, "The %d holds that ended in the journal stay ended.\n", found.Conflicting.Holds)
+	}
 }

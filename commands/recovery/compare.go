@@ -78,8 +78,8 @@ func (c comparison) isEarlierEpoch() bool {
 
 // isDiscarded reports whether an operator decided to discard the log in Redis.
 func (c comparison) isDiscarded() bool {
-	restored := c.head.Exists && c.head.Epoch >= c.journal.Epoch
-	return c.journal.Discarded && !restored
+	restored := c.head.Exists && c.head.Epoch > c.journal.DiscardedEpoch
+	return c.journal.DiscardedEpoch != 0 && !restored
 }
 
 // lossReason explains why Redis must be restored, or its log moved into a new epoch.
@@ -136,7 +136,7 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 	if c.head, err = stream.ReadHead(ctx, r.redis, r.pool); err != nil {
 		return c, divergenceUnknown, err
 	}
-	if c.isDiscarded() {
+	if c.isDiscarded() && !c.isSplitBrain() {
 		return c, divergenceLost, nil
 	}
 	if !c.head.Exists {
@@ -172,9 +172,8 @@ func (r *Recovery) compare(ctx context.Context, db postgres.Querier) (comparison
 		ErrForked, c.head.Epoch, c.head.Seq, c.newestEpoch(), c.journal.Journaled, forkAdvice)
 }
 
-// Check compares Redis with the journal once, changes nothing, and says in what state the
-// two are. Its errors are those of compare: the states that a running process does not
-// end by itself at once.
+// Check compares Redis with the journal once, changes nothing, and describes the state of
+// the two. Its errors are those of compare.
 func (r *Recovery) Check(ctx context.Context, db postgres.Querier) (found string, err error) {
 	c, divergence, err := r.compare(ctx, db)
 	switch {
@@ -195,7 +194,7 @@ func (r *Recovery) Check(ctx context.Context, db postgres.Querier) (found string
 func (r *Recovery) checkJournalFollows(
 	ctx context.Context, db postgres.Querier, c comparison, end int64,
 ) error {
-	if c.journal.Fault != "" {
+	if c.journal.Fault != "" && c.journal.DiscardedEpoch == 0 { // the fault was in the discarded log
 		return fmt.Errorf("%w: %s. Nothing is sold until the stream is repaired; the journal then goes on by itself. "+
 			"If the stream cannot be repaired: %s", ErrJournalStopped, c.journal.Fault, repairAdvice)
 	}
@@ -214,7 +213,7 @@ func (r *Recovery) checkJournalFollows(
 }
 
 // repairAdvice says how an operator decides which log goes on.
-const repairAdvice = "`stockstream redis repair` shows what is lost if Redis is kept, and what if the journal is, " +
+const repairAdvice = "`stockstream redis repair` shows the losses if Redis is kept, and if the journal is kept, " +
 	"and repairs the pool"
 
 // compareEmptied is compare for a Redis without a log head.
@@ -226,12 +225,13 @@ func (r *Recovery) compareEmptied(
 		return divergenceUnknown, err
 	}
 	if closed.Exists {
-		// A restore writes this key before it changes another one.
-		begun, err := r.redis.Exists(ctx, r.pool.NextMetaKey()).Result()
+		// A restore writes the next log head before it changes any other key. A present
+		// head that cannot be read was damaged after that.
+		others, err := r.redis.Exists(ctx, r.pool.NextMetaKey(), r.pool.MetaKey()).Result()
 		if err != nil {
 			return divergenceUnknown, fmt.Errorf("look for a restore: %w", err)
 		}
-		if begun == 0 {
+		if others == 0 {
 			return divergenceClosed, nil
 		}
 	}

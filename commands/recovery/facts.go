@@ -30,33 +30,40 @@ type StockDifference struct {
 	Journal, Redis int64 // available units
 }
 
-// RedisFacts counts what Redis knows and the journal lacks.
+// LostKey is an idempotency key and its value in Redis.
+type LostKey struct{ Key, Value string }
+
+// RedisFacts counts the differences between Redis and the journal.
 type RedisFacts struct {
 	Created   HoldCount // the journal lacks these holds
 	Confirmed HoldCount // the journal lacks that these were confirmed; they may be among Created
 	Ended     HoldCount // likewise, for cancelled and expired holds
-	// Forgotten are holds that are active in the journal and that Redis has no more. A
-	// hold that ended is forgotten after a day, so how these ended is lost.
-	Forgotten HoldCount
-	Stock     []StockDifference // in order of SKU
-	// Keys counts idempotency keys of stock adjustments that the journal lacks. Nothing
+	// Missing are holds that are active in the journal and that Redis does not have. If
+	// Redis is kept, they are cancelled. Redis forgets a hold a day after it ended, and
+	// it never had a hold that was made in another Redis.
+	Missing HoldCount
+	// Conflicting are holds that ended in the journal and are in another state in Redis.
+	// They stay as in the journal. Only a fork has such holds.
+	Conflicting HoldCount
+	Stock       []StockDifference // in order of SKU
+	// Keys are the idempotency keys of stock adjustments that the journal lacks. Nothing
 	// but the adjustment's own event can bring them back.
-	Keys       int64
-	Unreadable []string // keys of Redis with a value that no command wrote; they are left out
+	Keys    []LostKey
+	Invalid []string // keys of Redis with a value that no command wrote; they are left out
 }
 
-// fact is an event that records what Redis knows and the journal lacks.
+// fact is an event that would record a difference between Redis and the journal.
 type fact struct {
 	event events.Event
 	atMs  int64
 }
 
-// differ compares what Redis knows with the state that the journal leads to. It returns
+// differ compares Redis with the state that the journal leads to. It returns
 // the differences, and the events that record them: applied to the state, they lead to
 // Redis's stock and holds. Holds that ended in the journal, and SKUs that only the
 // journal knows, stay as they are. nowMs is Redis's clock.
 func (s *state) differ(r *redisState, nowMs int64) (RedisFacts, []fact) {
-	found := RedisFacts{Unreadable: r.bad}
+	found := RedisFacts{Invalid: r.invalidKeys}
 	changes := map[string][]fact{} // of holds, by SKU
 	for _, id := range slices.Sorted(maps.Keys(r.holds)) {
 		h := r.holds[id]
@@ -66,6 +73,9 @@ func (s *state) differ(r *redisState, nowMs int64) (RedisFacts, []fact) {
 			found.Created.add(h.qty)
 			changes[h.sku] = append(changes[h.sku], r.creationOf(id, h, nowMs))
 		case known.state != events.StatusActive:
+			if known.state != h.state {
+				found.Conflicting.add(h.qty)
+			}
 			continue
 		default:
 			h.sku = known.created.SKU
@@ -84,27 +94,14 @@ func (s *state) differ(r *redisState, nowMs int64) (RedisFacts, []fact) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.holds)) {
 		known := s.holds[id]
-		if _, exists := r.holds[id]; exists || known.state != events.StatusActive {
+		if _, exists := r.holds[id]; exists || r.invalidHolds[id] || known.state != events.StatusActive {
 			continue
 		}
-		found.Forgotten.add(known.created.Qty)
-		changes[known.created.SKU] = append(changes[known.created.SKU], fact{
-			atMs: nowMs,
-			event: &events.HoldCancelled{
-				HoldID: id,
-				SKU:    known.created.SKU,
-				Qty:    known.created.Qty,
-				UserID: known.created.UserID,
-				Reason: events.ReasonRepair,
-			},
-		})
+		found.Missing.add(known.created.Qty)
+		sku := known.created.SKU
+		changes[sku] = append(changes[sku], fact{event: cancelMissing(known.created), atMs: nowMs})
 	}
-	for id, key := range r.keys {
-		_, ofHold := r.holds[id]
-		if _, journaled := s.keys[key.key]; !ofHold && !journaled {
-			found.Keys++
-		}
-	}
+	found.Keys = s.lostKeys(r)
 	var facts []fact
 	for _, sku := range slices.Sorted(maps.Keys(r.stock)) {
 		before, isKnown := s.stock[sku]
@@ -127,6 +124,31 @@ func (s *state) differ(r *redisState, nowMs int64) (RedisFacts, []fact) {
 		facts = append(facts, stockFacts(sku, before, max(0, after), isKnown, changes[sku], nowMs)...)
 	}
 	return found, facts
+}
+
+// cancelMissing returns the event that cancels a hold which Redis does not have.
+func cancelMissing(created *events.HoldCreated) events.Event {
+	return &events.HoldCancelled{
+		HoldID: created.HoldID,
+		SKU:    created.SKU,
+		Qty:    created.Qty,
+		UserID: created.UserID,
+		Reason: events.ReasonRepair,
+	}
+}
+
+// lostKeys returns the idempotency keys of stock adjustments that the journal lacks, in
+// order.
+func (s *state) lostKeys(r *redisState) []LostKey {
+	var lost []LostKey
+	for id, key := range r.keys {
+		_, ofHold := r.holds[id]
+		if _, journaled := s.keys[key.key]; !ofHold && !journaled {
+			lost = append(lost, LostKey{Key: key.key, Value: key.value})
+		}
+	}
+	slices.SortFunc(lost, func(a, b LostKey) int { return strings.Compare(a.Key, b.Key) })
+	return lost
 }
 
 // stockFacts returns the changes of a SKU's holds, with the adjustments that make its
@@ -201,12 +223,14 @@ func (r *redisState) creationOf(id string, h redisHold, nowMs int64) fact {
 	madeMs := min(madeAt(id), h.expiresAt-1, nowMs)
 	ttlMs := h.expiresAt - madeMs
 	request := commands.Reserve{SKU: h.sku, Qty: h.qty, UserID: h.userID}
+	first, _, _ := strings.Cut(key.value, " ")
+	fingerprints := strings.Split(first, ",") // a restored key has two
 	const secondMs = 1000
 	const clockSkew = 5 // seconds by which the clocks of processes and Redis may differ
 	nearest := (ttlMs + secondMs/2) / secondMs * secondMs
 	for ttl := max(secondMs, nearest-clockSkew*secondMs); ttl <= nearest+clockSkew*secondMs; ttl += secondMs {
 		request.TTL = time.Duration(ttl) * time.Millisecond
-		if slices.Contains(strings.Split(key.fingerprints, ","), request.Fingerprint()) {
+		if slices.Contains(fingerprints, request.Fingerprint()) {
 			ttlMs = ttl
 			break
 		}
@@ -235,6 +259,9 @@ func madeAt(holdID string) int64 {
 	return int64(binary.BigEndian.Uint64(id[:8]) >> 16)
 }
 
+// repairSource stands in the metadata of every event that a repair records.
+const repairSource = "repair"
+
 // envelopes returns facts as events of a pool that follow a seq.
 func envelopes(pool events.Pool, after int64, facts []fact) ([]events.Envelope, error) {
 	list := make([]events.Envelope, 0, len(facts))
@@ -243,7 +270,7 @@ func envelopes(pool events.Pool, after int64, facts []fact) ([]events.Envelope, 
 		if err != nil {
 			return nil, err
 		}
-		msg.Metadata.Set("source", events.ReasonRepair)
+		msg.Metadata.Set("source", repairSource)
 		fields, err := events.Codec{}.Marshal(pool.StreamKey(), msg)
 		if err != nil {
 			return nil, err

@@ -10,9 +10,9 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
-// reconcileAttempts is how often a log that changed while it was compared is compared
-// again.
-const reconcileAttempts = 5
+// reconcileAttempts is how often Redis is compared with the journal. Each step of
+// reconcile is followed by a comparison, and so is a log that changed meanwhile.
+const reconcileAttempts = 10
 
 // errChanged is returned when the log changed since it was compared. The caller compares
 // again.
@@ -40,6 +40,9 @@ func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 			return err
 		case divergenceNone:
 			r.gate.Acknowledge(c.head.Epoch, c.head.Seq)
+			if err := journal.ClearDiscarded(ctx, lease.Conn, r.pool.Name()); err != nil {
+				return err
+			}
 			return journal.RecordPool(ctx, lease.Conn, r.pool.Name(), c.head.Epoch)
 		case divergenceNewPool:
 			err = r.initialise(ctx)
@@ -50,8 +53,11 @@ func (r *Recovery) reconcile(ctx context.Context, lease *worker.Lease) error {
 		case divergenceLost:
 			err = r.restore(ctx, lease, c)
 		}
-		if err != nil && (!errors.Is(err, errChanged) || attempt == reconcileAttempts) {
+		if err != nil && !errors.Is(err, errChanged) {
 			return err
+		}
+		if attempt == reconcileAttempts {
+			return errors.Join(err, errChanged)
 		}
 	}
 }
@@ -75,7 +81,7 @@ func (r *Recovery) reopenAbandoned(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.log.Warn("a restore ended before it changed a key; Redis's log is opened again",
+	r.log.Warn("a rebuild or repair ended before it changed a key; Redis's log is opened again",
 		"pool", r.pool.Name(), "epoch", closed.Epoch, "seq", closed.Seq)
 	return r.reopenLog(ctx, closed.Epoch)
 }

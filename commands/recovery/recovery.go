@@ -4,9 +4,11 @@
 //
 // Read it in this order: watcher.go (the loop of a running process), compare.go (how
 // Redis's log differs from the journal), reconcile.go (which step follows), restore.go,
-// state.go and writer.go (writing Redis's keys from the journal), journal_lease.go (what
-// the journal had in hand comes first), rebuild.go (a restore on demand), sellers.go
-// (which processes sell on which Redis), lag.go (how far the journal is behind).
+// state.go and writer.go (writing Redis's keys from the journal), journal_lease.go (the
+// journal first appends the events that it has read), rebuild.go (a restore on demand),
+// repair.go (an operator decides which log goes on), redis_state.go and facts.go (how
+// Redis's keys differ from the journal), sellers.go (which processes sell on which
+// Redis), lag.go (how far the journal is behind).
 //
 // Of ours it imports commands and events. A Recovery is safe for concurrent use. Of
 // several processes, one reconciles or rebuilds a pool at a time: it holds the lease
@@ -55,7 +57,8 @@ type Recovery struct {
 	rightsUnknown sync.Once // logs that the rights cannot be checked
 }
 
-// New returns the recovery of one pool. It does nothing until Watch or Rebuild is called.
+// New returns the recovery of one pool. It does nothing until one of its methods is
+// called.
 func New(config Config) *Recovery {
 	if config.Gate == nil {
 		config.Gate = commands.NewGate()

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/stream"
 )
@@ -19,7 +21,10 @@ type redisState struct {
 	stock map[string]int64     // available units, by every SKU that Redis's log names
 	holds map[string]redisHold // by hold id
 	keys  map[string]redisKey  // the idempotency keys, by the id of the hold or event that they led to
-	bad   []string             // keys with a value that no command wrote
+	// invalidKeys have a value that no command wrote. invalidHolds are the ids of the
+	// holds among them.
+	invalidKeys  []string
+	invalidHolds map[string]bool
 }
 
 // redisHold is a hold as the scripts write it.
@@ -32,9 +37,8 @@ type redisHold struct {
 	paymentRef string
 }
 
-// redisKey is an idempotency key and the fingerprint of its request; a restored key has
-// two, separated by a comma.
-type redisKey struct{ key, fingerprints string }
+// redisKey is an idempotency key and its value.
+type redisKey struct{ key, value string }
 
 // holdFields are the fields of a hold in the order in which parseHold expects them.
 var holdFields = [...]string{"sku", "qty", "user_id", "state", "expires_at", "payment_ref"}
@@ -48,6 +52,8 @@ func (r *Recovery) readRedisState(ctx context.Context, metaKey string) (*redisSt
 		stock: map[string]int64{},
 		holds: map[string]redisHold{},
 		keys:  map[string]redisKey{},
+
+		invalidHolds: map[string]bool{},
 	}
 	if err := r.readStock(ctx, s, metaKey); err != nil {
 		return nil, fmt.Errorf("read the stock in Redis: %w", err)
@@ -83,16 +89,19 @@ func (r *Recovery) readStock(ctx context.Context, s *redisState, metaKey string)
 		}
 		return nil
 	})
-	if !answered(err) {
+	if err := pipelineError(err); err != nil {
 		return err
 	}
 	for sku, counter := range counters {
+		if err := keyError(counter.Err()); err != nil {
+			return err
+		}
 		units, err := strconv.ParseInt(counter.Val(), 10, 64)
 		switch {
 		case errors.Is(counter.Err(), redis.Nil):
 			units = 0
-		case err != nil || units < 0:
-			s.bad = append(s.bad, r.pool.StockKey(sku))
+		case err != nil || units < 0 || units > commands.StockReadable:
+			s.invalidKeys = append(s.invalidKeys, r.pool.StockKey(sku))
 			if units, err = strconv.ParseInt(fields["stock:"+sku], 10, 64); err != nil {
 				return fmt.Errorf("field stock:%s of %s: %w", sku, metaKey, err)
 			}
@@ -102,11 +111,23 @@ func (r *Recovery) readStock(ctx context.Context, s *redisState, metaKey string)
 	return nil
 }
 
-// answered reports whether Redis executed a pipeline. Its errors then concern single
-// keys.
-func answered(err error) bool {
-	var answer redis.Error
-	return err == nil || errors.As(err, &answer)
+// pipelineError returns the error of a pipeline that Redis did not execute, or nil. The
+// errors of single commands are checked with keyError.
+func pipelineError(err error) error {
+	var answered redis.Error
+	if errors.As(err, &answered) {
+		return nil
+	}
+	return err
+}
+
+// keyError returns nil for the errors that concern the key of a command: it is missing,
+// or has another type. With any other, such as LOADING, Redis did not look at the key.
+func keyError(err error) error {
+	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return nil
+	}
+	return err
 }
 
 func (r *Recovery) readHoldsAndKeys(ctx context.Context, s *redisState, found []string) error {
@@ -122,25 +143,32 @@ func (r *Recovery) readHoldsAndKeys(ctx context.Context, s *redisState, found []
 		}
 		return nil
 	})
-	if !answered(err) {
+	if err := pipelineError(err); err != nil {
 		return err
 	}
 	for id, fields := range holds {
+		if err := keyError(fields.Err()); err != nil {
+			return err
+		}
 		if len(fields.Val()) != len(holdFields) || fields.Val()[0] == nil {
 			continue // another program's, or Redis removed it this moment
 		}
 		if h, ok := parseHold(fields.Val()); ok {
 			s.holds[id] = h
 		} else {
-			s.bad = append(s.bad, r.pool.HoldKey(id))
+			s.invalidKeys = append(s.invalidKeys, r.pool.HoldKey(id))
+			s.invalidHolds[id] = true
 		}
 	}
 	for key, value := range values {
+		if err := keyError(value.Err()); err != nil {
+			return err
+		}
 		if !idempotencyValue.MatchString(value.Val()) {
 			continue // another program's, or it has expired
 		}
-		parts := strings.Fields(value.Val())
-		s.keys[parts[1]] = redisKey{key: key, fingerprints: parts[0]}
+		id := strings.Fields(value.Val())[1]
+		s.keys[id] = redisKey{key: key, value: value.Val()}
 	}
 	return nil
 }
@@ -153,7 +181,7 @@ func parseHold(fields []any) (h redisHold, ok bool) {
 		text[i] = events.FieldText(field)
 	}
 	qty, qtyErr := strconv.ParseInt(text[1], 10, 64)
-	expiresAt, expiresErr := strconv.ParseInt(text[4], 10, 64)
+	expiresAt, _ := strconv.ParseInt(text[4], 10, 64) // checked by ParseMillis
 	h = redisHold{
 		sku:        text[0],
 		qty:        qty,
@@ -167,5 +195,7 @@ func parseHold(fields []any) (h redisHold, ok bool) {
 	default:
 		return h, false
 	}
-	return h, h.sku != "" && qtyErr == nil && qty > 0 && expiresErr == nil
+	_, expiresErr := events.ParseMillis(text[4])
+	storable := !strings.ContainsRune(strings.Join(text, ""), 0) && utf8.ValidString(strings.Join(text, ""))
+	return h, h.sku != "" && qtyErr == nil && qty > 0 && expiresErr == nil && storable
 }

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,8 +18,8 @@ import (
 // Side is the log that a repair keeps.
 type Side string
 
-// The journal is kept by restoring Redis from it. Redis is kept by recording in the
-// journal what Redis knows, before Redis is restored from it.
+// The journal is kept by restoring Redis from it. Redis is kept by recording the
+// differences in the journal, before Redis is restored from it.
 const (
 	SideNone    Side = "" // only look
 	SideJournal Side = "journal"
@@ -30,16 +31,14 @@ type RepairOptions struct {
 	Keep Side
 	// Wait bounds how long another process that restores the pool may take.
 	Wait time.Duration
-	// Save receives what the repair would otherwise throw away, as lines of JSON, and
-	// must have stored them when it returns: the events that record what Redis knows, and
-	// the entries of the stream that the journal lacks. It is not called for SideNone.
+	// Save receives everything that the journal lacks, as lines of JSON, and must have
+	// stored it when it returns. It is not called for SideNone.
 	Save func(write func(io.Writer) error) error
 	// Report receives the progress, from several goroutines. It may be nil.
 	Report func(RestoreProgress)
 }
 
-// Repair describes a pool whose Redis and journal do not fit together, and what became of
-// it.
+// Repair describes a pool whose Redis and journal do not fit together, and its repair.
 type Repair struct {
 	Reason    error // ErrForked, ErrJournalStopped or ErrStreamGap
 	Journaled int64 // the seq at which the journal ended before the repair
@@ -55,13 +54,13 @@ type Repair struct {
 var (
 	// ErrNothingToRepair is returned if Redis and the journal fit together.
 	ErrNothingToRepair = errors.New("Redis and the journal fit together: there is nothing to repair")
-	// ErrOnlyJournal is returned for SideRedis if Redis has no log, or one that is behind
-	// the journal.
+	// ErrOnlyJournal is returned for SideRedis if Redis has no log, or one that ends
+	// before the journal.
 	ErrOnlyJournal = errors.New("only the journal can be kept")
 )
 
 // Repair ends a state in which Redis and the journal do not fit together and no process
-// can decide which of them goes on. With SideNone it only says what each way loses. It
+// can decide which of them goes on. With SideNone it only counts the differences. It
 // first takes the steps that a running process takes by itself.
 //
 // A process that dies before DiscardLog has committed leaves the log closed, and the next
@@ -97,8 +96,14 @@ func (r *Recovery) Repair(ctx context.Context, options RepairOptions) (Repair, e
 	switch {
 	case divergence == divergenceNone: // the journal has gone on meanwhile
 		return Repair{}, ErrNothingToRepair
-	case err != nil && !needsOperator(err):
+	case divergence == divergenceLost && errors.Is(reason, ErrForked):
+		// Redis is behind the journal, and its stream has other events than the journal.
+	case err == nil:
+		return Repair{}, errChanged
+	case !needsOperator(err):
 		return Repair{}, err
+	default:
+		reason = err
 	}
 	restore, err := r.newRestorer(ctx, lease, options.Report)
 	if err != nil {
@@ -125,8 +130,7 @@ type repairer struct {
 	Repair
 	c comparison
 
-	facts   []events.Envelope // what Redis knows and the journal lacks
-	lacking []events.Entry    // of the stream
+	facts []fact // the differences
 }
 
 // look compares the keys of Redis, whose log head is at metaKey, with the journal.
@@ -140,6 +144,9 @@ func (r *repairer) look(ctx context.Context, metaKey string) error {
 	if err != nil {
 		return err
 	}
+	if err := r.checkUnchanged(ctx, metaKey); err != nil {
+		return err
+	}
 	if err := r.forgetJournaled(ctx, found); err != nil {
 		return err
 	}
@@ -147,18 +154,33 @@ func (r *repairer) look(ctx context.Context, metaKey string) error {
 	if err != nil {
 		return err
 	}
-	var facts []fact
-	r.Facts, facts = r.state.differ(found, now.UnixMilli())
-	r.Recorded = int64(len(facts))
-	if r.facts, err = envelopes(r.pool, r.Journaled, facts); err != nil {
+	r.Facts, r.facts = r.state.differ(found, now.UnixMilli())
+	r.Recorded = int64(len(r.facts))
+	r.Streamed = 0
+	return r.visitLacking(ctx, func(events.Entry) error {
+		r.Streamed++
+		return nil
+	})
+}
+
+// checkUnchanged fails with errChanged if the keys were not all read from the Redis that
+// was compared, or if a command was decided meanwhile. A restarted or promoted Redis
+// begins a scan again, and may lack keys.
+func (r *repairer) checkUnchanged(ctx context.Context, metaKey string) error {
+	server, err := stream.ReadServer(ctx, r.redis, r.pool)
+	if err != nil {
 		return err
 	}
-	err = stream.Pages(ctx, r.redis, r.pool, func(page []events.Entry) error {
-		lacking, err := journal.Lacks(ctx, r.lease.Conn, r.pool.Name(), page)
-		r.lacking = append(r.lacking, lacking...)
-		return err
-	})
-	r.Streamed = int64(len(r.lacking))
+	if server != r.c.server {
+		return errOtherServer
+	}
+	head, err := stream.ReadHead(ctx, r.redis, r.pool)
+	if metaKey == r.pool.ClosedMetaKey() {
+		head, err = stream.ReadClosedHead(ctx, r.redis, r.pool)
+	}
+	if err == nil && head != r.c.head {
+		err = errChanged
+	}
 	return err
 }
 
@@ -174,20 +196,33 @@ func (r *repairer) forgetJournaled(ctx context.Context, found *redisState) error
 	known, err := journal.KnownHolds(ctx, r.lease.Conn, r.pool.Name(), unknown)
 	for id := range known {
 		delete(found.holds, id)
+		delete(found.keys, id)
 	}
 	return err
+}
+
+// visitLacking calls visit with the entries of the stream that the journal lacks.
+func (r *repairer) visitLacking(ctx context.Context, visit func(events.Entry) error) error {
+	return stream.Pages(ctx, r.redis, r.pool, func(page []events.Entry) error {
+		lacking, err := journal.Lacks(ctx, r.lease.Conn, r.pool.Name(), page)
+		for _, entry := range lacking {
+			err = errors.Join(err, visit(entry))
+		}
+		return err
+	})
 }
 
 // run repairs the pool:
 //
 //  1. Close Redis's log, if it has one, so that nothing changes any more.
-//  2. Find the differences, and save what would be lost.
+//  2. Find the differences, and save them.
 //  3. Record the decision in Postgres, with the events that keep Redis, if it is kept.
 //  4. Restore Redis from the journal.
 func (r *repairer) run(ctx context.Context, options RepairOptions) error {
-	if options.Keep == SideRedis && r.c.head.Seq <= r.c.journal.Journaled {
-		return fmt.Errorf("%w: Redis's log ends at seq %d, and the journal at %d",
-			ErrOnlyJournal, r.c.head.Seq, r.c.journal.Journaled)
+	if options.Keep == SideRedis {
+		if err := r.refuseToKeepRedis(); err != nil {
+			return err
+		}
 	}
 	if err := r.awaitOtherSellers(ctx, r.lease.Conn, r.c.server); err != nil {
 		return err
@@ -201,10 +236,16 @@ func (r *repairer) run(ctx context.Context, options RepairOptions) error {
 		r.c.head.Seq = end
 		metaKey = r.pool.ClosedMetaKey()
 	}
-	if err := r.decide(ctx, options, metaKey); err != nil {
+	facts, err := r.prepare(ctx, options, metaKey)
+	if err != nil {
 		if r.c.head.Exists {
 			err = errors.Join(err, r.reopenLog(ctx, r.c.head.Epoch))
 		}
+		return err
+	}
+	// If this fails, the decision may be recorded all the same. So the log stays closed:
+	// the next look opens it again, or restores Redis.
+	if err := r.decide(ctx, facts); err != nil {
 		return err
 	}
 	if err := r.restoreDiscarded(ctx); err != nil {
@@ -215,18 +256,40 @@ func (r *repairer) run(ctx context.Context, options RepairOptions) error {
 	return nil
 }
 
-// decide takes steps 2 and 3. It changes no key of Redis.
-func (r *repairer) decide(ctx context.Context, options RepairOptions, metaKey string) error {
+// refuseToKeepRedis fails with ErrOnlyJournal if Redis's log cannot be kept.
+func (r *repairer) refuseToKeepRedis() error {
+	switch {
+	case !r.c.head.Exists:
+		return fmt.Errorf("%w: Redis has no log", ErrOnlyJournal)
+	case r.c.head.Seq < r.c.journal.Journaled:
+		return fmt.Errorf("%w: Redis's log ends at seq %d, and the journal at %d",
+			ErrOnlyJournal, r.c.head.Seq, r.c.journal.Journaled)
+	}
+	return nil
+}
+
+// prepare takes step 2, and returns the events to record.
+func (r *repairer) prepare(
+	ctx context.Context, options RepairOptions, metaKey string,
+) (facts []events.Envelope, err error) {
 	if err := r.look(ctx, metaKey); err != nil {
-		return err
+		return nil, err
 	}
-	if err := options.Save(r.save); err != nil {
-		return fmt.Errorf("save what is lost: %w", err)
-	}
-	var facts []events.Envelope
 	if options.Keep == SideRedis {
-		facts = r.facts
+		if facts, err = envelopes(r.pool, r.Journaled, r.facts); err != nil {
+			return nil, err
+		}
 	}
+	err = options.Save(func(to io.Writer) error { return r.save(ctx, to) })
+	if err != nil {
+		return nil, fmt.Errorf("save the differences: %w", err)
+	}
+	r.facts = nil
+	return facts, nil
+}
+
+// decide takes step 3.
+func (r *repairer) decide(ctx context.Context, facts []events.Envelope) error {
 	silent, err := r.refuseOtherSellers(ctx, r.lease.Conn, r.c.server)
 	if err != nil {
 		return err
@@ -253,37 +316,44 @@ func (r *repairer) restoreDiscarded(ctx context.Context) error {
 
 // savedLine is a line of the file that a repair saves.
 type savedLine struct {
-	// From is "redis" for an event that records what Redis's keys say, or "stream" for an
-	// entry of the stream.
-	From     string         `json:"from"`
+	// From is "redis" for an event that would record a difference, "stream" for an entry
+	// of the stream, and "key" for an idempotency key of a stock adjustment.
+	From string `json:"from"`
+
+	Type    events.Type  `json:"type,omitempty"`
+	At      *time.Time   `json:"at,omitempty"`
+	Payload events.Event `json:"payload,omitempty"`
+
 	StreamID string         `json:"stream_id,omitempty"`
 	Fields   map[string]any `json:"fields,omitempty"` // of the entry
 
-	Type    events.Type     `json:"type,omitempty"`
-	At      *time.Time      `json:"at,omitempty"`
-	Payload json.RawMessage `json:"payload,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Value string `json:"value,omitempty"`
 }
 
-// save writes what Redis knows and the journal lacks as lines of JSON.
-func (r *repairer) save(to io.Writer) error {
-	lines := json.NewEncoder(to)
-	for i := range r.facts {
-		e := &r.facts[i]
+// save writes everything that the journal lacks as lines of JSON.
+func (r *repairer) save(ctx context.Context, to io.Writer) error {
+	buffered := bufio.NewWriter(to)
+	lines := json.NewEncoder(buffered)
+	for _, f := range r.facts {
+		at := time.UnixMilli(f.atMs).UTC()
 		line := savedLine{
 			From:    "redis",
-			Type:    e.Type,
-			At:      &e.At,
-			Payload: e.Payload,
+			Type:    f.event.Type(),
+			At:      &at,
+			Payload: f.event,
 		}
 		if err := lines.Encode(line); err != nil {
 			return err
 		}
 	}
-	for _, entry := range r.lacking {
-		line := savedLine{From: "stream", StreamID: entry.StreamID, Fields: entry.Fields}
-		if err := lines.Encode(line); err != nil {
+	for _, lost := range r.Facts.Keys {
+		if err := lines.Encode(savedLine{From: "key", Key: lost.Key, Value: lost.Value}); err != nil {
 			return err
 		}
 	}
-	return nil
+	err := r.visitLacking(ctx, func(entry events.Entry) error {
+		return lines.Encode(savedLine{From: "stream", StreamID: entry.StreamID, Fields: entry.Fields})
+	})
+	return errors.Join(err, buffered.Flush())
 }

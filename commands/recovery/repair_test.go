@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +14,6 @@ import (
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
-	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -175,8 +174,8 @@ func TestRedisIsKept(t *testing.T) {
 				if got, want := facts.Ended, (HoldCount{Holds: 1, Units: 2}); got != want {
 					t.Errorf("%s: got %+v ended, want %+v", what, got, want)
 				}
-				if facts.Keys != 1 {
-					t.Errorf("%s: got %d keys of adjustments, want 1", what, facts.Keys)
+				if len(facts.Keys) != 1 || facts.Keys[0].Key != f.added.IdempotencyKey {
+					t.Errorf("%s: got the keys of adjustments %v, want that of the lost one", what, facts.Keys)
 				}
 				want := []StockDifference{
 					{SKU: "coat", Journal: 4, Redis: 9},
@@ -255,84 +254,122 @@ func TestNothingToRepair(t *testing.T) {
 	f.WantUnchanged(t, before)
 }
 
-// TestRepairThatDiesIsTakenUpOrUndone ends a repair at each of its steps, as a killed
-// process would. The next look of another process must undo it, if the decision was not
-// recorded, and otherwise complete it.
-func TestRepairThatDiesIsTakenUpOrUndone(t *testing.T) {
+// beginRepair begins a repair in another process, up to step 2. The test continues it, or
+// ends it by releasing the lease, as a killed process would.
+func (f *fixture) beginRepair() (r *repairer, lease *worker.Lease) {
+	f.T.Helper()
+	repairing := f.newProcess().recovery
+	lease, err := worker.AcquireLease(f.Ctx, f.Postgres, repairing.leaseName())
+	must(f.T, err)
+	f.T.Cleanup(lease.Release)
+	c, _, err := repairing.compare(f.Ctx, lease.Conn)
+	if !needsOperator(err) {
+		f.T.Fatalf("compare: got error %v, want one that needs an operator", err)
+	}
+	restore, err := repairing.newRestorer(f.Ctx, lease, func(RestoreProgress) {})
+	must(f.T, err)
+	r = &repairer{restorer: restore, c: c}
+	must(f.T, errorOf(r.closeLog(f.Ctx, c.head.Epoch, "")))
+	return r, lease
+}
+
+// keepRedis takes the steps 2 and 3 of a repair.
+func (r *repairer) keepRedis(ctx context.Context, metaKey string) error {
+	facts, err := r.prepare(ctx, RepairOptions{
+		Keep: SideRedis,
+		Save: func(write func(io.Writer) error) error { return write(io.Discard) },
+	}, metaKey)
+	if err != nil {
+		return err
+	}
+	return r.decide(ctx, facts)
+}
+
+// TestRepairThatDiesIsUndone ends a repair before its decision was recorded. The next
+// look of another process must open the log as it was.
+func TestRepairThatDiesIsUndone(t *testing.T) {
+	t.Parallel()
+	f := newLostEvents(t)
+	f.RedisCommand("DEL", "inventory.events")
+	before := f.Dump()
+	_, lease := f.beginRepair()
+	lease.Release()
+	wantError(t, "reconcile", f.reconcile(f.process), ErrStreamGap)
+	f.WantUnchanged(t, before)
+	f.mustRepair(SideRedis)
+	f.WantStock(t, "coat", 9)
+}
+
+// TestRepairThatDiesIsCompleted ends a repair after its decision was recorded, at each
+// further step. The next look of another process must complete it, although the journal's
+// worker runs and the stream has later events of the discarded log.
+func TestRepairThatDiesIsCompleted(t *testing.T) {
 	t.Parallel()
 	killed := errors.New("killed")
-	tests := map[string]struct {
-		die    func(f *lostEvents, r *repairer) error
-		undone bool
-	}{
-		"after the log was closed": {
-			die: func(f *lostEvents, r *repairer) error {
-				return errorOf(r.closeLog(f.Ctx, r.c.head.Epoch, ""))
-			},
-			undone: true,
+	dieAt := func(step string, f *lostEvents, r *repairer) error {
+		ctx, cancel := context.WithCancelCause(f.Ctx)
+		r.report = func(p RestoreProgress) {
+			if p.Step == step {
+				cancel(killed)
+			}
+		}
+		return r.restoreDiscarded(ctx)
+	}
+	tests := map[string]func(f *lostEvents, r *repairer) error{
+		"after the decision": func(*lostEvents, *repairer) error { return killed },
+		"while keys are removed": func(f *lostEvents, r *repairer) error {
+			return dieAt(StepRemove, f, r)
 		},
-		"after the decision was recorded": {
-			die: func(f *lostEvents, r *repairer) error {
-				_, err := r.closeLog(f.Ctx, r.c.head.Epoch, "")
-				save := func(write func(io.Writer) error) error { return write(io.Discard) }
-				options := RepairOptions{Keep: SideRedis, Save: save}
-				return errors.Join(err, r.decide(f.Ctx, options, f.Pool.ClosedMetaKey()))
-			},
+		"while keys are written": func(f *lostEvents, r *repairer) error {
+			return dieAt(StepWrite, f, r)
 		},
-		"while keys are written": {
-			die: func(f *lostEvents, r *repairer) error {
-				_, err := r.closeLog(f.Ctx, r.c.head.Epoch, "")
-				save := func(write func(io.Writer) error) error { return write(io.Discard) }
-				options := RepairOptions{Keep: SideRedis, Save: save}
-				err = errors.Join(err, r.decide(f.Ctx, options, f.Pool.ClosedMetaKey()))
-				ctx, cancel := context.WithCancelCause(f.Ctx)
-				r.report = func(p RestoreProgress) {
-					if p.Step == StepWrite {
-						cancel(killed)
-					}
+		"before the log is opened": func(f *lostEvents, r *repairer) error {
+			return dieAt(StepPublish, f, r)
+		},
+		"as Redis restarts": func(f *lostEvents, r *repairer) error {
+			r.report = func(p RestoreProgress) {
+				if p.Step == StepPublish {
+					f.restart()
 				}
-				if r.restoreDiscarded(ctx) == nil {
-					return errors.New("the restore was not interrupted")
-				}
-				return err
-			},
+			}
+			return r.restoreDiscarded(f.Ctx)
+		},
+		"after the log was opened": func(f *lostEvents, r *repairer) error {
+			must(f.T, r.restoreDiscarded(f.Ctx))
+			f.execute(`UPDATE pools SET discarded_epoch = epoch - 1`) // as if it had not been cleared
+			return killed
+		},
+		"after the log was opened, and Redis restarts": func(f *lostEvents, r *repairer) error {
+			must(f.T, r.restoreDiscarded(f.Ctx))
+			f.execute(`UPDATE pools SET discarded_epoch = epoch - 1`)
+			f.restart()
+			return killed
 		},
 	}
-	for name, test := range tests {
+	for name, die := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newLostEvents(t)
-			f.RedisCommand("DEL", "inventory.events")
-			repairing := f.newProcess().recovery
-			lease, err := worker.AcquireLease(f.Ctx, f.Postgres, repairing.leaseName())
-			must(t, err)
-			c, _, err := repairing.compare(f.Ctx, lease.Conn)
-			wantError(t, "compare", err, ErrStreamGap)
-			restore, err := repairing.newRestorer(f.Ctx, lease, func(RestoreProgress) {})
-			must(t, err)
-			must(t, test.die(f, &repairer{restorer: restore, c: c}))
-			lease.Release()
-
-			f.watch(f.process)
-			if test.undone {
-				f.awaitClosed(f.process, ErrStreamGap)
-				head, err := stream.ReadHead(f.Ctx, f.Operator, f.Pool)
-				must(t, err)
-				if !head.Exists {
-					t.Error("log head: got none, want the log open again")
-				}
-				_, _, err = f.repair(SideRedis)
-				must(t, err)
+			f.RedisCommand("XTRIM", "inventory.events", "MAXLEN", 1) // keeps seq 12, the adjustment
+			r, lease := f.beginRepair()
+			must(t, r.keepRedis(f.Ctx, f.Pool.ClosedMetaKey()))
+			stopJournal := f.RunJournal()
+			if err := die(f, r); err == nil {
+				t.Fatal("the repair was not interrupted")
 			}
+			lease.Release()
+			f.watch(f.process)
 			f.awaitReady(f.process)
 			f.WantStock(t, "shirt", 15)
 			f.WantStock(t, "coat", 9)
-			f.JournalEverything()
-			record, err := journal.ReadPoolRecord(f.Ctx, testenv.Connect(t, f.Postgres), f.Pool.Name())
-			must(t, err)
-			if record.Discarded {
-				t.Error("record of the pool: got the log discarded, want that removed after the restore")
-			}
+			f.createHold("coat", 1)
+			f.AwaitJournaled()
+			stopJournal()
+			conn := testenv.Connect(t, f.Postgres)
+			testenv.Eventually(t, compareTimeout, func() (bool, string) {
+				record, err := journal.ReadPoolRecord(f.Ctx, conn, f.Pool.Name())
+				return err == nil && record.DiscardedEpoch == 0, fmt.Sprint(record, err)
+			})
 		})
 	}
 }
@@ -355,20 +392,76 @@ func TestRepairIsUndoneIfNothingCanBeSaved(t *testing.T) {
 	wantError(t, "reconcile", f.reconcile(f.process), ErrStreamGap)
 }
 
-// TestHoldThatRedisForgotIsCancelled checks that a hold is recorded as cancelled if it is
+// TestHoldThatRedisLacksIsCancelled checks that a hold is recorded as cancelled if it is
 // active in the journal and missing in Redis, and that Redis's stock counts.
-func TestHoldThatRedisForgotIsCancelled(t *testing.T) {
+func TestHoldThatRedisLacksIsCancelled(t *testing.T) {
 	t.Parallel()
 	f := newLostEvents(t)
 	f.RedisCommand("DEL", "inventory.events", "hold:"+f.holdWithTTL, "idem:"+f.reservedWithTTL.IdempotencyKey)
 	f.RedisCommand("ZREM", "holds:due", f.holdWithTTL)
 	done, _ := f.mustRepair(SideRedis)
-	if got, want := done.Facts.Forgotten, (HoldCount{Holds: 1, Units: 1}); got != want {
-		t.Errorf("forgotten: got %+v, want %+v", got, want)
+	if got, want := done.Facts.Missing, (HoldCount{Holds: 1, Units: 1}); got != want {
+		t.Errorf("missing: got %+v, want %+v", got, want)
 	}
 	f.WantStock(t, "coat", 9)
 	_, err := f.Confirm(f.Ctx, commands.Confirm{HoldID: f.holdWithTTL, PaymentRef: "p"})
 	wantError(t, "confirm", err, commands.ErrHoldCancelled)
+}
+
+// TestDamagedHoldStaysAsInTheJournal checks that a hold whose key has a typo is left out
+// of the facts, and is live again after the repair.
+func TestDamagedHoldStaysAsInTheJournal(t *testing.T) {
+	t.Parallel()
+	f := newLostEvents(t)
+	f.RedisCommand("DEL", "inventory.events")
+	f.RedisCommand("HSET", "hold:"+f.holdWithTTL, "qty", "one")
+	f.RedisCommand("SET", "stock:coat", "1e3")
+	done, _ := f.mustRepair(SideRedis)
+	want := []string{"hold:" + f.holdWithTTL, "stock:coat"}
+	if got := slices.Sorted(slices.Values(done.Facts.Invalid)); !slices.Equal(got, want) {
+		t.Errorf("invalid keys: got %v, want %v", got, want)
+	}
+	f.WantStock(t, "coat", 9)
+	must(t, errorOf(f.Confirm(f.Ctx, commands.Confirm{HoldID: f.holdWithTTL, PaymentRef: "p"})))
+}
+
+// TestHoldThatEndedInTheJournalStaysEnded checks that a repair of a fork at the newest
+// seq keeps Redis, except for a hold that ended in the journal.
+func TestHoldThatEndedInTheJournalStaysEnded(t *testing.T) {
+	t.Parallel()
+	f := newPopulatedFixture(t)
+	f.execute(`UPDATE events SET event_id = gen_random_uuid() WHERE seq = 9`)
+	f.RedisCommand("HSET", "hold:"+f.cancelledHold, "state", "CONFIRMED", "payment_ref", "p")
+	wantError(t, "reconcile", f.reconcile(f.process), ErrForked)
+	done, _ := f.mustRepair(SideRedis)
+	if got, want := done.Facts.Conflicting, (HoldCount{Holds: 1, Units: 3}); got != want {
+		t.Errorf("conflicting: got %+v, want %+v", got, want)
+	}
+	_, err := f.Confirm(f.Ctx, commands.Confirm{HoldID: f.cancelledHold, PaymentRef: "p"})
+	wantError(t, "confirm", err, commands.ErrHoldCancelled)
+	f.WantStock(t, "shirt", 16)
+}
+
+// TestRepairReadsOneRedis checks that a repair decides nothing if Redis restarts while
+// its keys are read.
+func TestRepairReadsOneRedis(t *testing.T) {
+	t.Parallel()
+	f := newLostEvents(t)
+	f.RedisCommand("DEL", "inventory.events")
+	r, _ := f.beginRepair()
+	f.restart()
+	wantError(t, "look", r.look(f.Ctx, f.Pool.ClosedMetaKey()), errOtherServer)
+}
+
+// TestCommandDuringTheLookIsNoticed checks that a look fails if Redis's log has changed
+// since the comparison.
+func TestCommandDuringTheLookIsNoticed(t *testing.T) {
+	t.Parallel()
+	f := newLostEvents(t)
+	f.RedisCommand("DEL", "inventory.events")
+	r, _ := f.beginRepair()
+	f.RedisCommand("HINCRBY", "inventory.meta.closed", "seq", 1)
+	wantError(t, "look", r.look(f.Ctx, f.Pool.ClosedMetaKey()), errChanged)
 }
 
 func errorOfRepair(_ Repair, _ string, err error) error { return err }
@@ -469,20 +562,4 @@ func TestTrimmedStreamIsNoGapIfTheJournalHasTheEvents(t *testing.T) {
 	early := comparison{journal: journal.PoolRecord{Journaled: 4}}
 	f.RedisCommand("XTRIM", "inventory.events", "MAXLEN", 2)
 	must(t, f.recovery.checkJournalFollows(f.Ctx, conn, early, 9))
-}
-
-// TestDecisionIsNotRecordedForAJournalThatHasGrown checks that a repair records nothing
-// if the journal has taken events since the comparison.
-func TestDecisionIsNotRecordedForAJournalThatHasGrown(t *testing.T) {
-	t.Parallel()
-	f := newPopulatedFixture(t)
-	conn := testenv.Connect(t, f.Postgres)
-	raise := journal.Raise{Above: 1, Server: f.ServerID()}
-	err := journal.DiscardLog(f.Ctx, conn, f.Pool, raise, 8, nil, slog.New(slog.DiscardHandler))
-	wantError(t, "record", err, journal.ErrGrown)
-	record, err := journal.ReadPoolRecord(f.Ctx, conn, f.Pool.Name())
-	must(t, err)
-	if record.Discarded || record.Epoch != 1 {
-		t.Errorf("record of the pool: got %+v, want it unchanged", record)
-	}
 }

@@ -77,7 +77,7 @@ func (r *Recovery) newRestorer(
 //
 // A log that an operator discarded is not compared: all of its entries are removed.
 func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
-	if c.journal.Discarded {
+	if c.isDiscarded() {
 		r.comparedID, err = stream.LastID(ctx, r.redis, r.pool)
 		return err
 	}
@@ -181,7 +181,7 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 		return err
 	}
 	r.report(RestoreProgress{Step: StepPublish})
-	if err := journal.RecordRestored(ctx, r.lease.Conn, r.pool.Name()); err != nil {
+	if err := journal.ClearFault(ctx, r.lease.Conn, r.pool.Name()); err != nil {
 		return err
 	}
 	if err := r.publish(ctx, writer); err != nil {
@@ -189,7 +189,7 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 	}
 	r.epoch = epoch
 	r.gate.Acknowledge(epoch, r.state.seq)
-	return nil
+	return journal.ClearDiscarded(ctx, r.lease.Conn, r.pool.Name())
 }
 
 // beginWriting takes the right to write to a server.

@@ -102,7 +102,7 @@ func (w *watcher) lookOnce(ctx context.Context) (reconciled bool, err error) {
 	case err != nil:
 		w.comparisonFailed(ctx, err)
 		return false, nil
-	case divergence == divergenceNone && c.head.Epoch == c.journal.Epoch:
+	case divergence == divergenceNone && c.head.Epoch == c.journal.Epoch && c.journal.DiscardedEpoch == 0:
 		if epochRaised := w.sell(ctx, c); !epochRaised {
 			return false, nil
 		}

@@ -117,8 +117,8 @@ func (w *keyWriter) removeKeys(ctx context.Context, s *state, removed func(keys 
 	}
 }
 
-// trimStream removes the stream's entries up to and including lastID, all of which the
-// journal has.
+// trimStream removes the stream's entries up to and including lastID. The journal has all
+// of them, or an operator discarded them.
 func (w *keyWriter) trimStream(ctx context.Context, lastID string) error {
 	err := w.transaction(ctx, func(pipe redis.Pipeliner) {
 		pipe.XTrimMinID(ctx, w.pool.StreamKey(), lastID)

@@ -12,6 +12,10 @@ import (
 	"github.com/stockstream/stockstream/internal/worker"
 )
 
+// errDiscarded is returned while a discarded log waits to be replaced.
+var errDiscarded = fmt.Errorf("an operator discarded Redis's log, and Redis is not yet restored: %w",
+	worker.ErrFenced)
+
 // ErrGrown is returned by DiscardLog if the journal has grown since it was compared.
 var ErrGrown = errors.New("the journal has grown since it was compared with Redis")
 
@@ -32,7 +36,7 @@ func DiscardLog(
 	log *slog.Logger,
 ) error {
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		_, journaled, err := raiseEpoch(ctx, tx, pool.Name(), raise)
+		epoch, journaled, err := raiseEpoch(ctx, tx, pool.Name(), raise)
 		switch {
 		case err != nil:
 			return err
@@ -42,7 +46,8 @@ func DiscardLog(
 		if err := appendFacts(ctx, tx, pool, end, facts, log); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE pools SET discarded = true WHERE pool = $1`, pool.Name())
+		const discard = `UPDATE pools SET discarded_epoch = $2 WHERE pool = $1`
+		_, err = tx.Exec(ctx, discard, pool.Name(), epoch-1)
 		return err
 	})
 	if err != nil {
@@ -78,13 +83,9 @@ func appendFacts(
 	return err
 }
 
-// RecordRestored records that Redis has been restored from the journal: it removes the
-// records of a hole or fork and of a discarded log.
-func RecordRestored(ctx context.Context, conn *pgx.Conn, pool string) error {
-	if err := ClearFault(ctx, conn, pool); err != nil {
-		return err
-	}
-	const query = `UPDATE pools SET discarded = false WHERE pool = $1 AND discarded`
+// ClearDiscarded records that Redis was restored after DiscardLog.
+func ClearDiscarded(ctx context.Context, conn *pgx.Conn, pool string) error {
+	const query = `UPDATE pools SET discarded_epoch = NULL WHERE pool = $1 AND discarded_epoch IS NOT NULL`
 	if _, err := conn.Exec(ctx, query, pool); err != nil {
 		return fmt.Errorf("record that Redis was restored: %w", err)
 	}

@@ -24,9 +24,10 @@ type PoolRecord struct {
 	LastID    uuid.UUID // the id of that event; the zero UUID if the journal is empty, or the event detached
 	Server    string    // master_replid of the Redis that Epoch was raised for; "" if it is not known
 	Fault     string    // the hole or fork at which the journal stopped; "" if it goes on
-	// Discarded is true if an operator decided to discard the log in Redis, and Redis
-	// has yet to be restored; see DiscardLog.
-	Discarded bool
+	// DiscardedEpoch is the newest epoch whose log in Redis an operator decided to
+	// discard, until Redis was restored; see DiscardLog. It is 0 if no restore is
+	// pending.
+	DiscardedEpoch int64
 }
 
 // ReadPoolRecord returns Postgres's record of a pool's log.
@@ -36,11 +37,11 @@ func ReadPoolRecord(ctx context.Context, db postgres.Querier, pool string) (r Po
 		       (SELECT event_id FROM events WHERE pool = $1 AND events.seq = journal.seq),
 		       coalesce((SELECT server FROM pools WHERE pool = $1), ''),
 		       coalesce((SELECT fault FROM checkpoints WHERE projection = $2 AND pool = $1), ''),
-		       coalesce((SELECT discarded FROM pools WHERE pool = $1), false)
+		       coalesce((SELECT discarded_epoch FROM pools WHERE pool = $1), 0)
 		FROM (SELECT coalesce((SELECT seq FROM checkpoints WHERE projection = $2 AND pool = $1), 0) AS seq) AS journal`
 	var id pgtype.UUID
 	err = db.QueryRow(ctx, query, pool, CheckpointName).
-		Scan(&r.Epoch, &r.Journaled, &id, &r.Server, &r.Fault, &r.Discarded)
+		Scan(&r.Epoch, &r.Journaled, &id, &r.Server, &r.Fault, &r.DiscardedEpoch)
 	if err != nil {
 		return PoolRecord{}, fmt.Errorf("read the record of pool %s: %w", pool, err)
 	}

@@ -19,7 +19,7 @@ func recordFault(ctx context.Context, conn *pgx.Conn, pool, fault string) error 
 }
 
 // ClearFault removes the record of a hole or fork. The journal does so once it has read
-// on.
+// on, and a restore before it opens the new log.
 func ClearFault(ctx context.Context, conn *pgx.Conn, pool string) error {
 	const query = `
 		UPDATE checkpoints SET fault = NULL WHERE projection = $1 AND pool = $2 AND fault IS NOT NULL`

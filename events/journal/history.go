@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -243,20 +244,23 @@ func KnownHolds(
 	ctx context.Context, db postgres.Querier, pool string, ids []string,
 ) (map[string]bool, error) {
 	const query = `
-		SELECT id FROM unnest($2::text[]) AS id
-		WHERE EXISTS (SELECT FROM events WHERE pool = $1 AND hold_id = id)`
-	rows, err := db.Query(ctx, query, pool, ids)
-	if err != nil {
-		return nil, fmt.Errorf("look for holds in the journal: %w", err)
-	}
+		SELECT id FROM unnest($2::text[]) AS id WHERE EXISTS (
+			SELECT FROM events WHERE pool = $1 AND hold_id <> '' AND hold_id = id COLLATE "C")`
+	const atOnce = 10_000
 	known := map[string]bool{}
-	var id string
-	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
-		known[id] = true
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look for holds in the journal: %w", err)
+	for some := range slices.Chunk(ids, atOnce) {
+		rows, err := db.Query(ctx, query, pool, some)
+		if err != nil {
+			return nil, fmt.Errorf("look for holds in the journal: %w", err)
+		}
+		var id string
+		_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+			known[id] = true
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look for holds in the journal: %w", err)
+		}
 	}
 	return known, nil
 }

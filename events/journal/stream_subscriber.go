@@ -105,6 +105,9 @@ func (s *StreamSubscriber) run(ctx context.Context, out chan<- *message.Message)
 	if err != nil {
 		return err
 	}
+	if recorded.DiscardedEpoch != 0 {
+		return errDiscarded
+	}
 	offset, err := s.start(ctx, lease)
 	if err != nil {
 		return err

@@ -130,7 +130,8 @@ func (w *Writer) write(
 }
 
 // append adds consecutive events to the journal, moves its checkpoint and notifies its
-// readers. It fails with ErrFenced if the log is in another epoch than the batch.
+// readers. It fails with ErrFenced if the log is in another epoch than the batch, or was
+// discarded.
 func (w *Writer) append(
 	ctx context.Context, tx pgx.Tx, batch *StreamBatch, checkpoint int64, fresh []events.Envelope,
 ) error {
@@ -150,12 +151,18 @@ func (w *Writer) append(
 	}
 	// The epoch is read after the checkpoint has moved; RaiseEpoch explains why. Postgres
 	// sends the notification when the transaction commits.
-	const notify = `SELECT coalesce((SELECT epoch FROM pools WHERE pool = $2), $3) FROM pg_notify($1, $2)`
-	var epoch int64
-	if err := tx.QueryRow(ctx, notify, notifyChannel, pool, FirstEpoch).Scan(&epoch); err != nil {
+	const notify = `
+		SELECT coalesce((SELECT epoch FROM pools WHERE pool = $2), $3),
+		       coalesce((SELECT discarded_epoch FROM pools WHERE pool = $2), 0)
+		FROM pg_notify($1, $2)`
+	var epoch, discarded int64
+	if err := tx.QueryRow(ctx, notify, notifyChannel, pool, FirstEpoch).Scan(&epoch, &discarded); err != nil {
 		return fmt.Errorf("notify readers of the journal: %w", err)
 	}
-	if epoch != batch.Epoch {
+	switch {
+	case discarded != 0:
+		return errDiscarded
+	case epoch != batch.Epoch:
 		return fmt.Errorf("the batch was read in epoch %d, the log is in epoch %d: %w",
 			batch.Epoch, epoch, worker.ErrFenced)
 	}

@@ -50,7 +50,7 @@ func FindGap(ctx context.Context, client redis.Cmdable, pool events.Pool, after,
 	last, searched := int64(0), 0
 	err := backwards(ctx, client, pool, scanFirstPage, func(page []events.Entry) (more bool) {
 		for _, entry := range page {
-			if entry.Envelope.Seq <= head { // a higher one is a foreign entry's
+			if entry.Envelope.Seq <= head { // a higher one is new, or a foreign entry's
 				last = max(last, entry.Envelope.Seq)
 			}
 		}
@@ -68,15 +68,14 @@ func FindGap(ctx context.Context, client redis.Cmdable, pool events.Pool, after,
 	if err != nil {
 		return Gap{}, fmt.Errorf("read the beginning of the stream: %w", err)
 	}
-	for _, entry := range entries {
-		seq := events.EntrySeq(entry.Values)
-		if seq == 0 || seq > head {
-			continue
+	first := head + 1
+	for _, entry := range entries { // the lowest, because foreign entries may have the seqs of later events
+		if seq := events.EntrySeq(entry.Values); seq > 0 {
+			first = min(first, seq)
 		}
-		if seq > after+1 {
-			return Gap{First: after + 1, Last: seq - 1}, nil
-		}
-		break
+	}
+	if first <= head && first > after+1 {
+		return Gap{First: after + 1, Last: first - 1}, nil
 	}
 	return Gap{}, nil
 }
