@@ -143,7 +143,7 @@ func (s *fixture) killWithLag(primary, replica *local.Redis) time.Time {
 func (s *fixture) awaitSale(p *service, key string) {
 	s.t.Helper()
 	testenv.Eventually(s.t, 45*time.Second, func() (bool, string) {
-		status, _, err := p.reserve("ticket", key, 1, 300)
+		status, _, err := p.reserve("ticket", key, 1, buyerTTL)
 		return status == http.StatusCreated, fmt.Sprintf("reserve: %d %v\n%s", status, err, p.log)
 	})
 }

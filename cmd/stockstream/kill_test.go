@@ -35,6 +35,9 @@ type acknowledged struct {
 	lossy  bool // the test empties Redis, which loses the holds that are not journaled yet
 }
 
+// buyerTTL is for how many seconds a buyer asks to keep a hold: longer than any test.
+const buyerTTL = 3600
+
 // buy buys one unit after the other until ctx ends, with a new idempotency key for each.
 // It repeats a request without an answer, or with the answer 503, with the same key.
 func (s *fixture) buy(ctx context.Context, url, name string, p *acknowledged) {
@@ -42,7 +45,7 @@ func (s *fixture) buy(ctx context.Context, url, name string, p *acknowledged) {
 		key := fmt.Sprintf("%s-%d", name, i)
 		id := ""
 		for ctx.Err() == nil && id == "" {
-			status, found, err := s.reserveAt(url, "ticket", key, 1, 300)
+			status, found, err := s.reserveAt(url, "ticket", key, 1, buyerTTL)
 			if err == nil && status != http.StatusCreated && status != http.StatusServiceUnavailable {
 				s.t.Errorf("%s: reserve: %d", key, status)
 				return

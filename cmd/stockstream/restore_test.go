@@ -51,7 +51,7 @@ func (s *fixture) wantHoldsAnswerAsBefore(url string) (asked int) {
 		s.t.Fatal(err)
 	}
 	for _, h := range holds {
-		status, id, err := s.reserveAt(url, "ticket", h.key, 1, 300)
+		status, id, err := s.reserveAt(url, "ticket", h.key, 1, buyerTTL)
 		if status != http.StatusCreated || id != h.id || err != nil {
 			s.t.Errorf("reserve with the key %s: %d, hold %q (%v), want the hold %s",
 				h.key, status, id, err, h.id)

@@ -33,7 +33,7 @@ func (r *Recovery) holdJournal(ctx context.Context) (*journalHold, error) {
 			hold.stop()
 			return nil, err
 		}
-		r.log.Warn("the journal's worker did not give up its lease; what it has read, and not yet journaled, is lost",
+		r.log.Warn("the journal's worker did not give up its lease; events that it has read, and not yet journaled, are lost if Redis has lost them",
 			"pool", r.pool.Name(), "waited", worker.StepTimeout)
 		return hold, nil
 	}

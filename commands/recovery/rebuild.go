@@ -92,7 +92,7 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	}
 	if divergence == divergenceLost {
 		if err = restore.verify(ctx, c); err == nil {
-			err = restore.run(ctx, c)
+			err = restore.run(ctx, c, false)
 		}
 	} else {
 		err = restore.replaceHealthy(ctx, c, options.Wait)

@@ -146,8 +146,16 @@ func (r *Recovery) restore(ctx context.Context, lease *worker.Lease, c compariso
 	}
 	r.log.Warn("restoring Redis from the journal",
 		"pool", r.pool.Name(), "reason", c.lossReason(), "journaled", c.journal.Journaled)
-	if err := restore.run(ctx, c); err != nil {
+	if err := restore.run(ctx, c, true); err != nil {
 		return fmt.Errorf("restore Redis from the journal: %w", err)
+	}
+	if restore.isAhead {
+		r.log.Warn("Redis has the journal's last events again",
+			"pool", r.pool.Name(),
+			"epoch", restore.epoch,
+			"seq", restore.state.seq,
+			"events", restore.state.seq-c.head.Seq)
+		return nil
 	}
 	done := restore.summary()
 	r.log.Warn("Redis is restored from the journal",

@@ -4,11 +4,12 @@
 //
 // Read it in this order: watcher.go (the loop of a running process), compare.go (how
 // Redis's log differs from the journal), reconcile.go (which step follows), restore.go,
-// state.go and writer.go (writing Redis's keys from the journal), journal_lease.go (the
-// journal first appends the events that it has read), rebuild.go (a restore on demand),
-// repair.go (an operator decides which log goes on), redis_state.go and facts.go (how
-// Redis's keys differ from the journal), sellers.go (which processes sell on which
-// Redis), lag.go (how far the journal is behind).
+// state.go and writer.go (writing Redis's keys from the journal), advance.go (only those
+// that a Redis which lags lacks), journal_lease.go (the journal first appends the events
+// that it has read), rebuild.go (a restore on demand), repair.go (an operator decides
+// which log goes on), redis_state.go and facts.go (how Redis's keys differ from the
+// journal), sellers.go (which processes sell on which Redis), lag.go (how far the journal
+// is behind).
 //
 // Of ours it imports commands and events. A Recovery is safe for concurrent use. Of
 // several processes, one reconciles or rebuilds a pool at a time: it holds the lease

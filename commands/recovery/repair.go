@@ -311,7 +311,7 @@ func (r *repairer) restoreDiscarded(ctx context.Context) error {
 	if err := r.verify(ctx, c); err != nil {
 		return err
 	}
-	return r.restorer.run(ctx, c)
+	return r.restorer.run(ctx, c, false)
 }
 
 // savedLine is a line of the file that a repair saves.

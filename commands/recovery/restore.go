@@ -23,10 +23,11 @@ import (
 //  1. Take the journal's lease (holdJournal), before the comparison: the journal's worker
 //     has then written the events that it read before Redis lost them.
 //  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold
-//     the journal.
+//     the journal: only its last events, if Redis is behind by a few (advance.go).
 //  3. Close the log, if it still ends at the seq that was compared.
 //  4. Take the right to write: create inventory.meta.next, with the epoch.
-//  5. Remove the pool's keys and write them from the folded state.
+//  5. Remove the pool's keys, unless Redis is only advanced, and write keys from the folded
+//     state.
 //  6. Publish: rename inventory.meta.next to inventory.meta. Only now is a command
 //     decided again.
 //
@@ -39,21 +40,13 @@ type restorer struct {
 	report     func(RestoreProgress)
 	comparedID string // the last stream entry that must be removed, as verify found; "" if none
 	epoch      int64  // of the log that was published
+	isAhead    bool   // only keys that the journal's last events change are written
 }
 
-// newRestorer returns a restorer that has folded no event yet. It fails with
-// ErrJournalIncomplete if a partition of the journal is detached. Any other hole is found
-// when the fold reaches it.
+// newRestorer returns a restorer that has folded no event yet.
 func (r *Recovery) newRestorer(
 	ctx context.Context, lease *worker.Lease, report func(RestoreProgress),
 ) (*restorer, error) {
-	err := journal.CheckComplete(ctx, lease.Conn, r.pool.Name(), 0)
-	switch {
-	case errors.Is(err, journal.ErrDetached):
-		return nil, fmt.Errorf("%w: %w", ErrJournalIncomplete, err)
-	case err != nil && !errors.Is(err, journal.ErrHole):
-		return nil, err
-	}
 	keep, err := r.memoryToRestore(ctx, lease.Conn)
 	if err != nil {
 		return nil, err
@@ -97,11 +90,25 @@ func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 	return r.asForked(err)
 }
 
-// run restores a Redis that was emptied or is behind, after verify.
-func (r *restorer) run(ctx context.Context, c comparison) error {
+// run restores a Redis that was emptied or is behind, after verify. mayAdvance allows it
+// to write only the keys that differ.
+func (r *restorer) run(ctx context.Context, c comparison, mayAdvance bool) error {
+	if mayAdvance {
+		if err := r.foldAhead(ctx, c); err != nil {
+			return err
+		}
+	}
+	if !r.isAhead { // before a new epoch is taken
+		if err := r.checkComplete(ctx); err != nil {
+			return err
+		}
+	}
 	epoch, journaled, err := r.raiseEpoch(ctx, r.lease, c)
 	if err != nil {
 		return err
+	}
+	if r.isAhead && journaled != r.state.seq {
+		return errChanged
 	}
 	if err := r.foldTo(ctx, journaled); err != nil {
 		return err
@@ -118,9 +125,27 @@ func (r *restorer) journaled(ctx context.Context) (int64, error) {
 	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
 }
 
+// checkComplete fails with ErrJournalIncomplete if a partition of the journal is
+// detached. Any other hole is found when the fold reaches it.
+func (r *restorer) checkComplete(ctx context.Context) error {
+	err := journal.CheckComplete(ctx, r.lease.Conn, r.pool.Name(), 0)
+	switch {
+	case errors.Is(err, journal.ErrDetached):
+		return fmt.Errorf("%w: %w", ErrJournalIncomplete, err)
+	case errors.Is(err, journal.ErrHole):
+		return nil
+	}
+	return err
+}
+
 // foldTo folds the journal up to a seq, and checks that the result is a state that
 // commands can leave.
 func (r *restorer) foldTo(ctx context.Context, seq int64) error {
+	if r.state.seq == 0 {
+		if err := r.checkComplete(ctx); err != nil {
+			return err
+		}
+	}
 	err := r.state.readJournal(ctx, r.postgres, r.pool.Name(), seq, func(folded int64) {
 		r.report(RestoreProgress{Step: StepFold, Done: folded, Total: seq})
 	})
@@ -147,21 +172,23 @@ func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end i
 	return strconv.ParseInt(reply[1], 10, 64)
 }
 
-// rewrite removes the pool's keys from Redis, writes them from the folded state, and
-// publishes the log as the last step. No command is decided before that, even if a step
-// fails. It fails with errOtherServer on a server other than the given one, since the
-// epoch was raised for that one.
+// rewrite removes the pool's keys from Redis, unless they are only advanced, writes keys
+// from the folded state, and publishes the log as the last step. No command is decided
+// before that, even if a step fails. It fails with errOtherServer on a server other than
+// the given one, since the epoch was raised for that one.
 func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Server) error {
 	writer, err := r.beginWriting(ctx, epoch, server)
 	if err != nil {
 		return err
 	}
-	r.report(RestoreProgress{Step: StepRemove})
-	err = writer.removeKeys(ctx, r.state, func(keys int64) {
-		r.report(RestoreProgress{Step: StepRemove, Done: keys})
-	})
-	if err != nil {
-		return err
+	if !r.isAhead {
+		r.report(RestoreProgress{Step: StepRemove})
+		err = writer.removeKeys(ctx, r.state, func(keys int64) {
+			r.report(RestoreProgress{Step: StepRemove, Done: keys})
+		})
+		if err != nil {
+			return err
+		}
 	}
 	if r.comparedID != "" {
 		if err := writer.trimStream(ctx, r.comparedID); err != nil {
@@ -203,6 +230,8 @@ func (r *restorer) beginWriting(ctx context.Context, epoch int64, server stream.
 		pool:   r.pool,
 		epoch:  epoch,
 		server: server,
+
+		keepsKeys: r.isAhead,
 	}, nil
 }
 

@@ -36,6 +36,8 @@ type keyWriter struct {
 	pool   events.Pool
 	epoch  int64
 	server stream.Server
+
+	keepsKeys bool // older keys of the pool stay, so ended holds must leave the due set
 }
 
 // transaction executes the commands that queue adds, all or none.
@@ -206,7 +208,11 @@ func (w *keyWriter) holdCommands(ctx context.Context, s *state, out chan<- [][]a
 		if s.keepMs > commands.KeepMemoryMin.Milliseconds() {
 			first = append(first, "keep_ms", s.keepMs)
 		}
-		if err := batch.add(ctx, first, second); err != nil {
+		words := [][]any{first, second}
+		if w.keepsKeys && h.state != events.StatusActive {
+			words = append(words, []any{"zrem", w.pool.DueKey(), id})
+		}
+		if err := batch.add(ctx, words...); err != nil {
 			return err
 		}
 	}
