@@ -17,67 +17,87 @@ import (
 	"github.com/stockstream/stockstream/events/stream"
 )
 
-// A Redis that is behind the journal by a few events is advanced: only these events are
-// folded, onto the stock and the holds that they change, and only the keys that differ
-// are written. So a failover to a replica that lags takes as long as its lag, and not as
-// the whole journal. Redis's older keys are taken as they are; if they do not fit the
-// events, all keys are restored from the whole journal instead.
+// A Redis that lacks only the journal's last events is advanced: these events are folded
+// onto the recorded stock and the holds that Redis has. Stock is written for all SKUs;
+// holds and idempotency keys only if the events change them. So a failover to a replica
+// that lags does not take longer for a longer journal.
 const (
 	advanceMax = 100_000   // events
-	advanceAge = time.Hour // of the oldest event; well below the time for which Redis keeps ended holds
+	advanceAge = time.Hour // of an event; well below the time for which Redis keeps ended holds
 )
 
-// errCannotAdvance is returned if Redis's keys do not fit the events that follow.
-var errCannotAdvance = errors.New("Redis's keys do not fit the journal's next events")
+// errCannotAdvance is returned if Redis's keys do not fit the events that it lacks. Redis
+// is then restored from the whole journal.
+var errCannotAdvance = errors.New("Redis's keys do not fit the events that it lacks")
 
-// foldAhead replaces the restorer's state by the part that the journal's last events
-// change, as it is after them, and sets isAhead. If Redis must be restored completely, it
-// changes nothing.
-func (r *restorer) foldAhead(ctx context.Context, c comparison) error {
+// mayAdvance reports whether Redis lacks few events, and has the log up to them: its
+// stream ends with the event at which the log ends, and the journal has the same event.
+func (r *restorer) mayAdvance(ctx context.Context, c comparison) (bool, error) {
 	lag := c.journal.Journaled - c.head.Seq
-	if !c.head.Exists || c.isDiscarded() || c.head.Seq == 0 || lag > advanceMax {
-		return nil
+	if !c.head.Exists || c.isDiscarded() || c.head.Seq == 0 || lag <= 0 || lag > advanceMax {
+		return false, nil
 	}
-	// verify has compared this entry with the journal's event, and so all before it.
-	_, found, err := stream.FindEntry(ctx, r.redis, r.pool, c.head.Seq, 0)
+	tail, err := stream.Tail(ctx, r.redis, r.pool)
+	if err != nil || tail != c.head.Seq {
+		return false, err
+	}
+	const near = 1000 // entries; foreign ones may follow
+	id, found, err := stream.FindEntry(ctx, r.redis, r.pool, c.head.Seq, near)
 	if err != nil || !found {
+		return false, err
+	}
+	last, err := journal.ReadEvents(ctx, r.lease.Conn, r.pool.Name(), c.head.Seq-1, 1)
+	if err != nil || len(last) == 0 {
+		return false, err
+	}
+	return last[0].Seq == c.head.Seq && last[0].EventID == id, nil
+}
+
+// foldMissing folds the events that Redis lacks onto the stock and the holds that it has,
+// after the log was closed and this restorer took the right to write. It fails with
+// errCannotAdvance, and then leaves the state without events.
+func (r *restorer) foldMissing(ctx context.Context, c comparison) error {
+	s := newState(r.state.nowMs, time.Duration(r.state.keepMs)*time.Millisecond)
+	s.seq = c.head.Seq
+	if err := r.readRecordedStock(ctx, s, c.head); err != nil {
 		return err
 	}
-	page, err := journal.ReadEvents(ctx, r.lease.Conn, r.pool.Name(), c.head.Seq, int(lag))
-	if err != nil {
-		return err
+	for s.seq < c.journal.Journaled {
+		limit := min(readPage, c.journal.Journaled-s.seq)
+		page, err := journal.ReadEvents(ctx, r.lease.Conn, r.pool.Name(), s.seq, int(limit))
+		if err != nil {
+			return err
+		}
+		if int64(len(page)) != limit {
+			return fmt.Errorf("%w: the journal lacks one of them", errCannotAdvance)
+		}
+		if err := r.readHoldsBefore(ctx, s, page); err != nil {
+			return err
+		}
+		err = s.add(page)
+		if err == nil {
+			err = s.check()
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errCannotAdvance, err)
+		}
+		r.report(RestoreProgress{Step: StepFold, Done: s.seq, Total: c.journal.Journaled})
 	}
-	if int64(len(page)) != lag || r.state.nowMs-page[0].At.UnixMilli() > advanceAge.Milliseconds() {
-		return nil
-	}
-	ahead := newState(r.state.nowMs, time.Duration(r.state.keepMs)*time.Millisecond)
-	ahead.seq = c.head.Seq
-	err = r.readBase(ctx, ahead, page)
-	if err == nil {
-		err = ahead.add(page)
-	}
-	if err == nil {
-		err = ahead.check()
-	}
-	switch {
-	case errors.Is(err, errCannotAdvance), errors.Is(err, ErrJournalUnsound), errors.Is(err, ErrJournalIncomplete):
-		r.log.Warn("Redis is restored from the whole journal", "pool", r.pool.Name(), "reason", err)
-		return nil
-	case err != nil:
-		return err
-	}
-	r.state = ahead
-	r.isAhead = true
+	r.state = s
 	return nil
 }
 
-// readBase adds to a state the stock of every SKU, as the log head records it, and the
-// holds that the events end. It fails with errCannotAdvance if Redis's holds are not as
-// they were before the events.
-func (r *restorer) readBase(ctx context.Context, s *state, page []events.Envelope) error {
-	fields, err := r.redis.HGetAll(ctx, r.pool.MetaKey()).Result()
+// readRecordedStock adds the stock of every SKU to a state, as the closed log head
+// records it. It fails with errChanged if that is not the head that was compared.
+func (r *restorer) readRecordedStock(ctx context.Context, s *state, head stream.Head) error {
+	fields, err := r.redis.HGetAll(ctx, r.pool.ClosedMetaKey()).Result()
 	if err != nil {
 		return fmt.Errorf("read the recorded stock: %w", err)
+	}
+	epoch := strconv.FormatInt(head.Epoch, 10)
+	seq := strconv.FormatInt(head.Seq, 10)
+	if fields["epoch"] != epoch || fields["seq"] != seq {
+		return errChanged
 	}
 	for field, value := range fields {
 		if sku, isStock := strings.CutPrefix(field, "stock:"); isStock {
@@ -86,67 +106,112 @@ func (r *restorer) readBase(ctx context.Context, s *state, page []events.Envelop
 			}
 		}
 	}
-	made := map[string]bool{} // whether the events make the hold, by id
+	return nil
+}
+
+// touched are the keys that events create or change.
+type touched struct {
+	made  map[string]bool // holds that the events create
+	ended map[string]bool // holds that the events end
+	keys  []string        // idempotency keys
+}
+
+// touchedBy returns the keys that events create or change. It fails with errCannotAdvance
+// for an old event: Redis may have removed its keys.
+func touchedBy(page []events.Envelope, nowMs int64) (touched, error) {
+	t := touched{made: map[string]bool{}, ended: map[string]bool{}}
 	for i := range page {
+		if nowMs-page[i].At.UnixMilli() > advanceAge.Milliseconds() {
+			return t, fmt.Errorf("%w: seq %d is from %s", errCannotAdvance, page[i].Seq, page[i].At)
+		}
 		event, err := page[i].Decode()
 		if err != nil {
-			continue // skipped by the fold, too
+			continue // the fold skips it, or fails
 		}
 		switch event := event.(type) {
+		case *events.StockAdjusted:
+			t.keys = append(t.keys, event.IdempotencyKey)
 		case *events.HoldCreated:
-			made[event.HoldID] = true
+			t.made[event.HoldID] = true
+			t.keys = append(t.keys, event.IdempotencyKey)
 		case *events.HoldConfirmed:
-			made[event.HoldID] = made[event.HoldID] // adds the id, if it is not there yet
+			t.ended[event.HoldID] = true
 		case *events.HoldCancelled:
-			made[event.HoldID] = made[event.HoldID]
+			t.ended[event.HoldID] = true
 		}
 	}
-	for some := range slices.Chunk(slices.Collect(maps.Keys(made)), redisReadBatch) {
-		if err := r.readBaseHolds(ctx, s, some, made); err != nil {
+	return t, nil
+}
+
+// readHoldsBefore adds to a state the holds that the next events end. It fails with
+// errCannotAdvance if Redis's keys are not as they were before these events: a hold that
+// ends must be active, and a hold or an idempotency key that is created must be missing.
+func (r *restorer) readHoldsBefore(ctx context.Context, s *state, page []events.Envelope) error {
+	t, err := touchedBy(page, s.nowMs)
+	if err != nil {
+		return err
+	}
+	holds := map[string]*redis.SliceCmd{}
+	values := map[string]*redis.StringCmd{}
+	_, err = r.redis.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for id := range t.ended {
+			if s.holds[id] == nil && !t.made[id] {
+				holds[id] = pipe.HMGet(ctx, r.pool.HoldKey(id), holdFields[:]...)
+			}
+		}
+		for id := range t.made {
+			holds[id] = pipe.HMGet(ctx, r.pool.HoldKey(id), holdFields[:]...)
+		}
+		for _, key := range t.keys {
+			values[key] = pipe.Get(ctx, r.pool.IdempotencyKey(key))
+		}
+		return nil
+	})
+	if err := pipelineError(err); err != nil {
+		return fmt.Errorf("read the holds before the missing events: %w", err)
+	}
+	for key, value := range values {
+		if !errors.Is(value.Err(), redis.Nil) {
+			if err := keyError(value.Err()); err != nil {
+				return fmt.Errorf("read idempotency keys: %w", err)
+			}
+			return fmt.Errorf("%w: idempotency key %s exists", errCannotAdvance, key)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(holds)) {
+		if err := s.addHoldBefore(id, holds[id], t.made[id]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readBaseHolds reads holds. Those that the events make must be missing, and the others
-// active.
-func (r *restorer) readBaseHolds(ctx context.Context, s *state, ids []string, made map[string]bool) error {
-	found := map[string]*redis.SliceCmd{}
-	_, err := r.redis.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for _, id := range ids {
-			found[id] = pipe.HMGet(ctx, r.pool.HoldKey(id), holdFields[:]...)
-		}
-		return nil
-	})
-	if err := pipelineError(err); err != nil {
-		return fmt.Errorf("read holds: %w", err)
+// addHoldBefore adds a hold to a state, as Redis has it before the next events. A hold
+// that these create must be missing.
+func (s *state) addHoldBefore(id string, found *redis.SliceCmd, made bool) error {
+	if err := keyError(found.Err()); err != nil {
+		return fmt.Errorf("read hold %s: %w", id, err)
 	}
-	for id, fields := range found {
-		if err := keyError(fields.Err()); err != nil {
-			return fmt.Errorf("read holds: %w", err)
-		}
-		missing := fields.Err() == nil && !slices.ContainsFunc(fields.Val(), func(v any) bool { return v != nil })
-		if made[id] && missing {
-			continue
-		}
-		h, valid := redisHold{}, false
-		if fields.Err() == nil {
-			h, valid = parseHold(fields.Val())
-		}
-		if made[id] || !valid || h.state != events.StatusActive {
-			return fmt.Errorf("%w: hold %s", errCannotAdvance, id)
-		}
-		s.holds[id] = &foldedHold{
-			created: &events.HoldCreated{
-				HoldID: id,
-				SKU:    h.sku,
-				Qty:    h.qty,
-				UserID: h.userID,
-			},
-			expiresAt: h.expiresAt,
-			state:     events.StatusActive,
-		}
+	missing := found.Err() == nil && !slices.ContainsFunc(found.Val(), func(v any) bool { return v != nil })
+	if made && missing {
+		return nil
+	}
+	if made || missing || found.Err() != nil {
+		return fmt.Errorf("%w: hold %s", errCannotAdvance, id)
+	}
+	h, valid := parseHold(found.Val())
+	if !valid || h.state != events.StatusActive {
+		return fmt.Errorf("%w: hold %s is not active", errCannotAdvance, id)
+	}
+	s.holds[id] = &foldedHold{
+		created: &events.HoldCreated{
+			HoldID: id,
+			SKU:    h.sku,
+			Qty:    h.qty,
+			UserID: h.userID,
+		},
+		expiresAt: h.expiresAt,
+		state:     events.StatusActive,
 	}
 	return nil
 }

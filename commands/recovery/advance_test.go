@@ -3,6 +3,8 @@ package recovery
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -68,7 +70,15 @@ func newLaggingFixture(t *testing.T) *laggingFixture {
 	return f
 }
 
-const advanced = "Redis has the journal's last events again"
+const advanced = "Redis is advanced to the journal's end"
+
+// reconcileAndLog reconciles in another process, and returns its log.
+func (f *fixture) reconcileAndLog() string {
+	f.T.Helper()
+	log := &testenv.LogBuffer{}
+	must(f.T, f.reconcile(f.newProcessWithLog(slog.New(slog.NewTextHandler(log, nil)))))
+	return log.String()
+}
 
 // TestRedisThatLagsIsAdvanced checks that a Redis which is behind gets the journal's last
 // events, that its other keys are not written again, and that sales go on.
@@ -76,9 +86,8 @@ func TestRedisThatLagsIsAdvanced(t *testing.T) {
 	t.Parallel()
 	f := newLaggingFixture(t)
 	f.RedisCommand("PEXPIRE", "idem:opening", 40_000_000) // a restore would set it again
-	log := &testenv.LogBuffer{}
-	must(t, f.reconcile(f.newProcessWithLog(slog.New(slog.NewTextHandler(log, nil)))))
-	if !strings.Contains(log.String(), advanced) {
+	f.RedisCommand("SET", "stock:coat", 77)               // nothing has recorded that
+	if log := f.reconcileAndLog(); !strings.Contains(log, advanced) {
 		t.Errorf("log: got %s, want %q", log, advanced)
 	}
 	f.WantContents(t, f.contents)
@@ -130,8 +139,19 @@ func TestRedisWhoseKeysDoNotFitIsRestored(t *testing.T) {
 		"the recorded stock is too low": func(f *laggingFixture) {
 			f.RedisCommand("HSET", "inventory.meta", "stock:coat", 0)
 		},
+		"an idempotency key of another program is in the way": func(f *laggingFixture) {
+			f.RedisCommand("SET", "idem:"+f.newHold.IdempotencyKey, "taken")
+			f.contents["idem:"+f.newHold.IdempotencyKey] = "taken" // a restore leaves it
+		},
 		"the stream lacks the last entry": func(f *laggingFixture) {
 			f.RedisCommand("XTRIM", "inventory.events", "MAXLEN", 0)
+		},
+		"the stream goes on beyond the log head": func(f *laggingFixture) {
+			f.RedisCommand("HINCRBY", "inventory.meta", "seq", -1)
+		},
+		"an event is old": func(f *laggingFixture) {
+			f.execute(`UPDATE events SET at = at - interval '2 hours' WHERE seq = 15`)
+			f.contents = nil // the ttl of its key is another
 		},
 	}
 	for name, damage := range tests {
@@ -139,9 +159,7 @@ func TestRedisWhoseKeysDoNotFitIsRestored(t *testing.T) {
 			t.Parallel()
 			f := newLaggingFixture(t)
 			damage(f)
-			log := &testenv.LogBuffer{}
-			must(t, f.reconcile(f.newProcessWithLog(slog.New(slog.NewTextHandler(log, nil)))))
-			if strings.Contains(log.String(), advanced) {
+			if log := f.reconcileAndLog(); strings.Contains(log, advanced) {
 				t.Errorf("log: got %s, want a complete restore", log)
 			}
 			if f.contents != nil {
@@ -174,9 +192,11 @@ func TestInterruptedAdvanceIsCompleted(t *testing.T) {
 			})
 			must(t, err)
 			must(t, restore.verify(f.Ctx, c))
-			err = restore.run(ctx, c, true)
-			if !errors.Is(err, context.Canceled) || !restore.isAhead {
-				t.Fatalf("advance: got error %v (ahead: %t), want it interrupted", err, restore.isAhead)
+			restore.advances, err = restore.mayAdvance(f.Ctx, c)
+			must(t, err)
+			err = restore.run(ctx, c)
+			if !errors.Is(err, context.Canceled) || !restore.advances {
+				t.Fatalf("advance: got error %v (%t), want it interrupted", err, restore.advances)
 			}
 			lease.Release()
 			_, err = f.newUncomparedProcess().Reserve(f.Ctx, f.newRequest("shirt", 1))
@@ -188,11 +208,101 @@ func TestInterruptedAdvanceIsCompleted(t *testing.T) {
 }
 
 // TestRedisIsAdvancedWithoutOldPartitions checks that a Redis which lags needs only the
-// events that it lacks, although older ones are missing in the journal.
+// events that it lacks and the one before, although older ones are missing in the
+// journal.
 func TestRedisIsAdvancedWithoutOldPartitions(t *testing.T) {
 	t.Parallel()
 	f := newLaggingFixture(t)
 	f.execute(`DELETE FROM events WHERE seq < 9`)
 	must(t, f.reconcile(f.process))
 	f.WantContents(t, f.contents)
+}
+
+// TestRedisIsNotAdvancedWithoutAComparison checks that Redis is not advanced if the
+// journal no longer has the event at which Redis's log ends, or has nothing after it.
+func TestRedisIsNotAdvancedWithoutAComparison(t *testing.T) {
+	t.Parallel()
+	f := newLaggingFixture(t)
+	f.execute(`DELETE FROM events WHERE seq = 9`)
+	wantError(t, "reconcile", f.reconcile(f.process), ErrJournalIncomplete)
+
+	f = newLaggingFixture(t)
+	f.execute(`DELETE FROM events WHERE seq >= 9`)
+	f.execute(`UPDATE checkpoints SET seq = 9 WHERE projection = 'journal'`)
+	f.execute(`UPDATE pools SET epoch = epoch + 1`)
+	wantError(t, "reconcile", f.reconcile(f.process), ErrJournalIncomplete)
+}
+
+// TestServiceUserMayAdvance checks that a Redis is advanced, and a pool repaired, by a
+// Redis user that has exactly the documented rights.
+func TestServiceUserMayAdvance(t *testing.T) {
+	t.Parallel()
+	f := newLaggingFixture(t)
+	f.setUser(UserRule(f.Pool))
+	seller := f.newProcessOn(f.sellerClient(), slog.New(slog.DiscardHandler))
+	must(t, f.reconcile(seller))
+	f.WantContents(t, f.contents)
+
+	f.createHold("hat", 1)
+	f.RedisCommand("DEL", "inventory.events")
+	_, err := seller.recovery.Repair(f.Ctx, RepairOptions{
+		Keep: SideRedis,
+		Wait: compareTimeout,
+		Save: func(write func(io.Writer) error) error { return write(io.Discard) },
+	})
+	must(t, err)
+}
+
+// TestOvertakenRestoreIsNotAdvanced has a restore that lost its lease go on, and remove
+// keys, while another one is about to advance Redis. That one must not publish the rest.
+func TestOvertakenRestoreIsNotAdvanced(t *testing.T) {
+	t.Parallel()
+	for _, begun := range []bool{false, true} {
+		t.Run(fmt.Sprint("begun ", begun), func(t *testing.T) {
+			t.Parallel()
+			f := newLaggingFixture(t)
+			late, lateComparison := f.newRestore()
+			epoch, journaled, err := late.raiseEpoch(f.Ctx, late.lease, lateComparison)
+			must(t, err)
+			must(t, late.foldTo(f.Ctx, journaled))
+			late.lease.Release()
+
+			restore, c := f.newRestore()
+			restore.advances, err = restore.mayAdvance(f.Ctx, c)
+			must(t, err)
+			if !restore.advances {
+				t.Fatal("Redis may not be advanced, want that it may")
+			}
+			must(t, errorOf(late.closeLog(f.Ctx, lateComparison.head.Epoch, "")))
+			if begun {
+				writer, err := late.beginWriting(f.Ctx, epoch, journaled, c.server)
+				must(t, err)
+				must(t, writer.removeKeys(f.Ctx, late.state, func(int64) {}))
+			}
+			if err = restore.run(f.Ctx, c); begun {
+				wantError(t, "advance", err, errChanged)
+			} else {
+				must(t, err)
+			}
+			restore.lease.Release()
+			must(t, f.reconcile(f.process))
+			f.WantContents(t, f.contents)
+		})
+	}
+}
+
+// newRestore returns a restorer of another process that has verified the log, and its
+// comparison. It holds the lease.
+func (f *fixture) newRestore() (*restorer, comparison) {
+	f.T.Helper()
+	r := f.newProcess().recovery
+	lease, err := worker.AcquireLease(f.Ctx, f.Postgres, r.leaseName())
+	must(f.T, err)
+	f.T.Cleanup(lease.Release)
+	c, _, err := r.compare(f.Ctx, lease.Conn)
+	must(f.T, err)
+	restore, err := r.newRestorer(f.Ctx, lease, func(RestoreProgress) {})
+	must(f.T, err)
+	must(f.T, restore.verify(f.Ctx, c))
+	return restore, c
 }

@@ -92,7 +92,7 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	}
 	if divergence == divergenceLost {
 		if err = restore.verify(ctx, c); err == nil {
-			err = restore.run(ctx, c, false)
+			err = restore.run(ctx, c)
 		}
 	} else {
 		err = restore.replaceHealthy(ctx, c, options.Wait)
@@ -124,6 +124,9 @@ func (r *restorer) summary() Rebuilt {
 // replaceHealthy rewrites the keys of a Redis that lacks no event. It folds nearly all of
 // the journal while commands are still decided, and closes the log only for the rest.
 func (r *restorer) replaceHealthy(ctx context.Context, c comparison, waitMax time.Duration) error {
+	if err := r.checkComplete(ctx); err != nil {
+		return err
+	}
 	if err := r.foldTo(ctx, c.journal.Journaled); err != nil {
 		return err
 	}
@@ -135,7 +138,11 @@ func (r *restorer) replaceHealthy(ctx context.Context, c comparison, waitMax tim
 	if err != nil {
 		return errors.Join(err, r.reopenLog(ctx, c.head.Epoch))
 	}
-	if err := r.rewrite(ctx, epoch, c.server); err != nil {
+	writer, err := r.beginWriting(ctx, epoch, end, c.server)
+	if err == nil {
+		err = r.rewrite(ctx, writer)
+	}
+	if err != nil {
 		return fmt.Errorf("Redis is closed for commands, and only partly written; "+
 			"any running process of the service restores it, and so does this command if you repeat it: %w",
 			err)

@@ -144,13 +144,16 @@ func (r *Recovery) restore(ctx context.Context, lease *worker.Lease, c compariso
 	if err := restore.verify(ctx, c); err != nil {
 		return err
 	}
+	if restore.advances, err = restore.mayAdvance(ctx, c); err != nil {
+		return err
+	}
 	r.log.Warn("restoring Redis from the journal",
 		"pool", r.pool.Name(), "reason", c.lossReason(), "journaled", c.journal.Journaled)
-	if err := restore.run(ctx, c, true); err != nil {
+	if err := restore.run(ctx, c); err != nil {
 		return fmt.Errorf("restore Redis from the journal: %w", err)
 	}
-	if restore.isAhead {
-		r.log.Warn("Redis has the journal's last events again",
+	if restore.advances {
+		r.log.Warn("Redis is advanced to the journal's end",
 			"pool", r.pool.Name(),
 			"epoch", restore.epoch,
 			"seq", restore.state.seq,

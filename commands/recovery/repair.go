@@ -137,6 +137,9 @@ type repairer struct {
 func (r *repairer) look(ctx context.Context, metaKey string) error {
 	r.Journaled = r.c.journal.Journaled
 	r.RedisEnd = r.c.head.Seq
+	if err := r.checkComplete(ctx); err != nil {
+		return err
+	}
 	if err := r.foldTo(ctx, r.Journaled); err != nil {
 		return err
 	}
@@ -311,7 +314,7 @@ func (r *repairer) restoreDiscarded(ctx context.Context) error {
 	if err := r.verify(ctx, c); err != nil {
 		return err
 	}
-	return r.restorer.run(ctx, c, false)
+	return r.restorer.run(ctx, c)
 }
 
 // savedLine is a line of the file that a repair saves.

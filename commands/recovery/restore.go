@@ -23,13 +23,16 @@ import (
 //  1. Take the journal's lease (holdJournal), before the comparison: the journal's worker
 //     has then written the events that it read before Redis lost them.
 //  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold
-//     the journal: only its last events, if Redis is behind by a few (advance.go).
+//     the journal.
 //  3. Close the log, if it still ends at the seq that was compared.
 //  4. Take the right to write: create inventory.meta.next, with the epoch.
-//  5. Remove the pool's keys, unless Redis is only advanced, and write keys from the folded
-//     state.
+//  5. Remove the pool's keys, and write them from the folded state.
 //  6. Publish: rename inventory.meta.next to inventory.meta. Only now is a command
 //     decided again.
+//
+// If Redis lacks only a few events, nothing is folded in step 2. Between the steps 4 and
+// 5, these events are folded onto Redis's own keys, and step 5 removes nothing
+// (advance.go).
 //
 // A process that dies in between leaves the log as it was, or closed; the next comparison
 // begins again.
@@ -40,7 +43,7 @@ type restorer struct {
 	report     func(RestoreProgress)
 	comparedID string // the last stream entry that must be removed, as verify found; "" if none
 	epoch      int64  // of the log that was published
-	isAhead    bool   // only keys that the journal's last events change are written
+	advances   bool   // Redis gets only the events that it lacks; see advance.go
 }
 
 // newRestorer returns a restorer that has folded no event yet.
@@ -90,15 +93,10 @@ func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 	return r.asForked(err)
 }
 
-// run restores a Redis that was emptied or is behind, after verify. mayAdvance allows it
-// to write only the keys that differ.
-func (r *restorer) run(ctx context.Context, c comparison, mayAdvance bool) error {
-	if mayAdvance {
-		if err := r.foldAhead(ctx, c); err != nil {
-			return err
-		}
-	}
-	if !r.isAhead { // before a new epoch is taken
+// run restores a Redis that was emptied or is behind, after verify. If advances is set,
+// and Redis's keys fit the events that it lacks, only these are written.
+func (r *restorer) run(ctx context.Context, c comparison) error {
+	if !r.advances {
 		if err := r.checkComplete(ctx); err != nil {
 			return err
 		}
@@ -107,10 +105,11 @@ func (r *restorer) run(ctx context.Context, c comparison, mayAdvance bool) error
 	if err != nil {
 		return err
 	}
-	if r.isAhead && journaled != r.state.seq {
-		return errChanged
-	}
-	if err := r.foldTo(ctx, journaled); err != nil {
+	if r.advances {
+		if journaled != c.journal.Journaled {
+			return errChanged
+		}
+	} else if err := r.foldTo(ctx, journaled); err != nil {
 		return err
 	}
 	if c.head.Exists {
@@ -118,11 +117,22 @@ func (r *restorer) run(ctx context.Context, c comparison, mayAdvance bool) error
 			return err
 		}
 	}
-	return r.rewrite(ctx, epoch, c.server)
-}
-
-func (r *restorer) journaled(ctx context.Context) (int64, error) {
-	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
+	writer, err := r.beginWriting(ctx, epoch, journaled, c.server)
+	if err != nil {
+		return err
+	}
+	if r.advances {
+		err := r.foldMissing(ctx, c)
+		if errors.Is(err, errCannotAdvance) {
+			r.log.Warn("Redis is restored from the whole journal", "pool", r.pool.Name(), "reason", err)
+			r.advances = false
+			err = errors.Join(r.checkComplete(ctx), r.foldTo(ctx, journaled))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return r.rewrite(ctx, writer)
 }
 
 // checkComplete fails with ErrJournalIncomplete if a partition of the journal is
@@ -138,14 +148,13 @@ func (r *restorer) checkComplete(ctx context.Context) error {
 	return err
 }
 
+func (r *restorer) journaled(ctx context.Context) (int64, error) {
+	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
+}
+
 // foldTo folds the journal up to a seq, and checks that the result is a state that
 // commands can leave.
 func (r *restorer) foldTo(ctx context.Context, seq int64) error {
-	if r.state.seq == 0 {
-		if err := r.checkComplete(ctx); err != nil {
-			return err
-		}
-	}
 	err := r.state.readJournal(ctx, r.postgres, r.pool.Name(), seq, func(folded int64) {
 		r.report(RestoreProgress{Step: StepFold, Done: folded, Total: seq})
 	})
@@ -172,18 +181,15 @@ func (r *restorer) closeLog(ctx context.Context, epoch int64, seq string) (end i
 	return strconv.ParseInt(reply[1], 10, 64)
 }
 
-// rewrite removes the pool's keys from Redis, unless they are only advanced, writes keys
+// rewrite removes the pool's keys from Redis, unless it is only advanced, writes keys
 // from the folded state, and publishes the log as the last step. No command is decided
-// before that, even if a step fails. It fails with errOtherServer on a server other than
-// the given one, since the epoch was raised for that one.
-func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Server) error {
-	writer, err := r.beginWriting(ctx, epoch, server)
-	if err != nil {
-		return err
-	}
-	if !r.isAhead {
+// before that, even if a step fails. The writer fails with errOtherServer on a server
+// other than the one for which the epoch was raised.
+func (r *restorer) rewrite(ctx context.Context, writer *keyWriter) error {
+	writer.keepsKeys = r.advances
+	if !r.advances {
 		r.report(RestoreProgress{Step: StepRemove})
-		err = writer.removeKeys(ctx, r.state, func(keys int64) {
+		err := writer.removeKeys(ctx, r.state, func(keys int64) {
 			r.report(RestoreProgress{Step: StepRemove, Done: keys})
 		})
 		if err != nil {
@@ -197,7 +203,7 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 	}
 	total := r.state.keyCount()
 	var done atomic.Int64
-	err = writer.writeKeys(ctx, r.state, func(keys int) {
+	err := writer.writeKeys(ctx, r.state, func(keys int) {
 		r.report(RestoreProgress{
 			Step:  StepWrite,
 			Done:  min(total, done.Add(int64(keys))),
@@ -214,15 +220,23 @@ func (r *restorer) rewrite(ctx context.Context, epoch int64, server stream.Serve
 	if err := r.publish(ctx, writer); err != nil {
 		return err
 	}
-	r.epoch = epoch
-	r.gate.Acknowledge(epoch, r.state.seq)
+	r.epoch = writer.epoch
+	r.gate.Acknowledge(writer.epoch, r.state.seq)
 	return journal.ClearDiscarded(ctx, r.lease.Conn, r.pool.Name())
 }
 
-// beginWriting takes the right to write to a server.
-func (r *restorer) beginWriting(ctx context.Context, epoch int64, server stream.Server) (*keyWriter, error) {
+// beginWriting takes the right to write keys to a server, for a log that continues from a
+// seq. If Redis is only advanced, it fails with errChanged after another restorer has
+// begun, which may have removed keys.
+func (r *restorer) beginWriting(
+	ctx context.Context, epoch, seq int64, server stream.Server,
+) (*keyWriter, error) {
+	which := "all"
+	if r.advances {
+		which = "some"
+	}
 	keys := []string{r.pool.MetaKey(), r.pool.NextMetaKey()}
-	if err := r.runStep(ctx, beginRestoreScript, statusBegun, keys, epoch, r.state.seq); err != nil {
+	if err := r.runStep(ctx, beginRestoreScript, statusBegun, keys, epoch, seq, which); err != nil {
 		return nil, err
 	}
 	return &keyWriter{
@@ -230,8 +244,6 @@ func (r *restorer) beginWriting(ctx context.Context, epoch int64, server stream.
 		pool:   r.pool,
 		epoch:  epoch,
 		server: server,
-
-		keepsKeys: r.isAhead,
 	}, nil
 }
 

@@ -40,6 +40,8 @@ func neededRights(pool events.Pool) [][]string {
 		{"get", stock},
 		{"get", idem},
 		{"hget", next, "epoch"},
+		{"hgetall", meta},
+		{"hgetall", closed},
 		{"hkeys", closed},
 		{"hmget", meta, "epoch"},
 		{"hmget", closed, "epoch"},

@@ -37,7 +37,7 @@ type keyWriter struct {
 	epoch  int64
 	server stream.Server
 
-	keepsKeys bool // older keys of the pool stay, so ended holds must leave the due set
+	keepsKeys bool // the pool's other keys stay, so ended holds must leave the due set
 }
 
 // transaction executes the commands that queue adds, all or none.

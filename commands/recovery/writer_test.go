@@ -71,7 +71,7 @@ func (f *populatedFixture) beginRestore() (*restorer, *keyWriter) {
 	must(f.T, restore.foldTo(f.Ctx, journaled))
 	server, err := stream.ReadServer(f.Ctx, f.Operator, f.Pool)
 	must(f.T, err)
-	writer, err := restore.beginWriting(f.Ctx, epoch, server)
+	writer, err := restore.beginWriting(f.Ctx, epoch, journaled, server)
 	must(f.T, err)
 	return restore, writer
 }
@@ -141,7 +141,7 @@ func TestSupersededRestorerChangesNothing(t *testing.T) {
 	}
 	wantLateRefused()
 	keys := []string{f.Pool.MetaKey(), f.Pool.NextMetaKey()}
-	err := f.recovery.runStep(f.Ctx, beginRestoreScript, statusBegun, keys, lateWriter.epoch, 0)
+	err := f.recovery.runStep(f.Ctx, beginRestoreScript, statusBegun, keys, lateWriter.epoch, 0, "all")
 	wantError(t, "late begin", err, errSuperseded)
 	must(t, writer.removeKeys(f.Ctx, late.state, func(int64) {}))
 	must(t, writer.writeKeys(f.Ctx, late.state, func(int) {}))
