@@ -2,55 +2,74 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/stockstream/stockstream/events"
 )
 
-// benchBuilds compares the build to measure with the build at o.against. Both serve the
-// role api on the same Redis for the whole benchmark, and take load in turn. So each pair
-// of measurements is seconds apart, and the machine changes little in between.
-func benchBuilds(ctx context.Context, o options, s *servers) error {
-	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
-	defer client.Close()
-	if err := stockHotSKU(ctx, client); err != nil {
+// benchBuilds compares the build to measure with the build at o.against. Each serves the
+// role api on a Redis and a Postgres of its own, because the builds may have different
+// schemas. They run for the whole benchmark, and take load in turn. So each pair of
+// measurements is seconds apart, and the machine changes little in between.
+func benchBuilds(ctx context.Context, o options, s *servers) (err error) {
+	others, err := startEmptyServers(ctx)
+	if err != nil {
 		return err
 	}
-	this, err := launchService(ctx, o, s, "api")
+	defer func() { err = errors.Join(err, others.stop()) }()
+	migrate := exec.CommandContext(ctx, o.against, "migrate", "up", "--database-url", others.postgres.URL())
+	if out, err := migrate.CombinedOutput(); err != nil {
+		return fmt.Errorf("migrate up of the other build: %w: %s", err, out)
+	}
+	this, err := launchBuild(ctx, o, s)
 	if err != nil {
 		return err
 	}
 	defer this.stop()
 	o.binary = o.against
-	other, err := launchService(ctx, o, s, "api")
+	other, err := launchBuild(ctx, o, others)
 	if err != nil {
 		return err
 	}
 	defer other.stop()
 	for _, connections := range []int{64, 256} {
-		if err := compareBuilds(ctx, o, s, this, other, connections); err != nil {
-			return err
-		}
-		if err := client.XTrimMaxLen(ctx, events.MainPool.StreamKey(), 0).Err(); err != nil {
+		if err := compareBuilds(ctx, o, this, other, connections); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// build is a running service, with its servers.
+type build struct {
+	*serverProcess
+	servers *servers
+}
+
+func launchBuild(ctx context.Context, o options, s *servers) (*build, error) {
+	client := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer client.Close()
+	if err := stockHotSKU(ctx, client); err != nil {
+		return nil, err
+	}
+	process, err := launchService(ctx, o, s, "api")
+	if err != nil {
+		return nil, err
+	}
+	return &build{process, s}, nil
+}
+
 // compareBuilds measures two running services in turn, and prints their medians and the
 // median of each round's ratio.
-func compareBuilds(
-	ctx context.Context, o options, s *servers, this, other *serverProcess, connections int,
-) error {
-	results := map[*serverProcess][]loadResult{}
-	order := []*serverProcess{other, this}
+func compareBuilds(ctx context.Context, o options, this, other *build, connections int) error {
+	results := map[*build][]loadResult{}
+	order := []*build{other, this}
 	for range o.rounds {
 		for _, service := range order {
-			pids := []int{os.Getpid(), service.cmd.Process.Pid, s.redis.Pid()}
+			pids := []int{os.Getpid(), service.cmd.Process.Pid, service.servers.redis.Pid()}
 			result, err := measureAccepted(ctx, service.addr, connections, o.seconds, pids...)
 			if err != nil {
 				return err

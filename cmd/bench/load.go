@@ -43,7 +43,7 @@ func dial(ctx context.Context, addr string) (*connection, error) {
 	zeros := bytes.Repeat([]byte("0"), keyDigits)
 	body := fmt.Sprintf(`{"sku":"hot","qty":1,"user_id":"buyer","idempotency_key":"k%s"}`, zeros)
 	const format = "POST /holds HTTP/1.1\r\n" +
-		"Host: bench\r\n" +
+		"Host: localhost\r\n" +
 		"Content-Type: application/json\r\n" +
 		"Content-Length: %d\r\n" +
 		"\r\n" +

@@ -118,7 +118,24 @@ func run(ctx context.Context, o options) (err error) {
 	return nil
 }
 
+// startServers starts a Redis and a Postgres with the tables of this build.
 func startServers(ctx context.Context) (*servers, error) {
+	s, err := startEmptyServers(ctx)
+	if err != nil {
+		return s, err
+	}
+	if err := migrations.Up(ctx, s.postgres.URL()); err != nil {
+		return s, err
+	}
+	conn, err := pgx.Connect(ctx, s.postgres.URL())
+	if err != nil {
+		return s, err
+	}
+	defer conn.Close(ctx)
+	return s, projections.CreateTables(ctx, conn, projections.BuiltIn()...)
+}
+
+func startEmptyServers(ctx context.Context) (*servers, error) {
 	dir, err := local.TempDir("stockstream-bench-")
 	if err != nil {
 		return nil, err
@@ -135,15 +152,7 @@ func startServers(ctx context.Context) (*servers, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.redis.Kill())
 	}
-	if err := migrations.Up(ctx, s.postgres.URL()); err != nil {
-		return s, err
-	}
-	conn, err := pgx.Connect(ctx, s.postgres.URL())
-	if err != nil {
-		return s, err
-	}
-	defer conn.Close(ctx)
-	return s, projections.CreateTables(ctx, conn, projections.BuiltIn()...)
+	return s, nil
 }
 
 // open returns clients for both servers, and a function that closes them.
