@@ -114,6 +114,7 @@ func (s *fixture) sellThroughFailovers(servers failoverServers) {
 		s.t.Fatalf("only %d holds were made, want at least 50", len(acknowledgements.holds))
 	}
 	s.wantStoresAgreeExceptStream("ticket", units)
+	s.wantCleanAudit(true)
 }
 
 // killWithLag kills a primary whose replica lacks what was sold in the last moments. It
