@@ -124,10 +124,7 @@ func (r *restorer) summary() Rebuilt {
 // replaceHealthy rewrites the keys of a Redis that lacks no event. It folds nearly all of
 // the journal while commands are still decided, and closes the log only for the rest.
 func (r *restorer) replaceHealthy(ctx context.Context, c comparison, waitMax time.Duration) error {
-	if err := r.checkComplete(ctx); err != nil {
-		return err
-	}
-	if err := r.foldTo(ctx, c.journal.Journaled); err != nil {
+	if err := r.foldWhole(ctx, c.journal.Journaled); err != nil {
 		return err
 	}
 	end, err := r.closeLog(ctx, c.head.Epoch, "")

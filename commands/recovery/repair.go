@@ -137,10 +137,7 @@ type repairer struct {
 func (r *repairer) look(ctx context.Context, metaKey string) error {
 	r.Journaled = r.c.journal.Journaled
 	r.RedisEnd = r.c.head.Seq
-	if err := r.checkComplete(ctx); err != nil {
-		return err
-	}
-	if err := r.foldTo(ctx, r.Journaled); err != nil {
+	if err := r.foldWhole(ctx, r.Journaled); err != nil {
 		return err
 	}
 	found, err := r.readRedisState(ctx, metaKey)

@@ -22,8 +22,8 @@ import (
 //
 //  1. Take the journal's lease (holdJournal), before the comparison: the journal's worker
 //     has then written the events that it read before Redis lost them.
-//  2. Raise the epoch in Postgres, which ends batches read in an earlier epoch, and fold
-//     the journal.
+//  2. Fold the journal. Raise the epoch in Postgres, which ends batches read in an
+//     earlier epoch, and fold the events that came since.
 //  3. Close the log, if it still ends at the seq that was compared.
 //  4. Take the right to write: create inventory.meta.next, with the epoch.
 //  5. Remove the pool's keys, and write them from the folded state.
@@ -96,8 +96,8 @@ func (r *restorer) verify(ctx context.Context, c comparison) (err error) {
 // run restores a Redis that was emptied or is behind, after verify. If advances is set,
 // and Redis's keys fit the events that it lacks, only these are written.
 func (r *restorer) run(ctx context.Context, c comparison) error {
-	if !r.advances {
-		if err := r.checkComplete(ctx); err != nil {
+	if !r.advances { // before a new epoch is taken: a journal that cannot be folded takes none
+		if err := r.foldWhole(ctx, c.journal.Journaled); err != nil {
 			return err
 		}
 	}
@@ -109,7 +109,7 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 		if journaled != c.journal.Journaled {
 			return errChanged
 		}
-	} else if err := r.foldTo(ctx, journaled); err != nil {
+	} else if err := r.foldTo(ctx, journaled); err != nil { // events that came since
 		return err
 	}
 	if c.head.Exists {
@@ -126,7 +126,7 @@ func (r *restorer) run(ctx context.Context, c comparison) error {
 		if errors.Is(err, errCannotAdvance) {
 			r.log.Warn("Redis is restored from the whole journal", "pool", r.pool.Name(), "reason", err)
 			r.advances = false
-			err = errors.Join(r.checkComplete(ctx), r.foldTo(ctx, journaled))
+			err = r.foldWhole(ctx, journaled)
 		}
 		if err != nil {
 			return err
@@ -150,6 +150,14 @@ func (r *restorer) checkComplete(ctx context.Context) error {
 
 func (r *restorer) journaled(ctx context.Context) (int64, error) {
 	return worker.ReadCheckpoint(ctx, r.lease.Conn, journal.CheckpointName, r.pool.Name())
+}
+
+// foldWhole folds the journal from its first event up to a seq.
+func (r *restorer) foldWhole(ctx context.Context, seq int64) error {
+	if err := r.checkComplete(ctx); err != nil {
+		return err
+	}
+	return r.foldTo(ctx, seq)
 }
 
 // foldTo folds the journal up to a seq, and checks that the result is a state that

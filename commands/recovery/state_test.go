@@ -7,6 +7,8 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/events/journal"
+	"github.com/stockstream/stockstream/internal/testenv"
 )
 
 // TestForgottenKeysAreNotRestored checks that holds and idempotency keys that the scripts
@@ -79,6 +81,11 @@ func TestNegativeStockStopsRestore(t *testing.T) {
 	f.RedisCommand("FLUSHALL")
 	err := f.reconcile(f.process)
 	wantError(t, "reconcile", err, ErrJournalUnsound)
+	record, recordErr := journal.ReadPoolRecord(f.Ctx, testenv.Connect(t, f.Postgres), "main")
+	must(t, recordErr)
+	if record.Epoch != 1 { // each look would take another one
+		t.Errorf("epoch of a journal that cannot be restored from: got %d, want 1", record.Epoch)
+	}
 	if !strings.Contains(errorText(err), "shirt") {
 		t.Errorf("reconcile: got error %v, want the SKU shirt in it", err)
 	}
