@@ -37,6 +37,7 @@ keep: deps ## like test-one, but a failed test keeps its servers until Ctrl-C an
 
 faults: deps ## run the tests that kill processes, with many more kills than `make test`
 	@STOCKSTREAM_TEST_KILLS=12 $(GO) test -race -json -count 1 -timeout 30m -run 'Kill|Crowd' ./cmd/stockstream | $(GO) run ./internal/testsummary
+	@STOCKSTREAM_TEST_KILLS=12 $(GO) test -race -json -count 1 -timeout 30m -run Failover ./cmd/stockstream | $(GO) run ./internal/testsummary
 
 bench: deps build ## measure StockStream beside its baselines; BENCHFLAGS='-rounds 3' takes other flags
 	$(GO) run ./cmd/bench $(BENCHFLAGS)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -14,7 +15,8 @@ import (
 )
 
 // reopenMax is how long a failover may take from the death of the primary until every
-// process sells again.
+// process sells again. It is checked by `make faults` only: beside other tests, the
+// machine is too busy for the Sentinels.
 const reopenMax = 10 * time.Second
 
 // failoverServers are Redis servers of which one is the primary.
@@ -99,7 +101,7 @@ func (s *fixture) sellThroughFailovers(servers failoverServers) {
 			took := time.Since(killed)
 			s.t.Logf("failover %d: process %d sells again after %s",
 				round+1, i+1, took.Round(10*time.Millisecond))
-			if took > reopenMax {
+			if took > reopenMax && os.Getenv(killsVariable) != "" {
 				s.t.Errorf("failover %d: process %d sold nothing for %s, want at most %s",
 					round+1, i+1, took, reopenMax)
 			}

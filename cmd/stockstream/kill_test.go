@@ -12,11 +12,14 @@ import (
 	"time"
 )
 
+// killsVariable is the environment variable that says how often a test kills a process.
+const killsVariable = "STOCKSTREAM_TEST_KILLS"
+
 // kills returns how often a test kills each process: 2, or the number in
 // STOCKSTREAM_TEST_KILLS, which `make faults` sets.
 func kills(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv("STOCKSTREAM_TEST_KILLS")
+	text := os.Getenv(killsVariable)
 	if text == "" {
 		return 2
 	}
