@@ -54,6 +54,29 @@ func (s *slowJournal) unblock() {
 	must(s.f.T, s.block.Rollback(s.f.Ctx))
 }
 
+// newFixtureWithBatchInHand returns an open fixture with a stock of 9 shirts, of which a
+// hold has taken 2. The journal's worker has the hold's event in hand, and cannot append
+// it until it is unblocked.
+func newFixtureWithBatchInHand(t *testing.T) (f *fixture, slow *slowJournal, hold string) {
+	t.Helper()
+	f = newFixture(t)
+	f.addStock("shirt", 9)
+	f.JournalEverything()
+	slow = f.blockJournal(func() { hold = f.createHold("shirt", 2) })
+	return f, slow, hold
+}
+
+// loseHold gives Redis the state that it had before that hold, as an older copy of its
+// data would.
+func (f *fixture) loseHold(hold string) {
+	f.T.Helper()
+	f.removeEntry()
+	f.RedisCommand("HSET", "inventory.meta", "seq", 1, "stock:shirt", 9)
+	f.RedisCommand("SET", "stock:shirt", 9)
+	f.RedisCommand("DEL", "hold:"+hold)
+	f.RedisCommand("ZREM", "holds:due", hold)
+}
+
 // TestRestoreWaitsForTheBatchInHand empties a Redis while the journal's worker has events
 // in hand that it could not append yet. They were acknowledged to clients, so the
 // restored Redis must have them. The same holds for a Redis that restarted without its
@@ -63,22 +86,14 @@ func TestRestoreWaitsForTheBatchInHand(t *testing.T) {
 	tests := map[string]func(f *fixture, hold string){
 		"Redis was emptied": func(f *fixture, _ string) { f.RedisCommand("FLUSHALL") },
 		"Redis restarted without its newest event": func(f *fixture, hold string) {
-			f.removeEntry()
-			f.RedisCommand("HSET", "inventory.meta", "seq", 1, "stock:shirt", 9)
-			f.RedisCommand("SET", "stock:shirt", 9)
-			f.RedisCommand("DEL", "hold:"+hold)
-			f.RedisCommand("ZREM", "holds:due", hold)
+			f.loseHold(hold)
 			f.restart()
 		},
 	}
 	for name, lose := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFixture(t)
-			f.addStock("shirt", 9)
-			f.JournalEverything()
-			var hold string
-			journal := f.blockJournal(func() { hold = f.createHold("shirt", 2) })
+			f, journal, hold := newFixtureWithBatchInHand(t)
 			lose(f, hold)
 			other := f.newProcess()
 			ended := make(chan error, 1)

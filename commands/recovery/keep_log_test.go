@@ -28,23 +28,13 @@ func (f *fixture) awaitJournaledSeq(seq int64) {
 func TestLogIsNotKeptIfTheJournalGrew(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(f *fixture, hold string){
-		"by an event that Redis has": func(*fixture, string) {},
-		"by an event that Redis lost": func(f *fixture, hold string) {
-			f.removeEntry()
-			f.RedisCommand("HSET", "inventory.meta", "seq", 1, "stock:shirt", 9)
-			f.RedisCommand("SET", "stock:shirt", 9)
-			f.RedisCommand("DEL", "hold:"+hold)
-			f.RedisCommand("ZREM", "holds:due", hold)
-		},
+		"by an event that Redis has":  func(*fixture, string) {},
+		"by an event that Redis lost": (*fixture).loseHold,
 	}
 	for name, lose := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFixture(t)
-			f.addStock("shirt", 9)
-			f.JournalEverything()
-			var hold string
-			slow := f.blockJournal(func() { hold = f.createHold("shirt", 2) })
+			f, slow, hold := newFixtureWithBatchInHand(t)
 			lose(f, hold)
 			f.restart()
 			lease, err := worker.AcquireLease(f.Ctx, f.Postgres, f.recovery.leaseName())

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/commands"
-	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/internal/testenv"
 )
 
@@ -59,11 +58,7 @@ func TestReservesAreRefusedWhileTheJournalIsTooFarBehind(t *testing.T) {
 // counted while Postgres is away, also those that another process decided.
 func TestLagIsCountedWithoutPostgres(t *testing.T) {
 	t.Parallel()
-	server := testenv.PostgresServer(t)
-	testenv.Migrate(t, server.URL())
-	f := &fixture{Store: commandstest.NewStore(t)}
-	f.Postgres = testenv.ParseURL(t, server.URL())
-	f.process = f.newProcess()
+	f, server := newFixtureWithPostgres(t)
 	must(t, f.reconcile(f.process))
 	f.addStock("shirt", 9)
 	f.JournalEverything()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/commands/commandstest"
+	"github.com/stockstream/stockstream/internal/local"
 	"github.com/stockstream/stockstream/internal/testenv"
 	"github.com/stockstream/stockstream/internal/worker"
 )
@@ -50,6 +51,18 @@ func newClosedFixture(t testing.TB, redisArgs ...string) *fixture {
 	f := &fixture{Store: commandstest.NewStore(t, redisArgs...)}
 	f.process = f.newProcess()
 	return f
+}
+
+// newFixtureWithPostgres returns a closed fixture on a Postgres of its own, which the
+// test may stop.
+func newFixtureWithPostgres(t testing.TB) (*fixture, *local.Postgres) {
+	t.Helper()
+	server := testenv.PostgresServer(t)
+	testenv.Migrate(t, server.URL())
+	f := &fixture{Store: commandstest.NewStore(t)}
+	f.Postgres = testenv.ParseURL(t, server.URL())
+	f.process = f.newProcess()
+	return f, server
 }
 
 // newProcess returns another process on the fixture's Redis and schema. Its gate is

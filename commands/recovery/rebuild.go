@@ -8,7 +8,6 @@ import (
 
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/internal/wait"
-	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // RebuildOptions say how to rebuild Redis on demand.
@@ -53,9 +52,7 @@ func (r *Recovery) Rebuild(ctx context.Context, options RebuildOptions) (Rebuilt
 	if options.Report == nil {
 		options.Report = func(RestoreProgress) {}
 	}
-	waiting, cancel := context.WithTimeout(ctx, options.Wait)
-	lease, err := worker.AcquireLease(waiting, r.postgres, r.leaseName())
-	cancel()
+	lease, err := r.acquireLease(ctx, options.Wait)
 	if err != nil {
 		return Rebuilt{}, err
 	}

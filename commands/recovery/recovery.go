@@ -17,6 +17,7 @@
 package recovery
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/stockstream/stockstream/commands"
 	"github.com/stockstream/stockstream/events"
+	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Config names the two stores of one pool. The caller closes the client.
@@ -79,3 +81,10 @@ func New(config Config) *Recovery {
 // leaseName is the lease of the one process that changes the pool's log outside of a
 // command.
 func (r *Recovery) leaseName() string { return "open/" + r.pool.Name() }
+
+// acquireLease takes that lease, and waits at most so long for the process that has it.
+func (r *Recovery) acquireLease(ctx context.Context, wait time.Duration) (*worker.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return worker.AcquireLease(ctx, r.postgres, r.leaseName())
+}

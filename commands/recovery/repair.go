@@ -12,7 +12,6 @@ import (
 	"github.com/stockstream/stockstream/events"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
-	"github.com/stockstream/stockstream/internal/worker"
 )
 
 // Side is the log that a repair keeps.
@@ -71,9 +70,7 @@ func (r *Recovery) Repair(ctx context.Context, options RepairOptions) (Repair, e
 	if options.Report == nil {
 		options.Report = func(RestoreProgress) {}
 	}
-	waiting, cancel := context.WithTimeout(ctx, options.Wait)
-	lease, err := worker.AcquireLease(waiting, r.postgres, r.leaseName())
-	cancel()
+	lease, err := r.acquireLease(ctx, options.Wait)
 	if err != nil {
 		return Repair{}, err
 	}

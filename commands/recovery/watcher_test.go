@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/stockstream/stockstream/commands"
-	"github.com/stockstream/stockstream/commands/commandstest"
 	"github.com/stockstream/stockstream/events/journal"
 	"github.com/stockstream/stockstream/events/stream"
 	"github.com/stockstream/stockstream/internal/testenv"
@@ -134,11 +133,7 @@ func (f *fixture) causeRefusal(t *testing.T) {
 // is down, and that a Redis that was emptied meanwhile is restored when Postgres is back.
 func TestOpenGateStaysOpenWithoutPostgres(t *testing.T) {
 	t.Parallel()
-	server := testenv.PostgresServer(t)
-	testenv.Migrate(t, server.URL())
-	f := &fixture{Store: commandstest.NewStore(t)}
-	f.Postgres = testenv.ParseURL(t, server.URL())
-	f.process = f.newProcess()
+	f, server := newFixtureWithPostgres(t)
 	f.watch(f.process)
 	f.awaitReady(f.process)
 	f.addStock("shirt", 5)

@@ -14,27 +14,16 @@ import (
 	"github.com/stockstream/stockstream/internal/postgres"
 )
 
-// comparePage is how many entries of the stream are compared in one step.
-const comparePage = 1000
-
 // CompareStream compares the events on the stream, up to a seq, with the journal's events
 // of the same seqs. It fails with ErrFork at the first one that differs. Otherwise it
 // returns the stream id of the last entry compared, or "" if there was none.
 func CompareStream(
 	ctx context.Context, client redis.Cmdable, db postgres.Querier, pool events.Pool, upTo int64,
 ) (last string, err error) {
-	from := "-"
-	for {
-		found, err := client.XRangeN(ctx, pool.StreamKey(), from, "+", comparePage).Result()
-		if err != nil {
-			return "", fmt.Errorf("read the stream: %w", err)
-		}
-		if len(found) == 0 {
-			return last, nil
-		}
+	err = stream.Pages(ctx, client, pool, func(page []events.Entry) error {
 		var compared []events.Envelope
 		streamIDs := map[eventKey]string{}
-		for _, entry := range stream.ParseEntries(pool, found) {
+		for _, entry := range page {
 			seq := entry.Envelope.Seq
 			if seq == 0 || seq > upTo {
 				continue
@@ -44,14 +33,15 @@ func CompareStream(
 			last = entry.StreamID
 		}
 		differing, err := differingEvents(ctx, db, pool.Name(), compared)
-		if err != nil {
-			return "", err
+		if err == nil && len(differing) > 0 {
+			err = forkError(pool, differing[0].Seq, streamIDs[differing[0]])
 		}
-		if len(differing) > 0 {
-			return "", forkError(pool, differing[0].Seq, streamIDs[differing[0]])
-		}
-		from = "(" + found[len(found)-1].ID
+		return err
+	})
+	if err != nil {
+		return "", err
 	}
+	return last, nil
 }
 
 // forkError returns an ErrFork that names the seq and the stream's entry.

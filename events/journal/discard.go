@@ -20,8 +20,8 @@ var errDiscarded = fmt.Errorf("an operator discarded Redis's log, and Redis is n
 var ErrGrown = errors.New("the journal has grown since it was compared with Redis")
 
 // DiscardLog records an operator's decision that the log in Redis does not go on. Redis
-// is then restored from the journal, without a comparison. RecordRestored removes the
-// record.
+// is then restored from the journal, without a comparison. Until ClearDiscarded removes
+// the record, nothing is journaled: the stream still has entries of the discarded log.
 //
 // The same transaction appends facts to the journal: events that say what Redis knows and
 // the journal lacks. They follow the event at which the journal must still end. The
@@ -68,15 +68,7 @@ func appendFacts(
 	if len(facts) == 0 {
 		return nil
 	}
-	last := facts[len(facts)-1].Seq
-	var partitions nextPartitions
-	if err := partitions.ensure(ctx, tx, pool, last, log); err != nil {
-		return err
-	}
-	if err := copyEvents(ctx, tx, facts); err != nil {
-		return err
-	}
-	if err := worker.MoveCheckpoint(ctx, tx, CheckpointName, pool.Name(), end, last); err != nil {
+	if err := appendEvents(ctx, tx, &nextPartitions{}, pool, end, facts, log); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, notifyChannel, pool.Name())

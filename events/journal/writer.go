@@ -139,14 +139,7 @@ func (w *Writer) append(
 		return nil
 	}
 	pool := batch.Pool.Name()
-	last := fresh[len(fresh)-1].Seq
-	if err := w.partitions.ensure(ctx, tx, batch.Pool, last, w.Log); err != nil {
-		return err
-	}
-	if err := copyEvents(ctx, tx, fresh); err != nil {
-		return err
-	}
-	if err := worker.MoveCheckpoint(ctx, tx, CheckpointName, pool, checkpoint, last); err != nil {
+	if err := appendEvents(ctx, tx, &w.partitions, batch.Pool, checkpoint, fresh, w.Log); err != nil {
 		return err
 	}
 	// The epoch is read after the checkpoint has moved; RaiseEpoch explains why. Postgres
@@ -167,6 +160,27 @@ func (w *Writer) append(
 			batch.Epoch, epoch, worker.ErrFenced)
 	}
 	return nil
+}
+
+// appendEvents adds consecutive events that follow a seq, and moves the journal's
+// checkpoint from that seq to the last of them.
+func appendEvents(
+	ctx context.Context,
+	tx pgx.Tx,
+	partitions *nextPartitions,
+	pool events.Pool,
+	after int64,
+	list []events.Envelope,
+	log *slog.Logger,
+) error {
+	last := list[len(list)-1].Seq
+	if err := partitions.ensure(ctx, tx, pool, last, log); err != nil {
+		return err
+	}
+	if err := copyEvents(ctx, tx, list); err != nil {
+		return err
+	}
+	return worker.MoveCheckpoint(ctx, tx, CheckpointName, pool.Name(), after, last)
 }
 
 // copyEvents inserts events with COPY.
