@@ -47,16 +47,21 @@ func (w *keyWriter) ownKeys(
 		}
 		return nil
 	})
-	var answered redis.Error
-	if err != nil && !errors.As(err, &answered) { // Redis's errors concern single keys
+	if err := pipelineError(err); err != nil {
 		return nil, err
 	}
 	for key, hold := range holds {
+		if err := keyError(hold.Err()); err != nil {
+			return nil, err
+		}
 		if hold.Err() == nil && !slices.Contains(hold.Val(), nil) {
 			own = append(own, key)
 		}
 	}
 	for key, value := range values {
+		if err := keyError(value.Err()); err != nil {
+			return nil, err
+		}
 		if value.Err() == nil && idempotencyValue.MatchString(value.Val()) {
 			own = append(own, key)
 		} else if !errors.Is(value.Err(), redis.Nil) {
